@@ -1,0 +1,66 @@
+"""Pretrained ImageNet weights: what there is, and fetching it into this folder."""
+
+import dataclasses
+import os
+
+from utils import download
+from utils.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+  """A published checkpoint.
+
+  Attributes:
+    name: what a Network's `pretrained` calls it.
+    url: address of the archive that holds it.
+    member: the checkpoint's path in the archive; the file keeps the last part of its name.
+    scope: variable scope that its weights lie under.
+    note: what it is, and how good, in a line.
+    size: of the archive in bytes, None where it is not known.
+    digest: of the archive, 'sha256:HEX', 'sha1:HEX' or 'md5:HEX', None where none is known.
+  """
+  name: str
+  url: str
+  member: str
+  scope: str
+  note: str
+  size: int | None = None
+  digest: str | None = None
+
+
+PRETRAINED = {checkpoint.name: checkpoint for checkpoint in (
+    # From the table of pretrained models in slim's README (tensorflow/models, research/slim), which gives no digest.
+    Pretrained(
+        name='inception_v3',
+        url='http://download.tensorflow.org/models/inception_v3_2016_08_28.tar.gz',
+        member='inception_v3.ckpt',
+        scope='InceptionV3',
+        note="Inception v3 of TF-Slim, trained on ImageNet: 78.0 % top-1, 93.9 % top-5 by slim's README"),
+)}
+
+
+def pretrained_checkpoint(name, folder='checkpoints'):
+  """Returns the path of a pretrained checkpoint in `folder`, downloading and unpacking it first where it is missing.
+
+  An archive that was put into `folder` by hand is used, too.
+
+  Args:
+    name: a key of PRETRAINED.
+    folder: where checkpoints are kept.
+
+  Raises:
+    UserError: if the name is unknown, or the archive cannot be downloaded or unpacked, saying what to put where.
+  """
+  if name not in PRETRAINED:
+    raise UserError(f'unknown pretrained checkpoint {name!r}; known: {", ".join(PRETRAINED)}')
+  checkpoint = PRETRAINED[name]
+  path = os.path.join(folder, os.path.basename(checkpoint.member))
+  if not os.path.exists(path):
+    archive = os.path.join(folder, os.path.basename(checkpoint.url))
+    if not os.path.exists(archive):
+      print(f'{name}: no {path} yet; downloading {checkpoint.url}', flush=True)
+    download.fetch(checkpoint.url, archive, checkpoint.size, digest=checkpoint.digest)
+    print(f'{name}: unpacking {archive} to {path}', flush=True)
+    download.extract(archive, path, member=checkpoint.member)
+  return path

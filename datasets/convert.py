@@ -1,0 +1,261 @@
+"""Turns a dataset's originals into sharded TFRecords, verifying every pair.
+
+    python -m datasets.convert --dataset=camvid --source_dir=~/CamVid
+
+writes `train-00000-of-00008.tfrecord` and so on and `train.json` into `data/camvid`, whole or not at all. A second run
+with nothing changed does nothing.
+"""
+
+import contextlib
+import fcntl
+import functools
+import glob
+import hashlib
+import inspect
+import json
+import os
+
+import numpy as np
+from absl import flags
+
+from datasets import DATASETS, get_dataset, images, records
+from datasets.dataset import IGNORE_LABEL
+from datasets.workers import default_workers, ordered_map
+from utils import errors
+from utils.compat import tf
+from utils.errors import UserError
+from utils.files import make_folder, read_json, write_json
+from utils.progress import Progress
+
+MAX_SHARDS = 512  # all of a split's are open at once
+
+
+class BadFiles(UserError):
+  """Originals that cannot be used; the message lists all of them."""
+
+
+def convert(dataset, split, *, source_dir, data_dir, num_shards=8, num_workers=None, skip_bad=False, progress=True):
+  """Converts one split.
+
+  Args:
+    dataset: a Dataset.
+    split: name of one of its splits.
+    source_dir: folder of the originals; unused by a generated dataset.
+    data_dir: folder to write to, made where it is missing.
+    num_shards: number of shards, at most; no more than there are images.
+    num_workers: number of processes; by default the number of cores.
+    skip_bad: leave out what cannot be used, instead of failing.
+    progress: print how far it is (stderr) and what came out (stdout).
+
+  Returns:
+    the dict that stands in `<split>.json`: 'dataset', 'split', 'num_examples', 'expected' (images in the original
+    publication), 'num_shards', 'shard_bytes', 'skipped' (list of 'name', 'file', 'reason'), 'class_names',
+    'class_pixels' (int a class), 'class_image_pixels' (pixels of all images in which the class occurs), 'void_pixels',
+    'fingerprint'.
+
+  Raises:
+    BadFiles: listing every bad file; nothing is written then, and what stood there before is untouched.
+    UserError: for a wrong argument, layout or list, or where nothing can be written.
+  """
+  say = print if progress else (lambda line: None)
+  if not 1 <= num_shards <= MAX_SHARDS:
+    raise UserError(f'--num_shards={num_shards}: must be 1 to {MAX_SHARDS}')
+  if num_workers is not None and num_workers < 1:
+    raise UserError(f'--num_workers={num_workers}: must be at least 1')
+  sources = _list_sources(dataset, split, source_dir)
+  num_shards = min(num_shards, len(sources))
+  num_workers = min(num_workers or default_workers(), len(sources))
+  fingerprint = _fingerprint(dataset, split, sources, num_shards)
+  stats = _up_to_date(data_dir, split, fingerprint, skip_bad)
+  if stats:
+    say(f'{dataset.name} {split}: {stats["num_examples"]} images in {data_dir} are up to date')
+    return stats
+  with _locked(data_dir):
+    try:
+      stats = _write_shards(dataset, split, sources, data_dir=data_dir, num_shards=num_shards,
+                            num_workers=num_workers, skip_bad=skip_bad, progress=progress)
+      stats['fingerprint'] = fingerprint
+      _publish(stats, data_dir)
+    except (OSError, tf.errors.OpError) as error:
+      raise UserError(f'cannot write to {data_dir}: {str(error).splitlines()[0]}') from error
+    finally:
+      _remove(glob.glob(_temporary(glob.escape(data_dir), split)))
+  _describe(stats, data_dir, say)
+  return stats
+
+
+def _list_sources(dataset, split, source_dir):
+  """Lists a split's sources, with the user's mistakes said."""
+  if split not in dataset.splits:
+    raise UserError(f'--splits: {dataset.name} has no split {split!r}; it has {", ".join(dataset.splits)}')
+  if not dataset.generate and not source_dir:
+    raise UserError(f'--source_dir: say where the originals of {dataset.name} are; they are to be had from '
+                    f'{dataset.url}')
+  sources = dataset.sources(source_dir, split)
+  if not sources:
+    raise UserError(f'{dataset.name} {split}: there is not one image in {source_dir}')
+  return sources
+
+
+def _fingerprint(dataset, split, sources, num_shards):
+  """Hashes all that the shards depend on: names, sizes and times of the originals, the dataset's record, the format."""
+
+  def state(original):
+    if isinstance(original, np.ndarray):
+      return hashlib.sha256(original.tobytes()).hexdigest()
+    if original is None or not os.path.exists(original):
+      return original
+    stat = os.stat(original)
+    return [os.path.basename(original), stat.st_size, stat.st_mtime_ns]
+
+  code = inspect.getsource(inspect.getmodule(dataset.generate)) if dataset.generate else ''
+  parts = [records.VERSION, dataset.name, list(dataset.classes), dataset.label_map.tolist(), code, split, num_shards,
+           [[source.name, state(source.image), state(source.label)] for source in sources]]
+  return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _up_to_date(data_dir, split, fingerprint, skip_bad):
+  """Returns the stats of an earlier conversion if it would come out the same and its shards are whole, else None."""
+  path = records.stats_path(data_dir, split)
+  try:
+    stats = read_json(path)
+    sizes = [os.path.getsize(shard) for shard in records.shard_paths(data_dir, split)]
+    same = stats['fingerprint'] == fingerprint and stats['shard_bytes'] == sizes
+    return stats if same and (skip_bad or not stats['skipped']) else None
+  except (UserError, OSError, KeyError, TypeError):  # missing, broken or of an older format: to be made anew
+    return None
+
+
+@contextlib.contextmanager
+def _locked(data_dir):
+  """Makes the folder and keeps other conversions out of it; takes it away again if the block fails with it empty."""
+  existed = os.path.isdir(data_dir)
+  make_folder(data_dir)
+  folder = os.open(data_dir, os.O_RDONLY)
+  try:
+    _lock(folder, data_dir)
+    yield
+  except BaseException:
+    if not existed:
+      with contextlib.suppress(OSError):
+        os.rmdir(data_dir)
+    raise
+  finally:
+    os.close(folder)  # which unlocks it
+
+
+def _lock(folder, data_dir):
+  try:
+    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except OSError as error:
+    raise UserError(f'another conversion is writing to {data_dir}; wait for its end') from error
+
+
+def _temporary(data_dir, split, index='*'):
+  """Path of an unfinished shard. Its final name waits for the number of shards that are not empty."""
+  return os.path.join(data_dir, f'{split}-{index}.tfrecord.tmp')
+
+
+def _write_shards(dataset, split, sources, *, data_dir, num_shards, num_workers, skip_bad, progress):
+  """Verifies all pairs and writes them under temporary names; image i goes to shard i modulo their number.
+
+  Returns:
+    the stats, but for what `_publish` and the caller add.
+  """
+  encode = functools.partial(images.encode_pair, label_map=dataset.label_map, read_raw=dataset.read_label,
+                             generate=dataset.generate)
+  bad, num_examples = [], 0
+  pixels, image_pixels = np.zeros(IGNORE_LABEL + 1, np.int64), np.zeros(IGNORE_LABEL + 1, np.int64)
+  with contextlib.ExitStack() as stack:
+    writers = [stack.enter_context(tf.io.TFRecordWriter(_temporary(data_dir, split, index)))
+               for index in range(num_shards)]
+    bar = stack.enter_context(Progress(len(sources), 'images', label=f'{dataset.name} {split}')) if progress else None
+    for source, pair in ordered_map(encode, sources, num_workers):
+      if isinstance(pair, images.BadFile):
+        bad.append({'name': source.name, 'file': str(pair.path), 'reason': pair.reason})
+      elif skip_bad or not bad:  # after a bad one nothing is kept, and the rest is only verified
+        writers[num_examples % num_shards].write(records.serialize(pair))
+        num_examples += 1
+        pixels += pair.counts
+        image_pixels += pair.counts.sum() * (pair.counts > 0)
+      if bar:
+        bar.update()
+  _refuse_bad(bad, f'{dataset.name} {split}', total=len(sources), skip_bad=skip_bad)
+  return {
+      'dataset': dataset.name, 'split': split, 'num_examples': num_examples, 'expected': dataset.splits[split],
+      'num_shards': min(num_shards, num_examples), 'skipped': bad, 'class_names': list(dataset.classes),
+      'class_pixels': pixels[:dataset.num_classes].tolist(),
+      'class_image_pixels': image_pixels[:dataset.num_classes].tolist(), 'void_pixels': int(pixels[IGNORE_LABEL])}
+
+
+def _refuse_bad(bad, what, *, total, skip_bad):
+  """Raises BadFiles if bad ones are not to be skipped, or if nothing else is left."""
+  listed = ''.join(f'\n  {entry["file"]}: {entry["reason"]}' for entry in bad)
+  if bad and not skip_bad:
+    raise BadFiles(f'{what}: {len(bad)} of {total} pairs cannot be used, so nothing was written '
+                   f'(--skip_bad leaves them out):{listed}')
+  if len(bad) == total:
+    raise BadFiles(f'{what}: none of the {total} pairs can be used:{listed}')
+
+
+def _publish(stats, data_dir):
+  """Gives the shards their names and removes those of an earlier conversion; the JSON goes first and comes last."""
+  split, num_shards = stats['split'], stats['num_shards']
+  names = [records.shard_name(split, index, num_shards) for index in range(num_shards)]
+  _remove([records.stats_path(data_dir, split)])
+  for index, name in enumerate(names):
+    os.replace(_temporary(data_dir, split, index), os.path.join(data_dir, name))
+  _remove(os.path.join(data_dir, name) for name in records.list_shards(data_dir, split) if name not in names)
+  stats['shard_bytes'] = [os.path.getsize(os.path.join(data_dir, name)) for name in names]
+  write_json(records.stats_path(data_dir, split), stats)
+
+
+def _remove(paths):
+  for path in paths:
+    with contextlib.suppress(OSError):
+      os.unlink(path)
+
+
+def _describe(stats, data_dir, say):
+  """Says what came out, and how it differs from the original publication."""
+  what, found, expected = f'{stats["dataset"]} {stats["split"]}', stats['num_examples'], stats['expected']
+  total = sum(stats['class_pixels']) + stats['void_pixels']
+  say(f'{what}: {found} images in {data_dir}, {stats["num_shards"]} shards of {sum(stats["shard_bytes"]) / 1e6:.1f} MB '
+      f'in all; {stats["void_pixels"] / total:.1%} of the pixels are void')
+  for entry in stats['skipped']:
+    say(f'{what}: left out {entry["file"]}: {entry["reason"]}')
+  if found != expected:
+    say(f'{what}: {found} images where the original has {expected}')
+
+
+def _define_flags():
+  flags.DEFINE_string('dataset', None, f'which dataset: {", ".join(DATASETS)}', required=True)
+  flags.DEFINE_string('source_dir', '', 'folder of the originals; not needed for shapes')
+  flags.DEFINE_string('data_dir', '', 'folder to write to; default data/DATASET')
+  flags.DEFINE_list('splits', ['train', 'val'], 'splits to convert, separated by commas')
+  flags.DEFINE_bool('skip_bad', False, 'leave out files that cannot be used instead of failing')
+  flags.DEFINE_integer('num_workers', None, 'number of processes; default one a core')
+  flags.DEFINE_integer('num_shards', 8, f'number of shards of a split, 1 to {MAX_SHARDS}')
+
+
+def main(argv):
+  """Converts each split; bad files of one do not keep the next from being verified."""
+  if len(argv) > 1:
+    raise UserError(f'unexpected argument {argv[1]!r}; all arguments are flags, --help lists them')
+  args = flags.FLAGS
+  dataset = get_dataset(args.dataset)
+  bad = []
+  for split in dict.fromkeys(args.splits):
+    try:
+      convert(dataset, split, source_dir=os.path.expanduser(args.source_dir),
+              data_dir=os.path.expanduser(args.data_dir) or os.path.join('data', dataset.name),
+              num_shards=args.num_shards, num_workers=args.num_workers, skip_bad=args.skip_bad)
+    except BadFiles as error:
+      bad.append(str(error))
+  if bad:
+    raise UserError('\n'.join(bad))
+
+
+if __name__ == '__main__':
+  _define_flags()
+  errors.run(main)

@@ -1,0 +1,76 @@
+"""The records that describe a dataset, and the one label that means "not scored"."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+IGNORE_LABEL = 255  # the only ignore value past a reader, as in VOC's palette PNGs
+
+
+def label_map(ids):
+  """Makes a `Dataset.label_map`.
+
+  Args:
+    ids: dict of raw label -> id or IGNORE_LABEL, both in 0..255.
+
+  Returns:
+    int16 [256] with -1 for every raw label that `ids` does not name.
+  """
+  table = np.full(256, -1, np.int16)
+  table[list(ids)] = list(ids.values())
+  return table
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Where one example comes from.
+
+  Attributes:
+    name: unique within its split; predictions and error messages carry it.
+    image: path of the encoded image, or the image itself as uint8 [H, W, 3]; None for a dataset that is generated.
+    label: path of the label picture, or raw labels as an integer array [H, W]; None for a dataset that is generated.
+  """
+  name: str
+  image: object = None
+  label: object = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+  """A segmentation dataset.
+
+  Attributes:
+    name: what `--dataset` calls it.
+    classes: class names; the index is the label id.
+    palette: uint8 [num_classes, 3], RGB.
+    splits: split name -> number of examples that the original publication has.
+    sources: `sources(source_dir, split)` lists the split's `Source`s; raises UserError if the layout is not there.
+    label_map: the one map from raw labels to ids: int16 [256], where raw value v has the id `label_map[v]`,
+      IGNORE_LABEL for void and -1 for a value that the dataset does not have.
+    read_label: `read_label(path)` -> raw labels, uint8 [H, W], of a label file; None for the usual picture of ids or
+      palette indices. A function of a module, since other processes call it.
+    generate: `generate(source)` -> (image uint8 [H, W, 3], raw labels uint8 [H, W]) for a dataset that is computed, not
+      read; None otherwise. A function of a module as well.
+    url: where its originals are described and to be had.
+    licence: under which terms, in a line.
+    archives: what `datasets.prepare` downloads and unpacks to get the originals; empty where it has to be fetched by
+      hand (an account, a form) or is generated.
+    submission_offset: what the dataset's evaluation server adds to the ids in a label PNG (MIT counts from 1).
+  """
+  name: str
+  classes: tuple
+  palette: np.ndarray
+  splits: dict
+  sources: Callable
+  label_map: np.ndarray
+  read_label: Callable | None = None
+  generate: Callable | None = None
+  url: str = ''
+  licence: str = ''
+  archives: tuple = ()
+  submission_offset: int = 0
+
+  @property
+  def num_classes(self):
+    return len(self.classes)

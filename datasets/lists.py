@@ -1,0 +1,123 @@
+"""Reading split lists and folders of originals. Lists come with downloads, so nothing in them is trusted."""
+
+import os
+
+from utils.errors import UserError
+
+IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png')
+
+
+def find_root(source_dir, places, marker, *, dataset):
+  """Finds the folder of the originals, whichever of its parents the user gave.
+
+  Args:
+    source_dir: the folder that the user gave.
+    places: paths below `source_dir` where the layout may start, the most particular first; '' is the folder itself.
+    marker: a path that must exist below the right one.
+    dataset: name of the dataset, for the message.
+
+  Returns:
+    the path of the folder that holds `marker`.
+
+  Raises:
+    UserError: if there is no such folder.
+  """
+  if not os.path.isdir(source_dir):
+    raise UserError(f'--source_dir={source_dir}: no such folder; {dataset} is to be read from there')
+  for place in places:
+    root = os.path.normpath(os.path.join(source_dir, place))
+    if os.path.exists(os.path.join(root, marker)):
+      return root
+  looked = ', '.join(os.path.normpath(os.path.join(source_dir, place, marker)) for place in places)
+  raise UserError(f'--source_dir={source_dir} does not hold {dataset}: there is none of {looked}')
+
+
+def read_lines(path):
+  """Reads a split list.
+
+  Returns:
+    a list of (where, fields): 'FILE:LINE' and the fields of a line that is not blank, split at white space.
+
+  Raises:
+    UserError: if the file is missing, holds no line, or is no text.
+  """
+  try:
+    with open(path, encoding='utf-8') as file:
+      lines = [(f'{path}:{number}', line.split()) for number, line in enumerate(file, 1) if line.strip()]
+  except OSError as error:
+    raise UserError(f'cannot read the list {path}: {error.strerror}') from error
+  except UnicodeDecodeError as error:
+    raise UserError(f'{path} is not a list: {error}') from error
+  if not lines:
+    raise UserError(f'the list {path} is empty')
+  return lines
+
+
+def read_names(path):
+  """Reads a list of one plain name a line.
+
+  Returns:
+    a list of names, in the list's order.
+
+  Raises:
+    UserError: if a line is anything else than one name without a path, or a name comes twice.
+  """
+  names = []
+  for where, fields in read_lines(path):
+    if len(fields) != 1 or os.path.basename(fields[0]) != fields[0] or fields[0] in ('.', '..'):
+      raise UserError(f'{where}: expected one image name without a path, found {" ".join(fields)!r}')
+    names.append(fields[0])
+  refuse_duplicates(names, path)
+  return names
+
+
+def refuse_duplicates(names, where):
+  """Raises UserError if a name comes twice: predictions and messages could not be told apart."""
+  seen = set()
+  for name in names:
+    if name in seen:
+      raise UserError(f'{where}: the name {name} comes twice; names must be unique in a split')
+    seen.add(name)
+
+
+def inside(root, relative, where):
+  """Joins a path from a list to the folder that it must stay in.
+
+  Raises:
+    UserError: if the path is absolute or climbs out of `root`.
+  """
+  path = os.path.normpath(relative)
+  if os.path.isabs(path) or path.split(os.sep)[0] == '..':
+    raise UserError(f'{where}: the path {relative} leaves {root}')
+  return os.path.join(root, path)
+
+
+def existing(path):
+  """Returns `path`, or where it does not exist an image beside it of the same stem and another extension, if any.
+
+  Copies of a dataset are often recompressed while their lists keep the old names.
+  """
+  if not os.path.exists(path):
+    stem = os.path.splitext(path)[0]
+    for extension in IMAGE_EXTENSIONS:
+      if os.path.exists(stem + extension):
+        return stem + extension
+  return path
+
+
+def list_images(folder):
+  """Lists the images of a folder.
+
+  Returns:
+    a dict of stem -> path, sorted by stem.
+
+  Raises:
+    UserError: if the folder is missing, or two images share a stem.
+  """
+  try:
+    files = sorted(os.listdir(folder))
+  except OSError as error:
+    raise UserError(f'cannot list {folder}: {error.strerror}') from error
+  files = [file for file in files if file.lower().endswith(IMAGE_EXTENSIONS) and not file.startswith('.')]
+  refuse_duplicates([os.path.splitext(file)[0] for file in files], folder)
+  return {os.path.splitext(file)[0]: os.path.join(folder, file) for file in files}

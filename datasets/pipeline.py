@@ -1,0 +1,161 @@
+"""TFRecords -> batches, by tf.data in graph mode.
+
+Every random choice is a function of (seed, epoch) or (seed, position in the stream of examples), so that a run resumed
+at a step sees the examples, crops and colours that it would have seen without the break.
+"""
+
+import dataclasses
+
+from datasets import records
+from datasets.dataset import IGNORE_LABEL
+from utils.compat import tf
+
+SHUFFLE_BUFFER = 1000  # encoded records held at a time: about 100 MB of photographs
+PAD_VALUE = 127.5  # of pixels beyond an image's border: zero after a network's normalisation to [-1, 1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+  """What is varied from one visit of an image to the next.
+
+  Attributes:
+    crop_size: (height, width) in pixels of what the network sees.
+    scale_range: (least, greatest) factor by which image and label are resized, drawn log-uniformly.
+    flip: mirror half of the images left to right.
+    color_jitter: greatest relative change of brightness, contrast and saturation; 0 for none.
+  """
+  crop_size: tuple
+  scale_range: tuple = (1.0, 1.0)
+  flip: bool = False
+  color_jitter: float = 0.0
+
+
+def training_batches(data_dir, split, *, batch_size, augmentation, seed, start_step=0):
+  """Endless batches of augmented examples, each epoch in an order of its own.
+
+  Args:
+    data_dir: folder with the shards.
+    split: name of the split.
+    batch_size: examples a batch.
+    augmentation: an Augmentation.
+    seed: int that fixes orders, crops, flips and colours.
+    start_step: number of batches of this stream to leave out, for resuming; cheap at any size.
+
+  Returns:
+    tf.data.Dataset of dicts: `image` float32 [batch_size, h, w, 3] in 0..255, `label` int32 [batch_size, h, w] of ids
+    and IGNORE_LABEL, `name` string [batch_size]; h, w = crop_size.
+
+  Raises:
+    UserError: if there are no shards, or no examples in them.
+  """
+  paths = records.shard_paths(data_dir, split)
+  num_examples = records.read_stats(data_dir, split)['num_examples']
+  first = start_step * batch_size
+  first_epoch, within_epoch = divmod(first, num_examples)
+
+  def epoch(number):
+    tf.set_random_seed(1)  # of this function's graph: `shuffle` mixes it in, and takes no tensor beside a seed of 0
+    order = tf.random.experimental.stateless_shuffle(tf.constant(paths), seed=[seed, number])
+    examples = tf.data.Dataset.from_tensor_slices(order).interleave(
+        tf.data.TFRecordDataset, cycle_length=min(len(paths), 16), num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True)
+    return examples.shuffle(SHUFFLE_BUFFER, seed=seed + 1_000_003 * number, reshuffle_each_iteration=False)
+
+  stream = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch).skip(within_epoch).enumerate(start=first)
+  stream = stream.map(lambda position, serialized: augment(records.parse(serialized), augmentation, [seed, position]),
+                      num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  return stream.batch(batch_size, drop_remainder=True).prefetch(4)
+
+
+def evaluation_batches(data_dir, split):
+  """The whole split once, in order, an example a batch, at native size.
+
+  Args:
+    data_dir: folder with the shards.
+    split: name of the split.
+
+  Returns:
+    tf.data.Dataset of dicts as of `training_batches` with batch size 1 and sizes that vary.
+
+  Raises:
+    UserError: if there are no shards, or no examples in them.
+  """
+  examples = tf.data.TFRecordDataset(records.shard_paths(data_dir, split)).map(records.parse)
+  examples = examples.map(lambda example: {**example, 'image': tf.cast(example['image'], tf.float32)})
+  return examples.batch(1).prefetch(2)
+
+
+def augment(example, augmentation, seed):
+  """Scales, crops, flips and recolours one example; the label goes with the image.
+
+  Args:
+    example: dict with `image` uint8 [H, W, 3] and `label` int32 [H, W], and whatever else is to be kept.
+    augmentation: an Augmentation.
+    seed: two integers, or a tensor of them: equal seeds give equal results.
+
+  Returns:
+    The dict with `image` float32 [h, w, 3] in 0..255 and `label` int32 [h, w]; h, w = crop_size. Pixels from beyond
+    the image's border are PAD_VALUE in the image and IGNORE_LABEL in the label.
+  """
+  draws = tf.random.stateless_uniform([8], seed=tf.cast(tf.stack(seed), tf.int64))
+  image = tf.cast(example['image'], tf.float32)
+  label = example['label'][..., None]
+  if augmentation.scale_range != (1.0, 1.0):
+    image, label = _rescale(image, label, _between(draws[0], augmentation.scale_range))
+  image, label = _crop(image, label, augmentation.crop_size, draws[1:3])
+  if augmentation.flip:
+    flipped = draws[3] < 0.5
+    image = tf.cond(flipped, lambda: tf.reverse(image, [1]), lambda: image)
+    label = tf.cond(flipped, lambda: tf.reverse(label, [1]), lambda: label)
+  if augmentation.color_jitter:
+    image = _recolour(image, augmentation.color_jitter, draws[4:7])
+  return {**example, 'image': image, 'label': label[..., 0]}
+
+
+def _between(draw, limits):
+  """Maps a uniform draw from [0, 1) to a log-uniform one between two positive limits."""
+  low, high = limits
+  return low * tf.pow(high / low, draw)
+
+
+def _rescale(image, label, scale):
+  """Resizes image (bilinear) and label (nearest) [H, W, C] by one factor, at least to one pixel."""
+  size = tf.cast(tf.shape(image)[:2], tf.float32)
+  size = tf.maximum(tf.cast(tf.round(size * scale), tf.int32), 1)
+  # The resizing of TensorFlow 2 samples both at pixel centres; TensorFlow 1's shifts them by up to half a pixel.
+  image = tf.compat.v2.image.resize(image, size, method='bilinear')
+  label = tf.compat.v2.image.resize(label, size, method='nearest')
+  return image, label
+
+
+def _crop(image, label, crop_size, draws):
+  """Cuts a window of `crop_size` at a random place; where the image is smaller, it is put at a random place inside."""
+  size = tf.shape(image)[:2]
+  crop_size = tf.constant(crop_size, tf.int32)
+  slack = size - crop_size
+  offset = tf.cast(tf.floor(draws * tf.cast(tf.abs(slack) + 1, tf.float32)), tf.int32)
+  begin = tf.where(slack > 0, offset, tf.zeros_like(offset))
+  length = tf.minimum(size, crop_size)
+  before = tf.where(slack < 0, offset, tf.zeros_like(offset))
+  paddings = tf.concat([tf.stack([before, crop_size - length - before], axis=1), [[0, 0]]], axis=0)
+
+  def cut(pixels, fill):
+    pixels = tf.slice(pixels, tf.concat([begin, [0]], 0), tf.concat([length, [-1]], 0))
+    pixels = tf.pad(pixels, paddings, constant_values=fill)
+    pixels.set_shape([*tf.get_static_value(crop_size), None])
+    return pixels
+
+  image, label = cut(image, PAD_VALUE), cut(label, IGNORE_LABEL)
+  image.set_shape([None, None, 3])
+  label.set_shape([None, None, 1])
+  return image, label
+
+
+def _recolour(image, strength, draws):
+  """Changes saturation, contrast and brightness each by a factor in 1 - strength .. 1 + strength."""
+  saturation, contrast, brightness = tf.unstack(1.0 + strength * (2.0 * draws - 1.0))
+  grey = tf.reduce_sum(image * [0.299, 0.587, 0.114], axis=-1, keepdims=True)  # luma of ITU-R BT.601
+  image = grey + saturation * (image - grey)
+  mean = tf.reduce_mean(grey)
+  image = brightness * (mean + contrast * (image - mean))
+  return tf.clip_by_value(image, 0.0, 255.0)

@@ -1,0 +1,79 @@
+"""Gets a dataset ready for training, by whatever is still to do: download, unpack, convert."""
+
+import os
+
+from datasets import records
+from datasets.convert import convert
+from utils import download
+from utils.errors import UserError
+
+DOWNLOADS = 'downloads'  # subfolder of the data folder for archives as they came
+
+
+def prepare(dataset, data_dir, source_dir=None, splits=('train', 'val')):
+  """Makes sure that `data_dir` holds the TFRecords of the splits; says in a line each thing that it does.
+
+  What is there is used as it is. Else the originals are converted: those in `source_dir`, or in `data_dir` itself, or
+  else downloaded to `data_dir`/downloads (where archives fetched by hand may lie as well) and unpacked into `data_dir`.
+
+  Args:
+    dataset: a Dataset.
+    data_dir: the dataset's own folder, made where it is missing.
+    source_dir: folder of the originals, where the user has them.
+    splits: names of the splits that are needed.
+
+  Raises:
+    UserError: if there are no originals and they cannot be downloaded, saying what is to be put where; if originals
+      are bad; or if `data_dir` holds another dataset.
+  """
+  needed = [split for split in splits if not _is_converted(dataset, data_dir, split)]
+  if not needed:
+    return
+  if not dataset.generate and source_dir is None:
+    problem = _problem_with_originals(dataset, data_dir, needed)
+    if problem:
+      _download(dataset, data_dir, problem)
+    source_dir = data_dir
+  origin = 'making the images' if dataset.generate else f'converting the originals in {source_dir}'
+  print(f'{dataset.name}: no TFRecords of {", ".join(needed)} in {data_dir} yet; {origin}', flush=True)
+  for split in needed:
+    convert(dataset, split, source_dir=source_dir, data_dir=data_dir)
+
+
+def _is_converted(dataset, data_dir, split):
+  """Whether `data_dir` has a split's shards. Raises UserError if it has them in part, or of another dataset."""
+  if not os.path.exists(records.stats_path(data_dir, split)):
+    return False
+  found = records.read_stats(data_dir, split).get('dataset')
+  if found != dataset.name:
+    raise UserError(f'--data_dir={data_dir} holds the dataset {found}, not {dataset.name}; every dataset needs a '
+                    'folder of its own')
+  records.shard_paths(data_dir, split)
+  return True
+
+
+def _problem_with_originals(dataset, folder, splits):
+  """Why the originals of `splits` cannot be listed in `folder`, or None if they can."""
+  try:
+    for split in splits:
+      dataset.sources(folder, split)
+  except UserError as error:
+    return str(error)
+  return None
+
+
+def _download(dataset, data_dir, problem):
+  """Downloads and unpacks the dataset's archives into `data_dir`, each unless that has been done."""
+  if not dataset.archives:
+    raise UserError(f'{dataset.name}: no TFRecords and no originals in {data_dir} ({problem}), and no address to '
+                    f'download them from; get them from {dataset.url}, and put them there or give --source_dir')
+  for archive in dataset.archives:
+    folder = os.path.join(data_dir, os.path.basename(archive.member))
+    if os.path.exists(folder):  # unpacked whole, or the user's: if anything is missing, reading it will say so
+      continue
+    path = os.path.join(data_dir, DOWNLOADS, archive.filename)
+    if not os.path.exists(path):
+      print(f'{dataset.name}: nothing in {data_dir} yet; downloading {archive.url} to {path}', flush=True)
+    download.fetch(archive.url, path, archive.size, digest=archive.digest)
+    print(f'{dataset.name}: unpacking {path} to {folder}', flush=True)
+    download.extract(path, folder, member=archive.member)

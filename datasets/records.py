@@ -1,0 +1,185 @@
+"""What a record of the TFRecord shards is: writing, parsing and verifying it, and finding the shards of a split."""
+
+import glob
+import os
+import re
+
+from datasets.dataset import IGNORE_LABEL
+from utils.compat import tf
+from utils.errors import UserError
+from utils.files import read_json
+
+VERSION = 1  # of the format; another one makes converted data stale
+_FEATURES = {
+    'image/encoded': tf.io.FixedLenFeature([], tf.string),
+    'image/format': tf.io.FixedLenFeature([], tf.string),
+    'image/name': tf.io.FixedLenFeature([], tf.string),
+    'image/height': tf.io.FixedLenFeature([], tf.int64),
+    'image/width': tf.io.FixedLenFeature([], tf.int64),
+    'label/encoded': tf.io.FixedLenFeature([], tf.string),
+}
+
+
+def shard_name(split, index, num_shards):
+  """File name of a shard: 'train-00003-of-00008.tfrecord'."""
+  return f'{split}-{index:05d}-of-{num_shards:05d}.tfrecord'
+
+
+def stats_path(data_dir, split):
+  """Path of the JSON beside a split's shards; it is written last, so where it is the shards are whole."""
+  return os.path.join(data_dir, f'{split}.json')
+
+
+def serialize(pair):
+  """Makes the record of a `datasets.images.Pair`: a serialized tf.train.Example."""
+
+  def feature(value):
+    if isinstance(value, int):
+      return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+  values = {
+      'image/encoded': pair.picture.encoded,
+      'image/format': pair.picture.format.encode(),
+      'image/name': pair.name.encode(),
+      'image/height': pair.picture.height,
+      'image/width': pair.picture.width,
+      'label/encoded': pair.label,
+  }
+  features = tf.train.Features(feature={key: feature(value) for key, value in values.items()})
+  return tf.train.Example(features=features).SerializeToString()
+
+
+def parse(serialized):
+  """Decodes a record in the graph.
+
+  Args:
+    serialized: string scalar, a serialized tf.train.Example.
+
+  Returns:
+    a dict: 'image' uint8 [H, W, 3] RGB, 'label' int32 [H, W] of ids with IGNORE_LABEL for void, 'name' string scalar.
+  """
+  features = tf.io.parse_single_example(serialized, _FEATURES)
+  # decode_jpeg reads PNGs too. With INTEGER_ACCURATE a JPEG has the very pixels that Pillow gives, as inference has;
+  # without it some are off by 17.
+  image = tf.io.decode_jpeg(features['image/encoded'], channels=3, dct_method='INTEGER_ACCURATE')
+  label = tf.io.decode_png(features['label/encoded'], channels=1)[..., 0]
+  return {'image': image, 'label': tf.cast(label, tf.int32), 'name': features['image/name']}
+
+
+def read_stats(data_dir, split):
+  """Reads what the converter found in a split.
+
+  Returns:
+    the dict in `<split>.json`: 'num_examples', 'class_names', 'class_pixels' and so on.
+
+  Raises:
+    UserError: if it is missing or broken.
+  """
+  path = stats_path(data_dir, split)
+  if not os.path.exists(path):
+    found = glob.glob(stats_path(glob.escape(data_dir), '*'))
+    finished = sorted(os.path.basename(name).removesuffix('.json') for name in found)
+    raise UserError(f'no split {split!r} in {data_dir}: {path} is missing; '
+                    f'{"it has " + ", ".join(finished) if finished else "python -m datasets.convert makes it"}')
+  stats = read_json(path)
+  if not isinstance(stats, dict) or not {'num_examples', 'num_shards', 'class_names', 'class_pixels'} <= stats.keys():
+    raise UserError(f'{path} was not written by datasets.convert')
+  return stats
+
+
+def list_shards(data_dir, split):
+  """Lists the file names of all shards of a split, of whatever conversion, sorted."""
+  pattern = re.compile(rf'{re.escape(split)}-\d+-of-\d+\.tfrecord')
+  return sorted(name for name in os.listdir(data_dir) if pattern.fullmatch(name))
+
+
+def shard_paths(data_dir, split):
+  """Finds the shards of a split.
+
+  Returns:
+    a sorted list of paths.
+
+  Raises:
+    UserError: if there are none, some are missing or of another conversion, or the split is empty.
+  """
+  stats = read_stats(data_dir, split)
+  if stats['num_examples'] < 1:
+    raise UserError(f'split {split!r} in {data_dir} is empty (0 images)')
+  names = [shard_name(split, index, stats['num_shards']) for index in range(stats['num_shards'])]
+  missing = sorted(set(names).difference(list_shards(data_dir, split)))
+  if missing:
+    raise UserError(f'{data_dir}: {len(missing)} of {len(names)} shards of split {split!r} are missing, the first is '
+                    f'{missing[0]}; python -m datasets.convert makes them again')
+  return [os.path.join(data_dir, name) for name in names]
+
+
+def verify(paths, num_classes=None):
+  """Reads and decodes every record, to find the first that cannot be used.
+
+  Args:
+    paths: list of shards.
+    num_classes: where given, label ids are checked against it.
+
+  Returns:
+    the number of records.
+
+  Raises:
+    UserError: naming the file and the record's number in it, from 0, and what is wrong.
+  """
+  total = 0
+  with tf.Graph().as_default(), tf.Session(config=tf.ConfigProto(device_count={'GPU': 0})) as session:
+    serialized = tf.placeholder(tf.string, [])
+    parsed = {**parse(serialized), **tf.io.parse_single_example(serialized, _FEATURES)}
+    for path in paths:
+      number = 0
+      for number, record in enumerate(_records(path), 1):
+        where = f'{path}: record {number - 1}'
+        try:
+          values = session.run(parsed, {serialized: record})
+        except tf.errors.OpError as error:
+          raise UserError(f'{where} {_reason(error)}') from error
+        _check(values, where, num_classes)
+      if not number:
+        raise UserError(f'{path} is empty: it holds no record')
+      total += number
+  return total
+
+
+def _records(path):
+  """Yields a shard's serialized records. Raises UserError that numbers the record where reading fails."""
+  number = 0
+  try:
+    for record in tf.io.tf_record_iterator(path):
+      yield record
+      number += 1
+  except tf.errors.DataLossError as error:
+    reason = 'is truncated' if 'truncated' in error.message else 'is corrupt'
+    raise UserError(f'{path}: record {number} {reason} ({error.message.splitlines()[0]})') from error
+  except tf.errors.OpError as error:
+    raise UserError(f'{path}: record {number} cannot be read: {error.message.splitlines()[0]}') from error
+
+
+def _reason(error):
+  """Says in a few words what the graph found wrong with a record."""
+  missing = re.search(r'Feature: (\S+) .*is required but could not be found', error.message)
+  if missing:
+    return f'has no feature {missing.group(1)}'
+  if 'parse' in error.message and 'Example' in error.message:
+    return 'is no tf.train.Example'
+  what = 'label' if 'png' in error.message.lower() else 'image'
+  return f'has an {what} that cannot be decoded: {error.message.splitlines()[0]}'
+
+
+def _check(values, where, num_classes):
+  """Raises UserError if a decoded record contradicts itself."""
+  where = f'{where} ({values["name"].decode(errors="replace")})'
+  size = (values['image/height'], values['image/width'])
+  if values['image'].shape[:2] != size or values['label'].shape != size:
+    raise UserError(f'{where} says {size[1]}x{size[0]} pixels, but its image is {values["image"].shape[1]}x'
+                    f'{values["image"].shape[0]} and its label {values["label"].shape[1]}x{values["label"].shape[0]}')
+  label = values['label']
+  if num_classes is not None:
+    bad = label[(label >= num_classes) & (label != IGNORE_LABEL)]
+    if bad.size:
+      raise UserError(f'{where} has label id {bad[0]}; valid are 0 to {num_classes - 1} and {IGNORE_LABEL}')

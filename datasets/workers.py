@@ -1,0 +1,79 @@
+"""Work spread over processes, in order and in constant memory. Imports no TensorFlow, so neither do the workers."""
+
+import collections
+import concurrent.futures
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import types
+
+from utils.errors import UserError
+
+_IN_FLIGHT = 4  # items a worker, handed out or waiting to be taken: enough to keep it busy, few enough for memory
+
+
+def default_workers():
+  """Number of cores that this process may use."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def ordered_map(function, items, num_workers):
+  """Maps a function over items in several processes.
+
+  Args:
+    function: of one item; it and the items can be pickled, and it lives in a module other than the script.
+    items: iterable.
+    num_workers: number of processes; 1 works in this one.
+
+  Yields:
+    (item, result) in the order of `items`. At most a few items a worker are held at any time.
+
+  Raises:
+    UserError: if a worker process is killed.
+  """
+  if num_workers == 1:
+    for item in items:
+      yield item, function(item)
+    return
+  context = multiprocessing.get_context('spawn')  # a fork of a process that runs TensorFlow's threads can hang
+  pool = concurrent.futures.ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start)
+  pending = collections.deque()
+  try:
+    for item in items:
+      with _without_main():
+        pending.append((item, pool.submit(function, item)))
+      if len(pending) >= _IN_FLIGHT * num_workers:
+        item, future = pending.popleft()
+        yield item, future.result()
+    while pending:
+      item, future = pending.popleft()
+      yield item, future.result()
+  except concurrent.futures.process.BrokenProcessPool as error:
+    raise UserError('a worker process was killed, perhaps for want of memory; fewer --num_workers need less') from error
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _without_main():
+  """Hides the script while a process is spawned, which would import it again, and TensorFlow with it."""
+  main = sys.modules['__main__']
+  sys.modules['__main__'] = types.ModuleType('__main__')
+  try:
+    yield
+  finally:
+    sys.modules['__main__'] = main
+
+
+def _start():
+  """Makes a worker leave Ctrl-C to its parent, and end when that is killed."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+  multiprocessing.parent_process().join()
+  os._exit(1)

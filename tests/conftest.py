@@ -1,0 +1,29 @@
+"""Fixtures: the project's modules on the path, and real data where a checkout has it beside itself."""
+
+import os
+import pathlib
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+SHARED = pathlib.Path(os.environ.get('FCN_SHARED', ROOT.parent / 'shared'))
+
+
+@pytest.fixture(scope='session')
+def shared():
+  """Folder with real data and weights (`data/camvid`, `pretrained/inception_v3.ckpt`, ...)."""
+  if not SHARED.is_dir():
+    pytest.skip(f'no real data at {SHARED} (set FCN_SHARED)')
+  return SHARED
+
+
+@pytest.fixture
+def graph():
+  """A fresh default graph."""
+  from utils.compat import tf
+
+  with tf.Graph().as_default() as fresh:
+    yield fresh

@@ -1,0 +1,119 @@
+"""Label maps as pictures: colours, overlays, legends, palette PNGs."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils import colors
+from utils.errors import UserError
+
+PALETTE = np.array([[128, 0, 0], [0, 64, 128], [250, 10, 30]], np.uint8)
+CLASSES = ('sky', 'road', 'bicyclist')
+LABEL = np.array([[0, 1, 2, 255, 1], [2, 2, 0, 0, 1], [1, 255, 0, 2, 2]], np.uint8)
+
+
+def test_colorize_paints_each_id_and_void():
+  picture = colors.colorize(LABEL, PALETTE)
+  assert picture.shape == (3, 5, 3) and picture.dtype == np.uint8
+  np.testing.assert_array_equal(picture[0, :4], [[128, 0, 0], [0, 64, 128], [250, 10, 30], [224, 224, 192]])
+
+
+def test_a_palette_of_another_shape_is_refused():
+  for shape in [(3,), (4, 4), (256, 3)]:
+    with pytest.raises(ValueError, match='palette'):
+      colors.full_palette(np.zeros(shape, np.uint8))
+
+
+def test_overlay_blends_and_its_extremes_are_exact():
+  image = np.random.default_rng(1).integers(0, 256, (3, 5, 3)).astype(np.uint8)
+  painted = colors.colorize(LABEL, PALETTE)
+  np.testing.assert_array_equal(colors.overlay(image, LABEL, PALETTE, alpha=0), image)
+  np.testing.assert_array_equal(colors.overlay(image, LABEL, PALETTE, alpha=1), painted)
+  blended = colors.overlay(image, LABEL, PALETTE, alpha=0.25)
+  expected = 0.75 * image.astype(float) + 0.25 * painted
+  assert np.abs(blended - expected).max() <= 0.51
+
+
+def test_side_by_side_keeps_the_order():
+  image = np.full((3, 5, 3), 7, np.uint8)
+  picture = colors.side_by_side(image, LABEL, np.zeros_like(LABEL), PALETTE)
+  assert picture.shape == (3, 3 * 5 + 8, 3)
+  np.testing.assert_array_equal(picture[:, :5], image)
+  np.testing.assert_array_equal(picture[:, 9:14], colors.colorize(LABEL, PALETTE))
+  np.testing.assert_array_equal(picture[:, 18:], np.broadcast_to(PALETTE[0], (3, 5, 3)))
+
+
+def _has_color(picture, color):
+  return (picture == np.array(color, np.uint8)).all(axis=-1).any()
+
+
+def test_legend_shows_the_classes_present_and_no_others():
+  strip = colors.legend([0, 2, 255], CLASSES, PALETTE, width=300)
+  assert strip.shape[1] == 300
+  assert _has_color(strip, PALETTE[0]) and _has_color(strip, PALETTE[2]) and _has_color(strip, colors.VOID_COLOR)
+  assert not _has_color(strip, PALETTE[1])
+
+
+def test_legend_wraps_and_never_cuts_an_entry():
+  wide = colors.legend([0, 1, 2], CLASSES, PALETTE, width=400)
+  narrow = colors.legend([0, 1, 2], CLASSES, PALETTE, width=1)
+  assert narrow.shape[0] > 2 * wide.shape[0]
+  assert narrow.shape[1] > 40  # as wide as its widest entry
+  assert (narrow[:, -1] == 255).all()  # no ink at the border
+  assert colors.legend([], CLASSES, PALETTE, width=50).shape == (0, 50, 3)
+
+
+def test_with_legend_leaves_the_picture_unchanged_in_its_corner():
+  picture = np.random.default_rng(2).integers(0, 256, (2, 1, 3)).astype(np.uint8)
+  result = colors.with_legend(picture, [1], CLASSES, PALETTE)
+  np.testing.assert_array_equal(result[:2, :1], picture)
+  assert _has_color(result[2:], PALETTE[1])
+
+
+@pytest.mark.parametrize('shape', [(1, 1), (3, 5), (41, 30)])
+def test_label_png_holds_ids_as_values_and_colours_as_palette(tmp_path, shape):
+  label = np.random.default_rng(3).integers(0, 3, shape).astype(np.int32)
+  label[0, 0] = 255
+  path = tmp_path / 'a_label.png'
+  colors.write_label_png(path, label, PALETTE)
+  with Image.open(path) as picture:
+    assert picture.mode == 'P'
+    np.testing.assert_array_equal(np.asarray(picture), label)
+    np.testing.assert_array_equal(np.asarray(picture.convert('RGB')), colors.colorize(label, PALETTE))
+  assert os.listdir(tmp_path) == ['a_label.png']
+  header = path.read_bytes()[24:26]
+  assert header == bytes([8, 3])  # 8 bits a pixel, palette
+
+
+def test_label_png_without_palette_is_greyscale():
+  with Image.open(io.BytesIO(colors.label_png(LABEL, None))) as picture:
+    assert picture.mode == 'L'
+    np.testing.assert_array_equal(np.asarray(picture), LABEL)
+
+
+def test_a_label_that_does_not_fit_is_refused_and_nothing_is_left(tmp_path):
+  with pytest.raises(ValueError, match='256'):
+    colors.write_label_png(tmp_path / 'a.png', np.array([[0, 256]]), PALETTE)
+  assert not os.listdir(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+  with pytest.raises(UserError, match='missing'):
+    colors.write_png(tmp_path / 'missing' / 'a.png', np.zeros((2, 3, 3), np.uint8))
+
+
+def test_palette_of_a_real_voc_label_survives(shared, tmp_path):
+  folder = shared / 'data/voc/VOCdevkit/VOC2012/SegmentationClass'
+  if not folder.is_dir():
+    pytest.skip(f'no {folder}')
+  original = sorted(folder.glob('*.png'))[0]
+  with Image.open(original) as picture:
+    label = np.asarray(picture)
+    palette = np.array(picture.getpalette(), np.uint8).reshape(-1, 3)
+  colors.write_label_png(tmp_path / 'a.png', label, palette[:21])
+  with Image.open(tmp_path / 'a.png') as copy, Image.open(original) as picture:
+    np.testing.assert_array_equal(np.asarray(copy), label)
+    np.testing.assert_array_equal(np.asarray(copy.convert('RGB')), np.asarray(picture.convert('RGB')))

@@ -1,0 +1,175 @@
+"""Warm starts: that the values arrive, and that nothing is left out in silence."""
+
+import numpy as np
+import pytest
+
+from utils import warm_start
+from utils.compat import slim, tf
+from utils.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def graph():
+  with tf.Graph().as_default() as graph:
+    yield graph
+
+
+def variable(name, value):
+  """A float32 model variable that starts as `value`."""
+  return slim.model_variable(name, initializer=tf.constant(value, tf.float32))
+
+
+def save(path, values, write_version=tf.train.SaverDef.V2):
+  """Writes a checkpoint of `values` (name -> array) in a graph of its own and returns its prefix."""
+  with tf.Graph().as_default(), tf.Session() as session:
+    for name, value in values.items():
+      tf.get_variable(name, initializer=tf.constant(value))
+    session.run(tf.global_variables_initializer())
+    return tf.train.Saver(write_version=write_version).save(session, str(path), write_meta_graph=False)
+
+
+def started(init_fn):
+  """Values of all global variables, by name, after initialisation and `init_fn` through a Scaffold."""
+  with tf.train.MonitoredTrainingSession(scaffold=tf.train.Scaffold(init_fn=init_fn)) as session:
+    variables = tf.global_variables()
+    return dict(zip([variable.op.name for variable in variables], session.run(variables), strict=True))
+
+
+KERNEL = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+@pytest.mark.parametrize('version', [tf.train.SaverDef.V1, tf.train.SaverDef.V2])
+def test_values_arrive_from_v1_and_v2(tmp_path, version):
+  path = save(tmp_path / 'net.ckpt',
+              {'Net/a': KERNEL, 'Net/Logits/b': np.float32([7]), 'global_step': np.int64(5)}, version)
+  variable('Net/a', np.zeros([2, 3]))
+  variable('Net/Logits/b', [1])
+  variable('fcn/c', [2])
+  tf.train.get_or_create_global_step()
+  init_fn, names = warm_start.restore_pretrained(path, ('Net',), exclude_scopes=('Net/Logits',))
+  values = started(init_fn)
+  assert names == ['Net/a']
+  np.testing.assert_array_equal(values['Net/a'], KERNEL)
+  assert values['Net/Logits/b'] == [1] and values['fcn/c'] == [2] and values['global_step'] == 0
+
+
+def test_real_inception_v3(shared):
+  from tf_slim.nets import inception
+  path = str(shared / 'pretrained/inception_v3.ckpt')
+  with slim.arg_scope(inception.inception_v3_arg_scope()):
+    inception.inception_v3_base(tf.zeros([1, 107, 75, 3]))
+  init_fn, names = warm_start.restore_pretrained(path, ('InceptionV3',))
+  assert len(names) == 376
+  assert warm_start.start_line(names, path) == f'warm-started 376 variables under InceptionV3 from {path}'
+  values, reader = started(init_fn), tf.train.load_checkpoint(path)
+  for name in names:
+    np.testing.assert_array_equal(values[name], reader.get_tensor(name), name)
+
+
+def test_missing_and_misshaped_are_all_listed(tmp_path):
+  path = save(tmp_path / 'net.ckpt', {'Net/a': KERNEL, 'Net/d': np.int32([1])})
+  for name, value in (('Net/a', np.zeros([3, 2])), ('Net/b', [1]), ('Net/c/w', [1]), ('Net/d', [1])):
+    variable(name, value)
+  with pytest.raises(UserError) as error:
+    warm_start.restore_pretrained(path, ('Net',))
+  assert '2 not in it: Net/b, Net/c/w' in str(error.value)
+  assert 'Net/a (there [2, 3], here [3, 2])' in str(error.value)
+  assert 'Net/d (there int32, here float32)' in str(error.value)
+
+
+def test_long_lists_are_counted(tmp_path):
+  path = save(tmp_path / 'net.ckpt', {'Net/a': KERNEL})
+  for index in range(23):
+    variable(f'Net/v{index:02}', [1])
+  with pytest.raises(UserError, match=r'23 not in it: Net/v00, .*Net/v19 and 3 more'):
+    warm_start.restore_pretrained(path, ('Net',))
+
+
+def test_scopes_match_whole_names_only(tmp_path):
+  path = save(tmp_path / 'net.ckpt', {'Net/a': KERNEL})
+  variable('Net/a', np.zeros([2, 3]))
+  variable('Net2/a', [3])  # not under `Net`, though the string begins alike
+  assert warm_start.restore_pretrained(path, ('Net',))[1] == ['Net/a']
+  with pytest.raises(UserError, match=r"--checkpoint_exclude_scopes: no variable is under 'Net/aa'; there are Net, "):
+    warm_start.restore_pretrained(path, ('Net',), exclude_scopes=('Net/aa',))
+  with pytest.raises(UserError, match="no variable is under 'Resnet'"):
+    warm_start.restore_pretrained(path, ('Resnet',))
+
+
+def test_missing_checkpoint(tmp_path):
+  variable('Net/a', [1])
+  with pytest.raises(UserError, match='no checkpoint at .*gone.ckpt'):
+    warm_start.restore_pretrained(str(tmp_path / 'gone.ckpt'), ('Net',))
+
+
+def test_truncated_v1(tmp_path):
+  path = save(tmp_path / 'v1.ckpt', {'Net/a': KERNEL}, tf.train.SaverDef.V1)
+  variable('Net/a', np.zeros([2, 3]))
+  (tmp_path / 'v1.ckpt').write_bytes((tmp_path / 'v1.ckpt').read_bytes()[:-1])
+  with pytest.raises(UserError, match='v1.ckpt cannot be read, it is truncated'):
+    warm_start.restore_pretrained(path, ('Net',))
+
+
+@pytest.mark.parametrize('damage', [lambda data: data[:-1], lambda data: b'\x01' + data[1:], lambda data: b''])
+def test_damaged_v2_values(tmp_path, damage):
+  path = save(tmp_path / 'v2.ckpt', {'Net/a': KERNEL})
+  data = tmp_path / 'v2.ckpt.data-00000-of-00001'
+  data.write_bytes(damage(data.read_bytes()))
+  variable('Net/a', np.zeros([2, 3]))
+  init_fn, _ = warm_start.restore_pretrained(path, ('Net',))  # the index alone is still fine
+  with pytest.raises(UserError, match='v2.ckpt cannot be read, it is truncated or damaged'):
+    started(init_fn)
+
+
+# What a 32s run's checkpoint holds besides its model variables must not count as one.
+COARSE = {'Net/a': KERNEL, 'fcn/score_32/weights': np.float32([4]), 'global_step': np.int64(90),
+          'beta1_power': np.float32(.9), 'Net/a/Adam': KERNEL, 'Net/a/Adam_1': KERNEL}
+
+
+def test_finer_net_starts_from_coarser_run(tmp_path):
+  prefix = save(tmp_path / 'model.ckpt-90', COARSE)
+  weights = [variable('Net/a', np.zeros([2, 3])), variable('fcn/score_32/weights', [0]),
+             variable('fcn/score_16/weights', [0, 0])]
+  tf.train.get_or_create_global_step()
+  tf.train.AdamOptimizer().minimize(tf.add_n([tf.reduce_sum(weight) for weight in weights]))
+  init_fn, names, new_names = warm_start.restore_from_run(prefix, new_scopes=('fcn/score_16',))
+  values = started(init_fn)
+  assert names == ['Net/a', 'fcn/score_32/weights'] and new_names == ['fcn/score_16/weights']
+  np.testing.assert_array_equal(values['Net/a'], KERNEL)
+  np.testing.assert_array_equal(values['Net/a/Adam'], np.zeros([2, 3]))
+  assert values['fcn/score_32/weights'] == [4] and values['global_step'] == 0
+
+
+def test_coarser_run_must_fit_whole(tmp_path):
+  prefix = save(tmp_path / 'model.ckpt-90', COARSE | {'fcn/score_8/weights': np.float32([1])})
+  variable('Net/a', np.zeros([2, 3]))
+  variable('Net/b', [0])
+  variable('fcn/score_32/weights', [0, 0])
+  with pytest.raises(UserError) as error:
+    warm_start.restore_from_run(prefix)
+  assert '1 not in it: Net/b' in str(error.value)
+  assert 'fcn/score_32/weights (there [1], here [2])' in str(error.value)
+  assert '1 not in this network: fcn/score_8/weights' in str(error.value)
+
+
+def test_run_of_another_network(tmp_path):
+  prefix = save(tmp_path / 'model.ckpt-3', {'other/a': KERNEL})
+  variable('fcn/score_32/weights', [0])
+  with pytest.raises(UserError, match="holds none of this network's variables"):
+    warm_start.restore_from_run(prefix)
+
+
+def test_real_16s_starts_from_real_32s(tmp_path):
+  from nets import get_network
+  with tf.Graph().as_default(), tf.Session() as session:
+    get_network('inception_v3').logits(tf.zeros([1, 40, 61, 3]), 5, is_training=False, skip='32s')
+    coarse = {variable.op.name for variable in slim.get_model_variables()}
+    session.run(tf.global_variables_initializer())
+    biases, = slim.get_model_variables('fcn/score_32/biases')
+    session.run(biases.assign(np.arange(5)))
+    prefix = tf.train.Saver().save(session, str(tmp_path / 'model.ckpt'), write_meta_graph=False)
+  get_network('inception_v3').logits(tf.zeros([1, 40, 61, 3]), 5, is_training=True, skip='16s')
+  init_fn, names, new_names = warm_start.restore_from_run(prefix)
+  assert set(names) == coarse and len(names) == 378
+  assert new_names == ['fcn/score_16/biases', 'fcn/score_16/weights', 'fcn/upscore_16/weights']
+  np.testing.assert_array_equal(started(init_fn)['fcn/score_32/biases'], np.arange(5))

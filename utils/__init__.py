@@ -1,0 +1,1 @@
+"""What the scripts share; `compat` and `errors` alone are also for nets and datasets."""

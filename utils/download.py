@@ -1,0 +1,267 @@
+"""Fetching what a user does not have yet, and unpacking it, without trusting the network or the archive."""
+
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import os
+import pathlib
+import shutil
+import stat
+import tarfile
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+
+from utils.errors import UserError
+from utils.files import make_folder
+from utils.progress import Progress
+
+_TIMEOUT = 10  # seconds to connect, and for the next bytes to arrive
+_TRIES = 3  # retries of a transfer that broke off without getting further than any before
+_PAUSE = 1  # seconds before the first such retry, doubled each time
+_CHUNK = 1 << 18  # bytes
+_MEGABYTE = 10**6
+
+
+class _BrokenOff(Exception):
+  """A transfer that ended before its end."""
+
+
+def fetch(url, path, size=None, digest=None, progress=True):
+  """Downloads `url` to `path`, unless the file is there already; either way the file is checked.
+
+  What has arrived is kept in `path`.part, and a transfer that broke off, in this run or an earlier one, goes on from
+  there where the server can do that (HTTP ranges).
+
+  Args:
+    url: http(s) address.
+    path: where the file belongs; it appears there only when it is complete and as expected.
+    size: its size in bytes, where known.
+    digest: 'sha256:HEX', 'sha1:HEX' or 'md5:HEX', where known.
+    progress: whether to show how far the transfer is.
+
+  Returns:
+    `path`.
+
+  Raises:
+    UserError: if the address cannot be reached or the transfer keeps breaking off, saying what to put where by hand;
+      or if size or digest differ: a download is removed then, a file that was there before is left alone.
+  """
+  if os.path.exists(path):
+    problem = _difference(path, size, digest)
+    if problem:
+      raise UserError(f'{path} is not what {url} should give: {problem}; delete it to have it downloaded again')
+    return path
+  make_folder(os.path.dirname(path) or '.')
+  part = f'{path}.part'
+  by_hand = f'fetch it by hand and put it at {path}'
+  try:
+    with open(part, 'ab') as file:
+      _lock(file)
+      _transfer_all(url, file, size, progress)
+    problem = _difference(part, size, digest)
+    if problem:
+      os.unlink(part)
+      raise UserError(f'{url} gave another file than expected: {problem}; the download was removed')
+    os.replace(part, path)
+  except _BrokenOff as error:
+    raise UserError(f'cannot download {url} ({error}); run again to go on from there, or {by_hand}') from error
+  except urllib.error.URLError as error:
+    if os.path.getsize(part) == 0:
+      os.unlink(part)
+    raise UserError(f'cannot download {url} ({_reason(error)}); {by_hand}') from error
+  except OSError as error:
+    raise UserError(f'cannot write {part}: {error.strerror or error}') from error
+  return path
+
+
+def extract(archive, target, member=''):
+  """Unpacks a tar (plain or gzipped) or zip archive; `target` appears whole or not at all.
+
+  Only plain files are unpacked, with default permissions. An archive that could write anywhere else than below
+  `target` (absolute names, '..', links, devices) is refused as a whole.
+
+  Args:
+    archive: path of the archive.
+    target: path that must not exist yet.
+    member: the folder or file within the archive that becomes `target`; '' for the whole archive as a folder.
+
+  Raises:
+    UserError: if the archive is missing, damaged, truncated or unsafe, or holds no `member`.
+  """
+  if os.path.exists(target):
+    raise UserError(f'cannot unpack {archive} to {target}: that is already there')
+  parent = os.path.dirname(os.path.abspath(target))
+  make_folder(parent)
+  temporary = tempfile.mkdtemp(prefix=f'{os.path.basename(target)}.', suffix='.tmp', dir=parent)
+  root = os.path.join(temporary, 'root')  # with default permissions, where mkdtemp's folder is private
+  try:
+    os.mkdir(root)
+    _unpack(archive, root, member)
+    unpacked = os.path.join(root, member) if member else root
+    if not os.path.exists(unpacked):
+      raise UserError(f'{archive} holds no {member}')
+    os.rename(unpacked, target)
+  except (OSError, EOFError, RuntimeError, ValueError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
+    raise UserError(f'cannot unpack {archive}: {error or type(error).__name__}; if it is damaged, delete it to have it '
+                    'downloaded again') from error
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _difference(path, size, digest):
+  """What is wrong with a file: a phrase that names both values, or None."""
+  actual = os.path.getsize(path)
+  if size is not None and actual != size:
+    return f'{actual} bytes instead of {size}'
+  if digest is not None:
+    algorithm, _, expected = digest.partition(':')
+    checksum = hashlib.new(algorithm)
+    with open(path, 'rb') as file:
+      while chunk := file.read(_CHUNK):
+        checksum.update(chunk)
+    if checksum.hexdigest() != expected.lower():
+      return f'{algorithm} {checksum.hexdigest()} instead of {expected.lower()}'
+  return None
+
+
+def _lock(file):
+  """Holds an open file for this process. Raises UserError if another one has it."""
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    raise UserError(f'{file.name} is being downloaded by another process; wait for it, then run again') from error
+
+
+def _reason(error):
+  """A URLError in a few words: 'HTTP 404 Not Found', 'Connection refused', 'timed out'."""
+  if isinstance(error, urllib.error.HTTPError):
+    return f'HTTP {error.code} {error.reason}'
+  return getattr(error.reason, 'strerror', None) or str(error.reason)
+
+
+def _transfer_all(url, file, size, progress):
+  """Transfers until `file` is complete, going on after breaks as long as it gets further, a few tries if it does not.
+
+  Raises:
+    _BrokenOff: if it does not get further.
+    urllib.error.URLError: if the address cannot be reached or answers with an error.
+  """
+  furthest, tries = 0, 0
+  while True:
+    try:
+      return _transfer(url, file, size, progress)
+    except _BrokenOff:
+      reached = file.seek(0, os.SEEK_END)
+      tries = 0 if reached > furthest else tries + 1
+      furthest = max(furthest, reached)
+      if tries > _TRIES:
+        raise
+      time.sleep(_PAUSE * 2**tries)
+
+
+def _transfer(url, file, size, progress):
+  """Appends to `file` what it lacks of `url`, with one request. Raises _BrokenOff if not all of it arrives."""
+  start = file.seek(0, os.SEEK_END)
+  if size is not None and start > size:
+    start = file.truncate(0)  # remains of another file
+  if start and start == size:
+    return
+  try:
+    response = _request(url, start)
+  except urllib.error.HTTPError as error:
+    if not start or error.code != 416:
+      raise
+    # Nothing lies beyond what we have: that is all of it, or it is of another file.
+    if error.headers.get('Content-Range', '').rpartition('/')[2] == str(start):
+      return
+    start = file.truncate(0)
+    response = _request(url, start)
+  with response:
+    if response.status != 206:
+      start = file.truncate(0)  # the server starts from the beginning, whatever it is asked for
+    elif not response.headers.get('Content-Range', '').startswith(f'bytes {start}-'):
+      file.truncate(0)
+      raise _BrokenOff(f'asked for bytes {start}-, the server gave {response.headers.get("Content-Range")}')
+    length = response.headers.get('Content-Length')
+    total = None if length is None else start + int(length)
+    if None not in (size, total) and size != total:
+      raise UserError(f'{url} offers {total} bytes instead of {size}: it is not the file that is expected')
+    _receive(response, file, None if length is None else int(length), progress)
+
+
+def _request(url, start):
+  """Opens `url` from byte `start` on. Raises urllib.error.URLError whatever goes wrong."""
+  headers = {'User-Agent': 'fcn-googlenet'} | ({'Range': f'bytes={start}-'} if start else {})
+  try:
+    return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
+  except urllib.error.URLError:
+    raise
+  except (OSError, http.client.HTTPException) as error:  # the connection broke while the answer's head was read
+    raise urllib.error.URLError(error) from error
+
+
+def _receive(response, file, length, progress):
+  """Appends a response to `file`. Raises _BrokenOff if less than `length` bytes (where not None) arrive."""
+  name = os.path.basename(file.name).removesuffix('.part')
+  total = None if length is None else -(-length // _MEGABYTE)
+  received = 0
+  with Progress(total, 'MB', label=name) if progress else contextlib.nullcontext() as shown:
+    while True:
+      try:
+        chunk = response.read(_CHUNK)
+      except (OSError, http.client.HTTPException) as error:
+        raise _BrokenOff(str(error) or type(error).__name__) from error
+      if not chunk:
+        break
+      file.write(chunk)
+      received += len(chunk)
+      if shown:
+        shown.update(-(-received // _MEGABYTE) - shown.done)
+  if length is not None and received < length:
+    raise _BrokenOff(f'it broke off after {received} of {length} bytes')
+
+
+def _unpack(archive, root, member):
+  """Writes the plain files of `archive` that are, or are below, `member` to the folder `root`."""
+  files = _tar_files(archive) if tarfile.is_tarfile(archive) else _zip_files(archive)
+  wanted = pathlib.PurePosixPath(member)
+  for name, open_file in files:
+    path = pathlib.PurePosixPath(name)
+    if path.is_absolute() or '..' in path.parts:
+      raise UserError(f'{archive} is refused: {name!r} would be written outside of its folder')
+    if not path.is_relative_to(wanted):
+      continue
+    target = os.path.join(root, path)
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    with open_file() as source, open(target, 'wb') as file:
+      shutil.copyfileobj(source, file, _CHUNK)
+
+
+def _tar_files(archive):
+  """Yields (name, function that opens it for reading) of each file in a tar archive, checking that it is complete."""
+  with tarfile.open(archive) as tar:
+    for item in tar:
+      if item.isreg():
+        yield item.name, lambda item=item: tar.extractfile(item)
+      elif not item.isdir():
+        raise UserError(f'{archive} is refused: {item.name!r} is a link or device')
+    # tarfile takes an archive that is cut between two files for a whole one, and leaves a checksum at the end unread.
+    if not tar.fileobj.read(_CHUNK):
+      raise tarfile.ReadError('it ends before its end mark')
+    while tar.fileobj.read(_CHUNK):
+      pass
+
+
+def _zip_files(archive):
+  """Yields (name, function that opens it for reading) of each file in a zip archive; reading checks its checksum."""
+  with zipfile.ZipFile(archive) as zipped:
+    for item in zipped.infolist():
+      if stat.S_ISLNK(item.external_attr >> 16):
+        raise UserError(f'{archive} is refused: {item.filename!r} is a link or device')
+      if not item.is_dir():
+        yield item.filename, lambda item=item: zipped.open(item)

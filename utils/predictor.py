@@ -1,0 +1,210 @@
+"""A trained network as a frozen graph for inference, its batch norms folded into the convolutions before them.
+
+The graph is built by the same `network.logits` as in training. Its variables become constants straight from the
+checkpoint: TensorFlow's graph optimiser then fuses convolution, bias and ReLU into one op and lays the weights out for
+the CPU once instead of in every call.
+"""
+
+import collections
+import contextlib
+import ctypes
+
+import numpy as np
+
+from nets import get_network
+from utils.compat import tf
+from utils.errors import UserError
+from utils.runs import open_checkpoint
+from utils.session import session_config
+
+_LISTED = 5  # variables that one error lists before it only counts them
+_OUTPUTS = ('labels', 'probabilities')
+
+
+class Predictor:
+  """Runs a trained network on images of any size. A context manager; `close()` frees what it holds.
+
+  Attributes:
+    num_classes: number of classes.
+  """
+
+  def __init__(self, run, precision='float32', *, fold=True, threads=0):
+    """Builds and freezes the run's network.
+
+    Args:
+      run: a utils.runs.Run.
+      precision: 'float32' or 'bfloat16', see utils.session.session_config.
+      fold: whether to fold batch norms; False is there to measure what folding gains.
+      threads: see utils.session.session_config.
+
+    Raises:
+      UserError: if the checkpoint does not hold exactly the run's network, or the precision is not available.
+    """
+    config = session_config(precision, threads)
+    # The graph never changes: with this, the session drops its own copy of all the weights.
+    config.experimental.optimize_for_static_graph = True
+    self.num_classes = len(run.classes)
+    with tf.Graph().as_default() as graph:
+      tf.import_graph_def(_frozen(run, fold=fold), name='')
+    self._session = tf.Session(graph=graph, config=config)
+    self.labels(np.zeros([1, 1, 1, 3], np.uint8))  # the first call optimises the graph, in many copies of the weights
+    _return_free_memory()
+
+  def labels(self, images):
+    """The most probable class of every pixel; only these leave the graph, so that memory stays low.
+
+    Args:
+      images: uint8 [B, H, W, 3], RGB; H and W from 1.
+
+    Returns:
+      uint8 [B, H, W], label ids.
+    """
+    return self._run('labels', images)
+
+  def probabilities(self, images):
+    """The probability of every class at every pixel.
+
+    Args:
+      images: uint8 [B, H, W, 3], RGB; H and W from 1.
+
+    Returns:
+      float32 [B, H, W, num_classes]; the classes sum to one.
+    """
+    return self._run('probabilities', images)
+
+  def _run(self, output, images):
+    return self._session.run(f'{output}:0', {'images:0': images})
+
+  def close(self):
+    """Closes the session."""
+    self._session.close()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exception):
+    self.close()
+
+
+def _frozen(run, *, fold):
+  """The GraphDef of a run's network from `images` to _OUTPUTS, weights inside as constants."""
+  network = run.config['network']
+  options = {'skip': network['skip']} if network.get('skip') else {}
+  with tf.Graph().as_default() as graph:
+    images = tf.placeholder(tf.uint8, [None, None, None, 3], name='images')
+    logits, _ = get_network(network['name']).logits(tf.cast(images, tf.float32), len(run.classes), False, **options)
+    tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8, name='labels')
+    tf.nn.softmax(logits, name='probabilities')
+    variables = {variable.op.name: variable.shape.as_list() for variable in tf.global_variables()}
+  graph_def = tf.graph_util.extract_sub_graph(graph.as_graph_def(), _OUTPUTS)
+  return freeze(graph_def, checked_values(run.checkpoint, variables), fold=fold)
+
+
+def checked_values(checkpoint, variables):
+  """Reads a network's variables from a checkpoint of exactly this network.
+
+  Args:
+    checkpoint: prefix of its files.
+    variables: dict from name to shape (list of int).
+
+  Returns:
+    dict from name to array.
+
+  Raises:
+    UserError: if a variable is missing or of another shape, or the checkpoint holds layers that the network has not.
+  """
+  reader = open_checkpoint(checkpoint)
+  shapes = reader.get_variable_to_shape_map()
+  scopes = {name.split('/')[0] for name in variables}
+  # Optimiser slots are named after their variable: `NAME/Adam`.
+  extra = [name for name in shapes if name.split('/')[0] in scopes and name not in variables
+           and not any('/'.join(name.split('/')[:-depth]) in variables for depth in (1, 2))]
+  problems = [f'{name} is missing' for name in variables if name not in shapes]
+  problems += [f'{name} is {list(shapes[name])} there and {shape} here' for name, shape in variables.items()
+               if name in shapes and list(shapes[name]) != shape]
+  problems += [f'{name} is not in the network' for name in sorted(extra)]
+  if problems:
+    more = f', and {len(problems) - _LISTED} more' if len(problems) > _LISTED else ''
+    raise UserError(f'checkpoint {checkpoint} is not of the network that its config.json describes: '
+                    f'{"; ".join(problems[:_LISTED])}{more}')
+  try:
+    return {name: reader.get_tensor(name) for name in variables}
+  except (tf.errors.OpError, RuntimeError, ValueError) as error:
+    raise UserError(f'checkpoint {checkpoint} is damaged: {str(error).splitlines()[0]}') from error
+
+
+def freeze(graph_def, values, *, fold=True):
+  """Replaces variables by constants and, if asked, batch norms that follow a convolution by a bias.
+
+  Args:
+    graph_def: tf.GraphDef of a network in inference mode, changed in place.
+    values: dict from variable name to array.
+    fold: whether to fold: a batch norm of gain g, offset b, mean m and variance v turns the weights w before it into
+      w * s with s = g / sqrt(v + epsilon), and adds b - m * s.
+
+  Returns:
+    graph_def.
+  """
+  if fold:
+    values = _fold_batch_norms(graph_def, values)
+  for node in graph_def.node:
+    if node.op == 'VarHandleOp':
+      _make_constant(node, values[node.name])
+    elif node.op == 'ReadVariableOp':
+      kind = node.attr['dtype'].type
+      node.op = 'Identity'
+      node.ClearField('attr')
+      node.attr['T'].type = kind
+  return tf.graph_util.extract_sub_graph(graph_def, _OUTPUTS)
+
+
+def _fold_batch_norms(graph_def, values):
+  """Folds what can be folded; returns the values with the scaled weights. The nodes are changed in place."""
+  nodes = {node.name: node for node in graph_def.node}
+  uses = collections.Counter(name.split(':')[0] for node in graph_def.node for name in node.input)
+  values = dict(values)
+  for norm in list(graph_def.node):
+    conv = nodes[norm.input[0].split(':')[0]] if norm.op == 'FusedBatchNormV3' else None
+    if conv is None or conv.op != 'Conv2D' or norm.attr['is_training'].b or uses[conv.name] > 1:
+      continue
+    weights = _source(nodes, conv.input[1])
+    if uses[weights.name] > 1:  # shared by another convolution
+      continue
+    gain, offset, mean, variance = (_value(_source(nodes, name), values) for name in norm.input[1:])
+    scale = gain / np.sqrt(variance + norm.attr['epsilon'].f)
+    values[weights.name] = (values[weights.name] * scale).astype(np.float32)
+    bias = graph_def.node.add(name=f'{norm.name}/folded')
+    _make_constant(bias, (offset - mean * scale).astype(np.float32))
+    data_format = norm.attr['data_format'].s
+    del norm.input[:]
+    norm.input.extend([conv.name, bias.name])
+    norm.op = 'BiasAdd'  # its name stays, so what comes after needs no change
+    norm.ClearField('attr')
+    norm.attr['T'].type = tf.float32.as_datatype_enum
+    norm.attr['data_format'].s = data_format
+  return values
+
+
+def _source(nodes, name):
+  """The variable or constant node that the input `name` reads."""
+  node = nodes[name.split(':')[0]]
+  while node.op in ('ReadVariableOp', 'Identity'):
+    node = nodes[node.input[0].split(':')[0]]
+  return node
+
+
+def _value(node, values):
+  return values[node.name] if node.op == 'VarHandleOp' else tf.make_ndarray(node.attr['value'].tensor)
+
+
+def _make_constant(node, value):
+  node.op = 'Const'
+  node.ClearField('attr')
+  node.attr['dtype'].type = tf.as_dtype(value.dtype).as_datatype_enum
+  node.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(value))
+
+
+def _return_free_memory():
+  """Gives memory that was freed back to the system, where the C library can (glibc); elsewhere it is only kept."""
+  with contextlib.suppress(OSError, AttributeError):
+    ctypes.CDLL(None).malloc_trim(0)
