@@ -189,7 +189,7 @@ def make_hooks(outputs, batch, logits_fn, *, dataset, network, run_dir, data_dir
   """The hooks, in the order in which they look at a step: a loss that is not finite stops it before it is saved."""
   writer = tf.summary.FileWriterCache.get(run_dir)
   log = hooks.LogHook(outputs, batch['name'], max_steps=FLAGS.max_steps, batch_size=FLAGS.batch_size,
-                      every_steps=FLAGS.log_steps, writer=writer)
+                      every_steps=FLAGS.log_steps, writer=writer, max_left_out=3 if FLAGS.precision == 'bfloat16' else 0)
   chain = [log, hooks.StopOnInterruptHook(),
            hooks.SaveHook(run_dir, save_secs=60 * FLAGS.save_minutes, scaffold=scaffold)]
   summary_ops = [summaries.training_summary(outputs, batch, dataset.palette)]

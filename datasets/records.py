@@ -41,7 +41,7 @@ def serialize(pair):
   values = {
       'image/encoded': pair.picture.encoded,
       'image/format': pair.picture.format.encode(),
-      'image/name': pair.name.encode(),
+      'image/name': os.fsencode(pair.name),
       'image/height': pair.picture.height,
       'image/width': pair.picture.width,
       'label/encoded': pair.label,
@@ -101,7 +101,7 @@ def shard_paths(data_dir, split):
     a sorted list of paths.
 
   Raises:
-    UserError: if there are none, some are missing or of another conversion, or the split is empty.
+    UserError: if there are none, some are missing, cut short or of another conversion, or the split is empty.
   """
   stats = read_stats(data_dir, split)
   if stats['num_examples'] < 1:
@@ -111,7 +111,13 @@ def shard_paths(data_dir, split):
   if missing:
     raise UserError(f'{data_dir}: {len(missing)} of {len(names)} shards of split {split!r} are missing, the first is '
                     f'{missing[0]}; python -m datasets.convert makes them again')
-  return [os.path.join(data_dir, name) for name in names]
+  paths = [os.path.join(data_dir, name) for name in names]
+  for path, size in zip(paths, stats.get('shard_bytes', []), strict=False):
+    if os.path.getsize(path) != size:
+      verify([path])  # names the record; but a shard cut between two records looks whole
+      raise UserError(f'{path} has {os.path.getsize(path)} bytes where {split}.json says {size}; '
+                      'python -m datasets.convert makes it again')
+  return paths
 
 
 def verify(paths, num_classes=None):
@@ -130,19 +136,21 @@ def verify(paths, num_classes=None):
   total = 0
   with tf.Graph().as_default(), tf.Session(config=tf.ConfigProto(device_count={'GPU': 0})) as session:
     serialized = tf.placeholder(tf.string, [])
-    parsed = {**parse(serialized), **tf.io.parse_single_example(serialized, _FEATURES)}
+    features, parsed = tf.io.parse_single_example(serialized, _FEATURES), parse(serialized)
+    stages = {'a feature': features, 'an image': parsed['image'], 'a label': parsed['label']}
     for path in paths:
-      number = 0
-      for number, record in enumerate(_records(path), 1):
-        where = f'{path}: record {number - 1}'
-        try:
-          values = session.run(parsed, {serialized: record})
-        except tf.errors.OpError as error:
-          raise UserError(f'{where} {_reason(error)}') from error
-        _check(values, where, num_classes)
-      if not number:
+      number = -1
+      for number, record in enumerate(_records(path)):
+        values = {}
+        for what, fetched in stages.items():
+          try:
+            values[what] = session.run(fetched, {serialized: record})
+          except tf.errors.OpError as error:
+            raise UserError(f'{path}: record {number} {_problem(what, error)}') from error
+        _check(*values.values(), where=f'{path}: record {number}', num_classes=num_classes)
+      if number < 0:
         raise UserError(f'{path} is empty: it holds no record')
-      total += number
+      total += number + 1
   return total
 
 
@@ -160,25 +168,21 @@ def _records(path):
     raise UserError(f'{path}: record {number} cannot be read: {error.message.splitlines()[0]}') from error
 
 
-def _reason(error):
-  """Says in a few words what the graph found wrong with a record."""
+def _problem(what, error):
+  """Says in a few words what went wrong in a stage of `verify`."""
   missing = re.search(r'Feature: (\S+) .*is required but could not be found', error.message)
   if missing:
     return f'has no feature {missing.group(1)}'
-  if 'parse' in error.message and 'Example' in error.message:
-    return 'is no tf.train.Example'
-  what = 'label' if 'png' in error.message.lower() else 'image'
-  return f'has an {what} that cannot be decoded: {error.message.splitlines()[0]}'
+  return 'is no record of this format' if what == 'a feature' else f'has {what} that cannot be decoded'
 
 
-def _check(values, where, num_classes):
+def _check(features, image, label, *, where, num_classes):
   """Raises UserError if a decoded record contradicts itself."""
-  where = f'{where} ({values["name"].decode(errors="replace")})'
-  size = (values['image/height'], values['image/width'])
-  if values['image'].shape[:2] != size or values['label'].shape != size:
-    raise UserError(f'{where} says {size[1]}x{size[0]} pixels, but its image is {values["image"].shape[1]}x'
-                    f'{values["image"].shape[0]} and its label {values["label"].shape[1]}x{values["label"].shape[0]}')
-  label = values['label']
+  where = f'{where} ({features["image/name"].decode(errors="replace")})'
+  size = (features['image/height'], features['image/width'])
+  if image.shape[:2] != size or label.shape != size:
+    raise UserError(f'{where} says {size[1]}x{size[0]} pixels, but its image is {image.shape[1]}x{image.shape[0]} '
+                    f'and its label {label.shape[1]}x{label.shape[0]}')
   if num_classes is not None:
     bad = label[(label >= num_classes) & (label != IGNORE_LABEL)]
     if bad.size:

@@ -96,7 +96,7 @@ def test_table_has_a_row_a_class_and_says_what_is_left_out():
   assert lines[4].split() == ['bicyclist', '0.0', '-', '0']
   assert lines[5].split() == ['sign', 'symbol', '-', '-', '0']
   assert lines[-1].endswith('left out of the mean IoU, being in neither truth nor prediction: sign symbol')
-  assert any(line.split() == ['mean', 'iou', '39.9'] for line in lines)
+  assert any(line.split() == ['mean', 'IoU', '39.9'] for line in lines)
   assert 'left out' not in metrics.table(metrics.scores(np.diag([5, 2])), ('a', 'b'))
 
 

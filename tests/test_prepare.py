@@ -117,6 +117,17 @@ def test_archive_that_was_fetched_by_hand_is_used(tmp_path):
   check_converted(tmp_path)
 
 
+def test_every_archive_of_a_dataset_is_asked_for(tmp_path):
+  write_tar(tmp_path / 'downloads/voc.tar')
+  first, second = (dataclasses.replace(archive, url=f'http://127.0.0.1:9/{name}', filename=name, size=None, digest=None)
+                   for archive, name in zip(ARCHIVES['voc_aug'], ('voc.tar', 'sbd.tgz'), strict=True))
+  dataset = dataclasses.replace(get_dataset('voc_aug'), archives=(first, second))
+  with pytest.raises(UserError, match=f'http://127.0.0.1:9/sbd.tgz .* put it at {tmp_path}/downloads/sbd.tgz'):
+    prepare(dataset, str(tmp_path))
+  prepare(dataset, str(tmp_path), splits=('val',))  # needs no SBD
+  check_converted(tmp_path, ['val'])
+
+
 def test_source_dir(tmp_path):
   write_files(tmp_path / 'mine')
   prepare(get_dataset('voc'), str(tmp_path / 'data'), source_dir=str(tmp_path / 'mine'))
@@ -136,7 +147,7 @@ def test_only_the_split_that_is_missing_is_converted(tmp_path, capsys):
   assert 'no TFRecords of train in' in capsys.readouterr().out
 
 
-def test_generated_dataset_needs_nothing(tmp_path, monkeypatch):
+def test_generated_dataset_needs_nothing(tmp_path):
   shapes = get_dataset('shapes')
   small = dataclasses.replace(shapes, sources=lambda folder, split: shapes.sources(folder, split)[:3])
   prepare(small, str(tmp_path))

@@ -67,6 +67,7 @@ with _quiet_import():
 
 tf.disable_eager_execution()
 tf.enable_resource_variables()
+tf.disable_control_flow_v2()  # an optimizer inside tf.cond (utils/training.py) makes its variables around it only so
 tf.logging.set_verbosity(tf.logging.ERROR)
 logging.getLogger('absl').setLevel(logging.WARNING)
 warnings.filterwarnings('ignore', message='`layer.apply` is deprecated')

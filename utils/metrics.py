@@ -78,7 +78,8 @@ def table(result, classes):
   Returns:
     str of several lines, percentages with one decimal.
   """
-  width = max(len('class'), *(len(name) for name in classes))
+  titles = {name: name.replace('_', ' ').replace('iou', 'IoU') for name in SUMMARY}
+  width = max(len(name) for name in (*classes, *titles.values()))
   lines = [f'{"class":{width}}  {"IoU %":>7}  {"acc. %":>7}  {"true pixels":>13}']
   absent = []
   for name, iou, accuracy, pixels in zip(
@@ -87,7 +88,7 @@ def table(result, classes):
     if np.isnan(iou):
       absent.append(name)
   lines.append('')
-  lines += [f'{name.replace("_", " "):{max(width, 22)}}  {_percent(result[name])}' for name in SUMMARY]
+  lines += [f'{title:{width}}  {_percent(result[name])}' for name, title in titles.items()]
   if absent:
     lines.append(f'left out of the mean IoU, being in neither truth nor prediction: {", ".join(absent)}')
   return '\n'.join(lines)

@@ -14,7 +14,7 @@ import numpy as np
 from nets import get_network
 from utils.compat import tf
 from utils.errors import UserError
-from utils.runs import open_checkpoint
+from utils.runs import open_checkpoint, read_tensors
 from utils.session import session_config
 
 _LISTED = 5  # variables that one error lists before it only counts them
@@ -96,8 +96,7 @@ def _frozen(run, *, fold):
     tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8, name='labels')
     tf.nn.softmax(logits, name='probabilities')
     variables = {variable.op.name: variable.shape.as_list() for variable in tf.global_variables()}
-  graph_def = tf.graph_util.extract_sub_graph(graph.as_graph_def(), _OUTPUTS)
-  return freeze(graph_def, checked_values(run.checkpoint, variables), fold=fold)
+  return freeze(graph.as_graph_def(), checked_values(run.checkpoint, variables), fold=fold)
 
 
 def checked_values(checkpoint, variables):
@@ -111,40 +110,38 @@ def checked_values(checkpoint, variables):
     dict from name to array.
 
   Raises:
-    UserError: if a variable is missing or of another shape, or the checkpoint holds layers that the network has not.
+    UserError: if a variable is missing or of another shape, the checkpoint holds layers that the network has not, or
+      it is damaged.
   """
-  reader = open_checkpoint(checkpoint)
-  shapes = reader.get_variable_to_shape_map()
+  shapes = open_checkpoint(checkpoint).get_variable_to_shape_map()
   scopes = {name.split('/')[0] for name in variables}
   # Optimiser slots are named after their variable: `NAME/Adam`.
   extra = [name for name in shapes if name.split('/')[0] in scopes and name not in variables
            and not any('/'.join(name.split('/')[:-depth]) in variables for depth in (1, 2))]
-  problems = [f'{name} is missing' for name in variables if name not in shapes]
-  problems += [f'{name} is {list(shapes[name])} there and {shape} here' for name, shape in variables.items()
+  problems = [f'{name} is missing in it' for name in variables if name not in shapes]
+  problems += [f'{name} is {list(shapes[name])} in it and {shape} in the network' for name, shape in variables.items()
                if name in shapes and list(shapes[name]) != shape]
-  problems += [f'{name} is not in the network' for name in sorted(extra)]
+  problems += [f'{name} has no place in the network' for name in sorted(extra)]
   if problems:
     more = f', and {len(problems) - _LISTED} more' if len(problems) > _LISTED else ''
     raise UserError(f'checkpoint {checkpoint} is not of the network that its config.json describes: '
                     f'{"; ".join(problems[:_LISTED])}{more}')
-  try:
-    return {name: reader.get_tensor(name) for name in variables}
-  except (tf.errors.OpError, RuntimeError, ValueError) as error:
-    raise UserError(f'checkpoint {checkpoint} is damaged: {str(error).splitlines()[0]}') from error
+  return read_tensors(checkpoint, variables)
 
 
 def freeze(graph_def, values, *, fold=True):
   """Replaces variables by constants and, if asked, batch norms that follow a convolution by a bias.
 
   Args:
-    graph_def: tf.GraphDef of a network in inference mode, changed in place.
+    graph_def: tf.GraphDef of a network in inference mode, with nodes `labels` and `probabilities`.
     values: dict from variable name to array.
     fold: whether to fold: a batch norm of gain g, offset b, mean m and variance v turns the weights w before it into
       w * s with s = g / sqrt(v + epsilon), and adds b - m * s.
 
   Returns:
-    graph_def.
+    the tf.GraphDef of what these two nodes need.
   """
+  graph_def = tf.graph_util.extract_sub_graph(graph_def, _OUTPUTS)
   if fold:
     values = _fold_batch_norms(graph_def, values)
   for node in graph_def.node:

@@ -25,7 +25,7 @@ class Progress:
           progress.update()
 
   On a terminal one line is drawn over and over (at most ten times a second); otherwise a line is printed every
-  `interval` seconds. A last line is always printed, also when the block ends with an exception.
+  `interval` seconds. How it stood last is always printed, also when the block ends with an exception.
   """
 
   def __init__(self, total, unit, *, label='', interval=10.0, stream=None, clock=time.monotonic):
@@ -45,7 +45,7 @@ class Progress:
     self._is_tty = self._stream.isatty()
     self._interval = 0.1 if self._is_tty else interval
     self._start = self._shown = clock()
-    self._width = 0
+    self._last = ''
 
   def update(self, count=1):
     """Says that `count` more are done."""
@@ -69,11 +69,11 @@ class Progress:
   def _show(self, end=False):
     line = self.line()
     if self._is_tty:  # blanks cover what a longer line before has left
-      self._stream.write('\r' + line.ljust(self._width) + ('\n' if end else ''))
-    else:
+      self._stream.write('\r' + line.ljust(len(self._last)) + ('\n' if end else ''))
+    elif line != self._last:
       self._stream.write(line + '\n')
     self._stream.flush()
-    self._width = len(line)
+    self._last = line
     self._shown = self._clock()
 
   def __enter__(self):

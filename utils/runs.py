@@ -78,6 +78,26 @@ def open_checkpoint(prefix):
                     f'{str(error).splitlines()[0]}') from error
 
 
+def read_tensors(prefix, names):
+  """Reads tensors from a checkpoint.
+
+  Args:
+    prefix: of the checkpoint's files.
+    names: names that it holds.
+
+  Returns:
+    dict from name to array.
+
+  Raises:
+    UserError: if the checkpoint is missing or damaged.
+  """
+  reader = open_checkpoint(prefix)
+  try:
+    return {name: reader.get_tensor(name) for name in names}
+  except (tf.errors.OpError, RuntimeError, ValueError, IndexError) as error:  # IndexError: data beyond the file's end
+    raise UserError(f'checkpoint {prefix} is truncated or damaged: {str(error).splitlines()[0]}') from error
+
+
 def load_run(ckpt):
   """Finds the checkpoint that `--ckpt` means.
 
@@ -100,16 +120,16 @@ def load_run(ckpt):
     prefix = ckpt.removesuffix('.index')
     if not tf.train.checkpoint_exists(prefix):
       raise UserError(f'--ckpt={ckpt}: no such run folder or checkpoint')
-  folder = os.path.dirname(prefix)
+  folder = os.path.dirname(prefix) or '.'
   if os.path.basename(folder) == BEST:
-    folder = os.path.dirname(folder)
+    folder = os.path.dirname(folder) or '.'
   if not os.path.exists(os.path.join(folder, CONFIG)):
-    raise UserError(f'--ckpt={ckpt}: no {CONFIG} in {folder or "."}; it is not the folder of a run of train.py')
+    raise UserError(f'--ckpt={ckpt}: no {CONFIG} in {folder}; it is not the folder of a run of train.py')
   config = read_json(os.path.join(folder, CONFIG))
-  reader = open_checkpoint(prefix)
-  if not reader.has_tensor('global_step'):
+  if not open_checkpoint(prefix).has_tensor('global_step'):
     raise UserError(f'--ckpt={ckpt}: {prefix} holds no global_step, so train.py did not write it')
-  return Run(folder=folder, checkpoint=prefix, step=int(reader.get_tensor('global_step')), config=config)
+  step = int(read_tensors(prefix, ['global_step'])['global_step'])
+  return Run(folder=folder, checkpoint=prefix, step=step, config=config)
 
 
 @contextlib.contextmanager

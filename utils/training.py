@@ -17,7 +17,7 @@ StepOutputs = collections.namedtuple('StepOutputs', [
     'loss',  # cross-entropy, averaged over labelled pixels; depends on the update, so that fetching it trains
     'weight_loss',  # L2 of the weights
     'learning_rate',  # of the pretrained layers
-    'gradient_norm',  # of all gradients together, before clipping
+    'gradient_norm',  # of all gradients together, before clipping; where it is not finite, no weight is changed
     'gradients',  # list of (gradient, variable), after clipping
     'predictions',  # int32 [B, H, W]
 ])
@@ -91,7 +91,9 @@ def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, scopes
       gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, use_norm=gradient_norm)
     pairs = list(zip(gradients, variables))
     with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
-      update = _adam(pairs, rate, new_layers_rate, pretrained_scopes, adam_epsilon)
+      # A gradient that is not finite would spoil every weight at once; hooks.LogHook decides whether training goes on.
+      update = tf.cond(tf.is_finite(gradient_norm),
+                       lambda: _adam(pairs, rate, new_layers_rate, pretrained_scopes, adam_epsilon), tf.no_op)
     with tf.control_dependencies([update]):
       advance = tf.assign_add(tf.train.get_or_create_global_step(), 1)
     with tf.control_dependencies([advance]):

@@ -1,0 +1,32 @@
+# make demo: train, evaluate and run an FCN-8s on the built-in dataset.   make test: the whole test suite.
+PYTHON ?= python3
+BIN := .venv/bin
+
+# Two folders, so that a second demo starts where the first one ended: nothing is made or trained twice.
+DEMO_DATA := data/shapes
+DEMO_RUN := runs/shapes-demo
+
+.PHONY: demo test lint clean
+demo: .venv/demo-ready
+	$(BIN)/python train.py --flagfile=demo.flags --data_dir=$(DEMO_DATA) --run_dir=$(DEMO_RUN)
+	$(BIN)/python evaluate.py --ckpt=$(DEMO_RUN)
+	$(BIN)/python -m datasets.export --dataset=shapes --split=val --output_dir=$(DEMO_RUN)/photos --count=6
+	$(BIN)/python inference.py --ckpt=$(DEMO_RUN) --output_dir=$(DEMO_RUN)/predictions $(DEMO_RUN)/photos
+
+test: .venv/test-ready
+	$(BIN)/python -m pytest -q --durations=10
+
+lint: .venv/test-ready
+	$(BIN)/ruff check .
+
+.venv/demo-ready: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+.venv/test-ready: requirements-dev.txt .venv/demo-ready
+	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,55 @@
+"""Makes a run's folder without training: random weights whose activations stay of order one."""
+
+import json
+
+import numpy as np
+
+
+def random_values(variables, seed=0):
+  """Random weights for the variables of a network, as a dict from name to array.
+
+  Convolutions keep the scale of what they get (He et al., "Delving Deep into Rectifiers", 2015) and batch norms are far
+  from doing nothing.
+  """
+  rng = np.random.default_rng(seed)
+  values = {}
+  for variable in variables:
+    name, shape = variable.op.name, variable.shape.as_list()
+    value = rng.normal(size=shape) * 0.2
+    if name.endswith('weights'):
+      value = rng.normal(size=shape) * np.sqrt(2 / np.prod(shape[:3]))
+    elif name.endswith(('moving_variance', 'gamma')):
+      value = rng.uniform(0.5, 1.5, shape)
+    values[name] = value.astype(np.float32)
+  return values
+
+
+def load(session, values, variables):
+  """Sets variables to the arrays that `values` holds by their names, all in one call."""
+  session.run([variable.initializer for variable in variables],
+              {variable.initializer.inputs[1]: values[variable.op.name] for variable in variables})
+
+
+def write_run(folder, classes, *, skip='8s', seed=0, dataset='camvid', data_dir='data/camvid', step=1234, offset=0):
+  """Writes config.json and a checkpoint of an Inception v3 FCN, as train.py does. Returns `folder`."""
+  from nets import get_network
+  from utils.compat import tf
+
+  palette = np.random.default_rng(1).integers(0, 256, (len(classes), 3)).tolist()
+  config = {
+      'flags': {'data_dir': str(data_dir)},
+      'dataset': {'name': dataset, 'classes': list(classes), 'palette': palette, 'submission_offset': offset},
+      'network': {'name': 'inception_v3', 'skip': skip},
+  }
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / 'config.json').write_text(json.dumps(config))
+  with tf.Graph().as_default():
+    images = tf.placeholder(tf.float32, [None, None, None, 3])
+    get_network('inception_v3').logits(images, len(classes), False, skip=skip)
+    variables = tf.global_variables()
+    global_step = tf.train.get_or_create_global_step()
+    with tf.Session() as session:
+      load(session, {**random_values(variables, seed), 'global_step': step}, [*variables, global_step])
+      tf.train.Saver(save_relative_paths=True).save(
+          session, str(folder / 'model.ckpt'), global_step=step, write_meta_graph=False)
+  return folder

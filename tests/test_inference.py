@@ -1,0 +1,180 @@
+"""inference.py as users run it: every kind of picture, broken ones, tiles, what evaluation servers want."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from random_run import write_run
+
+from utils import colors
+from utils.predictor import Predictor
+from utils.runs import load_run
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+CLASSES = ('sky', 'road', 'car', 'tree', 'sign')
+
+
+def infer(*args):
+  """Runs inference.py; returns the finished process."""
+  return subprocess.run([sys.executable, os.path.join(ROOT, 'inference.py'), *map(str, args)], capture_output=True,
+                        text=True, check=False)
+
+
+def pixels(height, width, seed=0, channels=3):
+  """A smooth random picture, so that JPEG keeps it about as it is."""
+  small = np.random.default_rng(seed).integers(0, 256, (3, 4, channels)).astype(np.uint8)
+  picture = Image.fromarray(small.squeeze()).resize((width, height), Image.Resampling.BICUBIC)
+  return np.asarray(picture)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return write_run(tmp_path_factory.mktemp('run'), CLASSES)
+
+
+@pytest.fixture(scope='module')
+def predictor(folder):
+  with Predictor(load_run(str(folder))) as made:
+    yield made
+
+
+def read_label(path):
+  with Image.open(path) as picture:
+    assert picture.mode == 'P'
+    return np.asarray(picture)
+
+
+def write_inputs(inputs):
+  """Pictures of many kinds; returns name -> (height, width) as a viewer shows them."""
+  inputs.mkdir()
+  Image.fromarray(pixels(61, 90)).save(inputs / 'one.png')
+  Image.fromarray(pixels(61, 90, seed=1)).save(inputs / 'two.png')
+  Image.fromarray(pixels(1, 1)).save(inputs / 'dot.png')
+  Image.fromarray(pixels(40, 31, channels=1)).save(inputs / 'grey.png')
+  Image.fromarray(pixels(33, 50)).convert('CMYK').save(inputs / 'cmyk.jpg')
+  Image.fromarray(pixels(35, 52, channels=4)).save(inputs / 'alpha.png')
+  Image.fromarray(pixels(21, 77, channels=1).astype(np.uint16) * 257).save(inputs / 'deep.png')
+  exif = Image.Exif()
+  exif[0x0112] = 6  # stored lying on its side
+  Image.fromarray(pixels(30, 70)).save(inputs / 'turned.JPG', exif=exif)
+  return {'one': (61, 90), 'two': (61, 90), 'dot': (1, 1), 'grey': (40, 31), 'cmyk': (33, 50), 'alpha': (35, 52),
+          'deep': (21, 77), 'turned': (70, 30)}
+
+
+def test_every_kind_of_picture_and_broken_ones(folder, predictor, tmp_path):
+  sizes = write_inputs(tmp_path / 'in')
+  good = (tmp_path / 'in' / 'one.png').read_bytes()
+  (tmp_path / 'in' / 'cut.png').write_bytes(good[:len(good) // 2])
+  (tmp_path / 'in' / 'empty.jpg').touch()
+  (tmp_path / 'in' / 'notes.txt').write_text('not looked at')
+  (tmp_path / 'text.jpg').write_text('no picture')
+  other = tmp_path / 'other' / 'one.jpg'
+  other.parent.mkdir()
+  Image.fromarray(pixels(20, 30)).save(other)
+
+  process = infer(f'--ckpt={folder}', f'--output_dir={tmp_path / "out"}', '--probabilities',
+                  f'--input={tmp_path / "other" / "*.jpg"},{tmp_path / "nowhere.png"}',
+                  tmp_path / 'in', tmp_path / 'in' / 'one.png', tmp_path / 'text.jpg')
+  assert process.returncode == 1, process.stderr
+  assert 'Traceback' not in process.stderr
+  skipped = [line.split(':')[0] for line in process.stderr.splitlines() if line.startswith('skipped')]
+  assert sorted(os.path.basename(name) for name in skipped) == ['cut.png', 'empty.jpg', 'nowhere.png', 'text.jpg']
+  assert 'error: 4 inputs left out' in process.stderr
+  assert process.stdout.startswith('9 images labelled') and '(step 1234)' in process.stdout
+  assert f'{other} becomes {tmp_path / "out" / "one-2"}' in process.stderr
+
+  sizes['one-2'] = (20, 30)
+  suffixes = ('_label.png', '_overlay.png', '_probabilities.npy')
+  assert sorted(os.listdir(tmp_path / 'out')) == sorted(name + suffix for name in sizes for suffix in suffixes)
+  for name, size in sizes.items():
+    label = read_label(tmp_path / 'out' / f'{name}_label.png')
+    probabilities = np.load(tmp_path / 'out' / f'{name}_probabilities.npy', allow_pickle=False)
+    assert label.shape == size and label.max() < len(CLASSES)
+    assert probabilities.dtype == np.float16 and probabilities.shape == (*size, len(CLASSES))
+    np.testing.assert_allclose(probabilities.astype(np.float32).sum(axis=-1), 1, atol=5e-3)
+    chosen = np.take_along_axis(probabilities, label[..., None].astype(int), axis=-1)[..., 0]
+    assert (chosen >= probabilities.max(axis=-1)).all()
+  np.testing.assert_array_equal(read_label(tmp_path / 'out' / 'two_label.png'),
+                                predictor.labels(pixels(61, 90, seed=1)[None])[0])
+
+
+def test_batches_label_as_single_images_do_and_overlays_show_it(folder, predictor, tmp_path):
+  images = {name: pixels(45, 64, seed=seed) for seed, name in enumerate('abc')}
+  images['d'] = pixels(30, 47, seed=9)
+  for name, image in images.items():
+    Image.fromarray(image).save(tmp_path / f'{name}.png')
+  process = infer(f'--ckpt={folder}/model.ckpt-1234', f'--output_dir={tmp_path / "out"}', '--batch_size=2',
+                  '--alpha=0.25', tmp_path)
+  assert process.returncode == 0, process.stderr
+  palette = load_run(str(folder)).palette
+  for name, image in images.items():
+    label = read_label(tmp_path / 'out' / f'{name}_label.png')
+    assert (label == predictor.labels(image[None])[0]).mean() > 0.999  # ties may fall either way in another batch
+    with Image.open(tmp_path / 'out' / f'{name}_overlay.png') as picture:
+      overlay = np.asarray(picture)
+    height, width = label.shape
+    np.testing.assert_array_equal(overlay[:height, :width], colors.overlay(image, label, palette, 0.25))
+    strip = overlay[height:]
+    for i in range(len(CLASSES)):
+      assert (strip == palette[i]).all(axis=-1).any() == (i in label)
+
+
+def test_large_images_go_through_tiles(folder, predictor, tmp_path):
+  image = pixels(420, 700, seed=7)
+  Image.fromarray(image).save(tmp_path / 'large.png')
+  process = infer(f'--ckpt={folder}', f'--output_dir={tmp_path / "out"}', '--max_pixels=90000', '--tile_size=352',
+                  '--probabilities', tmp_path / 'large.png')
+  assert process.returncode == 0, process.stderr
+  probabilities = np.load(tmp_path / 'out' / 'large_probabilities.npy').astype(np.float32)
+  np.testing.assert_allclose(probabilities.sum(axis=-1), 1, atol=5e-3)
+  whole = predictor.probabilities(image[None])[0]
+  assert 1e-4 < np.abs(probabilities - whole).mean() < 0.1  # it was tiled, and is about the same
+  label = read_label(tmp_path / 'out' / 'large_label.png')
+  assert (label == whole.argmax(axis=-1)).mean() > 0.85
+
+
+@pytest.mark.parametrize('offset', [0, 1])
+def test_submission_is_what_the_evaluation_servers_want(folder, predictor, tmp_path, offset):
+  config = json.loads((folder / 'config.json').read_text())
+  config['dataset']['submission_offset'] = offset
+  run = tmp_path / 'run'
+  run.mkdir()
+  for file in folder.iterdir():
+    (run / file.name).symlink_to(file)
+  (run / 'config.json').unlink()
+  (run / 'config.json').write_text(json.dumps(config))
+  Image.fromarray(pixels(45, 64)).save(tmp_path / 'a.png')
+  process = infer(f'--ckpt={run}', '--submission', f'--output_dir={tmp_path / "out"}', tmp_path / 'a.png')
+  assert process.returncode == 0, process.stderr
+  assert os.listdir(tmp_path / 'out') == ['a.png']
+  with Image.open(tmp_path / 'out' / 'a.png') as picture:
+    assert picture.mode == ('L' if offset else 'P')
+    np.testing.assert_array_equal(np.asarray(picture), predictor.labels(pixels(45, 64)[None])[0] + offset)
+
+
+def test_submission_never_overwrites_its_input(folder, tmp_path):
+  Image.fromarray(pixels(5, 6)).save(tmp_path / 'a.png')
+  before = (tmp_path / 'a.png').read_bytes()
+  process = infer(f'--ckpt={folder}', '--submission', f'--output_dir={tmp_path}', tmp_path / 'a.png')
+  assert process.returncode == 1 and 'would overwrite an input' in process.stderr
+  assert (tmp_path / 'a.png').read_bytes() == before
+
+
+@pytest.mark.parametrize('args,message', [
+    (['--ckpt=/nowhere/run', 'a.png'], '--ckpt=/nowhere/run: no such run folder or checkpoint'),
+    (['--ckpt=RUN'], 'no images given'),
+    (['--ckpt=RUN', '--tile_size=100', 'a.png'], '--tile_size=100'),
+    (['--ckpt=RUN', '--alpha=2', 'a.png'], 'alpha'),
+    (['--ckpt=RUN', '--output_dir=RUN/config.json', 'a.png'], 'config.json'),
+    (['a.png'], 'ckpt'),
+])
+def test_a_bad_flag_is_one_line(folder, args, message):
+  process = infer(*(arg.replace('RUN', str(folder)) for arg in args))
+  assert process.returncode == 1
+  errors = [line for line in process.stderr.splitlines() if line.startswith('error: ')]
+  assert len(errors) == 1 and message in errors[0]
+  assert 'Traceback' not in process.stderr

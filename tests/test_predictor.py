@@ -1,0 +1,227 @@
+"""The frozen, folded network gives the numbers of the graph it was made from, and takes no other checkpoint."""
+
+import json
+
+import numpy as np
+import pytest
+from random_run import load, random_values, write_run
+
+from nets import get_network
+from utils import predictor as predictor_lib
+from utils.compat import slim, tf
+from utils.errors import UserError
+from utils.predictor import Predictor, checked_values, freeze
+from utils.runs import load_run
+from utils.session import supports_bfloat16
+
+CLASSES = ('sky', 'road', 'car', 'tree', 'sign')
+IMAGES = np.random.default_rng(3).integers(0, 256, (2, 67, 90, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return write_run(tmp_path_factory.mktemp('run'), CLASSES)
+
+
+@pytest.fixture(scope='module')
+def predictor(folder):
+  with Predictor(load_run(str(folder))) as made:
+    yield made
+
+
+@pytest.fixture(scope='module')
+def unfrozen(folder):
+  """Probabilities of IMAGES from the graph as training builds it, restored by a Saver."""
+  with tf.Graph().as_default(), tf.Session() as session:
+    logits, _ = get_network('inception_v3').logits(tf.constant(IMAGES, tf.float32), len(CLASSES), False, skip='8s')
+    tf.train.Saver().restore(session, load_run(str(folder)).checkpoint)
+    return session.run(tf.nn.softmax(logits))
+
+
+def test_probabilities_equal_the_unfolded_graphs(predictor, unfrozen):
+  probabilities = predictor.probabilities(IMAGES)
+  assert probabilities.dtype == np.float32 and probabilities.shape == (2, 67, 90, 5)
+  assert unfrozen.max() - unfrozen.min() > 0.3  # the weights say something
+  np.testing.assert_allclose(probabilities, unfrozen, atol=1e-4)
+  np.testing.assert_allclose(probabilities.sum(axis=-1), 1, atol=1e-5)
+
+
+def test_labels_are_the_most_probable_classes(predictor, unfrozen):
+  labels = predictor.labels(IMAGES)
+  assert labels.dtype == np.uint8 and labels.shape == (2, 67, 90)
+  best_two = np.sort(unfrozen, axis=-1)[..., -2:]
+  clear = best_two[..., 1] - best_two[..., 0] > 1e-3
+  assert clear.mean() > 0.9
+  np.testing.assert_array_equal(labels[clear], unfrozen.argmax(axis=-1)[clear])
+  assert len(np.unique(labels)) > 1
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 40), (33, 2)])
+def test_any_size(predictor, size):
+  assert predictor.labels(np.full((1, *size, 3), 90, np.uint8)).shape == (1, *size)
+
+
+def test_an_image_does_not_depend_on_its_batch(predictor):
+  np.testing.assert_allclose(predictor.probabilities(IMAGES)[1], predictor.probabilities(IMAGES[1:])[0], atol=1e-4)
+
+
+def _graph_and_values(build):
+  with tf.Graph().as_default() as graph:
+    images = tf.placeholder(tf.uint8, [None, None, None, 3], name='images')
+    outputs = build(tf.cast(images, tf.float32) / 255)
+    tf.identity(outputs, name='labels')
+    tf.identity(outputs, name='probabilities')
+    values = random_values(tf.global_variables())
+    with tf.Session() as session:
+      load(session, values, tf.global_variables())
+      expected = session.run(outputs, {images: IMAGES})
+    return graph.as_graph_def(), values, expected
+
+
+def _run_frozen(graph_def):
+  with tf.Graph().as_default(), tf.Session() as session:
+    tf.import_graph_def(graph_def, name='')
+    return session.run('labels:0', {'images:0': IMAGES})
+
+
+def _ops(graph_def):
+  return [node.op for node in graph_def.node]
+
+
+def test_all_of_inceptions_batch_norms_are_folded(folder):
+  ops = _ops(predictor_lib._frozen(load_run(str(folder)), fold=True))
+  assert ops.count('Conv2D') == 94 + 3
+  assert not {'FusedBatchNormV3', 'VarHandleOp', 'ReadVariableOp'}.intersection(ops)
+
+
+def test_a_batch_norm_with_gain_is_folded():
+  def build(x):
+    return slim.conv2d(x, 7, 3, normalizer_fn=slim.batch_norm,
+                       normalizer_params={'is_training': False, 'scale': True, 'epsilon': 0.01})
+
+  graph_def, values, expected = _graph_and_values(build)
+  assert 'BatchNorm/gamma' in ' '.join(values)
+  frozen = freeze(graph_def, values)
+  assert 'FusedBatchNormV3' not in _ops(frozen)
+  np.testing.assert_allclose(_run_frozen(frozen), expected, atol=1e-5)
+
+
+def test_what_cannot_be_folded_stays_and_is_right():
+  def build(x):
+    features = slim.conv2d(x, 6, 3, activation_fn=None, scope='shared')
+    with tf.variable_scope('', reuse=True):  # one set of weights, two batch norms: no one scale would do
+      features += slim.batch_norm(tf.nn.conv2d(
+          x, tf.get_variable('shared/weights'), strides=[1, 1, 1, 1], padding='SAME'), is_training=False, scope='one',
+          reuse=tf.AUTO_REUSE)
+    return slim.batch_norm(tf.nn.relu(features), is_training=False, scope='no_convolution_before')
+
+  graph_def, values, expected = _graph_and_values(build)
+  frozen = freeze(graph_def, values)
+  assert _ops(frozen).count('FusedBatchNormV3') == 2
+  np.testing.assert_allclose(_run_frozen(frozen), expected, atol=1e-5)
+
+
+def test_pretrained_weights_survive_folding(shared, tmp_path):
+  checkpoint = shared / 'pretrained/inception_v3.ckpt'
+  if not checkpoint.exists():
+    pytest.skip(f'no {checkpoint}')
+
+  def build(images):
+    features = get_network('inception_v3').logits(255 * images, 3, False)[1]
+    return features['Mixed_6e']
+
+  with tf.Graph().as_default() as graph:
+    images = tf.placeholder(tf.uint8, [None, None, None, 3], name='images')
+    outputs = build(tf.cast(images, tf.float32) / 255)
+    tf.identity(outputs, name='labels')
+    tf.identity(outputs, name='probabilities')
+    needed = tf.graph_util.extract_sub_graph(graph.as_graph_def(), ['labels', 'probabilities'])
+    names = {node.name for node in needed.node if node.op == 'VarHandleOp'}
+    shapes = {v.op.name: v.shape.as_list() for v in tf.global_variables() if v.op.name in names}
+  reader = tf.train.load_checkpoint(str(checkpoint))
+  values = {name: reader.get_tensor(name) for name in shapes}
+  plain, folded = (_run_frozen(freeze(tf.GraphDef.FromString(needed.SerializeToString()), values, fold=fold))
+                   for fold in (False, True))
+  assert plain.max() > 1
+  np.testing.assert_allclose(folded, plain, atol=1e-4 * plain.max())
+
+
+def test_bfloat16_agrees_roughly_or_is_refused(folder, unfrozen):
+  run = load_run(str(folder))
+  if not supports_bfloat16():
+    with pytest.raises(UserError, match='bfloat16'):
+      Predictor(run, 'bfloat16')
+    return
+  with Predictor(run, 'bfloat16') as low:
+    difference = np.abs(low.probabilities(IMAGES) - unfrozen)
+  assert difference.max() > 1e-6 and difference.mean() < 0.02
+
+
+def _with_config(folder, target, change):
+  config = json.loads((folder / 'config.json').read_text())
+  change(config)
+  target.mkdir()
+  for file in folder.iterdir():
+    if file.name != 'config.json':
+      (target / file.name).symlink_to(file)
+  (target / 'config.json').write_text(json.dumps(config))
+  return load_run(str(target))
+
+
+def test_another_number_of_classes_is_refused_by_name_and_shapes(folder, tmp_path):
+  run = _with_config(folder, tmp_path / 'a', lambda config: config['dataset']['classes'].append('moon'))
+  with pytest.raises(UserError, match=r'fcn/score_32/weights is \[1, 1, 2048, 5\] in it and \[1, 1, 2048, 6\] in'):
+    Predictor(run)
+
+
+def test_a_coarser_checkpoint_is_refused(tmp_path, folder):
+  run = _with_config(folder, tmp_path / 'b', lambda config: config['network'].update(skip='16s'))
+  with pytest.raises(UserError, match='fcn/score_8/.* has no place in the network'):
+    Predictor(run)
+
+
+def test_another_network_is_refused(tmp_path, folder):
+  with tf.Graph().as_default(), tf.Session() as session:
+    tf.get_variable('vgg_16/conv1/weights', [3, 3, 3, 8])
+    tf.train.get_or_create_global_step()
+    session.run(tf.global_variables_initializer())
+    prefix = tf.train.Saver().save(session, str(tmp_path / 'model.ckpt'), global_step=3)
+  with pytest.raises(UserError, match=r'InceptionV3/layer_0/weights is missing in it; .*and 3 more$'):
+    checked_values(prefix, {f'InceptionV3/layer_{number}/weights': [1, 1, 2, number] for number in range(8)})
+  with pytest.raises(UserError, match='unknown network'):
+    Predictor(_with_config(folder, tmp_path / 'c', lambda config: config['network'].update(name='alexnet')))
+
+
+def test_optimiser_slots_and_step_are_left_out(tmp_path):
+  with tf.Graph().as_default(), tf.Session() as session:
+    weights = tf.get_variable('fcn/weights', [2, 3])
+    step = tf.train.get_or_create_global_step()
+    tf.train.AdamOptimizer().minimize(tf.reduce_sum(weights), step)
+    session.run(tf.global_variables_initializer())
+    prefix = tf.train.Saver().save(session, str(tmp_path / 'model.ckpt'))
+    expected = session.run(weights)
+  values = checked_values(prefix, {'fcn/weights': [2, 3]})
+  assert list(values) == ['fcn/weights']
+  np.testing.assert_array_equal(values['fcn/weights'], expected)
+
+
+def test_a_truncated_checkpoint_is_named(folder, tmp_path):
+  for file in folder.iterdir():
+    (tmp_path / file.name).write_bytes(file.read_bytes())
+  data = next(tmp_path.glob('*.data-*'))
+  data.write_bytes(data.read_bytes()[:5000])
+  with pytest.raises(UserError, match='model.ckpt-1234'):
+    Predictor(load_run(str(tmp_path)))
+
+
+def test_memory_stays_flat(predictor):
+  def resident():
+    with open('/proc/self/statm', encoding='ascii') as file:
+      return int(file.read().split()[1]) * 4096
+
+  for _ in range(3):
+    predictor.labels(IMAGES)
+  before = resident()
+  for _ in range(20):
+    predictor.labels(IMAGES)
+  assert resident() - before < 8 * 2**20
