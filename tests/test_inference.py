@@ -168,7 +168,6 @@ def test_submission_never_overwrites_its_input(folder, tmp_path):
     (['--ckpt=/nowhere/run', 'a.png'], '--ckpt=/nowhere/run: no such run folder or checkpoint'),
     (['--ckpt=RUN'], 'no images given'),
     (['--ckpt=RUN', '--tile_size=100', 'a.png'], '--tile_size=100'),
-    (['--ckpt=RUN', '--alpha=2', 'a.png'], 'alpha'),
     (['--ckpt=RUN', '--output_dir=RUN/config.json', 'a.png'], 'config.json'),
     (['a.png'], 'ckpt'),
 ])

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from random_run import load, random_values, write_run
 
 from nets import get_network
@@ -13,6 +14,7 @@ from utils.errors import UserError
 from utils.predictor import Predictor, checked_values, freeze
 from utils.runs import load_run
 from utils.session import supports_bfloat16
+from utils.tiles import probability_bands
 
 CLASSES = ('sky', 'road', 'car', 'tree', 'sign')
 IMAGES = np.random.default_rng(3).integers(0, 256, (2, 67, 90, 3)).astype(np.uint8)
@@ -63,6 +65,19 @@ def test_any_size(predictor, size):
 
 def test_an_image_does_not_depend_on_its_batch(predictor):
   np.testing.assert_allclose(predictor.probabilities(IMAGES)[1], predictor.probabilities(IMAGES[1:])[0], atol=1e-4)
+
+
+def test_tiles_with_much_overlap_give_what_the_whole_image_gives(predictor):
+  coarse = np.random.default_rng(8).integers(0, 256, (12, 16, 3)).astype(np.uint8)
+  image = np.asarray(Image.fromarray(coarse).resize((701, 523), Image.Resampling.BICUBIC))
+  whole = predictor.probabilities(image[None])[0]
+  bands = probability_bands(predictor.probabilities, image, tile_size=500, overlap=320)
+  tiled = np.concatenate([band.copy() for _, band in bands])
+  assert 1e-6 < np.abs(tiled - whole).mean() < 0.02
+  assert (tiled.argmax(axis=-1) == whole.argmax(axis=-1)).mean() > 0.97
+  for axis in (0, 1):  # no row or column where tiles meet stands out
+    steps, expected = (np.abs(np.diff(x, axis=axis)).mean(axis=(1 - axis, 2)) for x in (tiled, whole))
+    assert (steps / expected).max() < 1.25
 
 
 def _graph_and_values(build):

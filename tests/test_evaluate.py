@@ -1,0 +1,189 @@
+"""evaluate.py as users run it, against scores computed apart from the label PNGs that inference.py writes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from random_run import write_run
+
+from datasets import images, records
+from datasets.camvid import CAMVID
+from datasets.dataset import Source
+from utils import charts
+from utils.compat import tf
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def script(name, *args):
+  """Runs one of the scripts; returns the finished process."""
+  return subprocess.run([sys.executable, os.path.join(ROOT, f'{name}.py'), *map(str, args)], capture_output=True,
+                        text=True, check=False)
+
+
+def write_split(data_dir, sources, split='val', classes=CAMVID.classes, num_examples=None):
+  """Writes sources (labels raw, as CamVid has them) as a split of one shard."""
+  data_dir.mkdir(exist_ok=True)
+  with tf.io.TFRecordWriter(str(data_dir / records.shard_name(split, 0, 1))) as writer:
+    for source in sources:
+      pair = images.encode_pair(source, CAMVID.label_map)
+      assert not isinstance(pair, Exception), pair
+      writer.write(records.serialize(pair))
+  stats = {'dataset': 'camvid', 'split': split, 'num_examples': num_examples or len(sources), 'num_shards': 1,
+           'class_names': list(classes), 'class_pixels': [1] * len(classes)}
+  (data_dir / f'{split}.json').write_text(json.dumps(stats))
+  return data_dir
+
+
+def drawn_sources():
+  """Two random pictures of odd sizes; classes 0 to 3 and void (11 in CamVid's files)."""
+  rng = np.random.default_rng(2)
+  sizes = [(41, 30), (67, 96)]
+  return [Source(f'drawn{number}', rng.integers(0, 256, (*size, 3)).astype(np.uint8),
+                 rng.choice([0, 1, 2, 3, 11], size).astype(np.uint8)) for number, size in enumerate(sizes)]
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+  return write_split(tmp_path_factory.mktemp('data') / 'camvid', drawn_sources())
+
+
+@pytest.fixture
+def run(tmp_path, template, data_dir):
+  """A run's folder that a test may change."""
+  folder = tmp_path / 'run'
+  folder.mkdir()
+  for file in template.iterdir():
+    (folder / file.name).symlink_to(file)
+  return folder
+
+
+@pytest.fixture(scope='module')
+def template(tmp_path_factory, data_dir):
+  return write_run(tmp_path_factory.mktemp('run'), CAMVID.classes, data_dir=data_dir)
+
+
+def scores_apart(pairs, num_classes):
+  """The FCN paper's four metrics from (truth, prediction) pairs by its formulas, with sets of pixels instead of a matrix.
+
+  Truth is in raw CamVid labels: 11 is void.
+  """
+  truth = np.concatenate([truth.ravel() for truth, _ in pairs])
+  prediction = np.concatenate([prediction.ravel() for _, prediction in pairs])[truth != 11]
+  truth = truth[truth != 11]
+  accuracies, ious, weighted = [], {}, 0.0
+  for c in range(num_classes):
+    both, either = ((truth == c) & (prediction == c)).sum(), ((truth == c) | (prediction == c)).sum()
+    ious[c] = both / either if either else None
+    if (truth == c).any():
+      accuracies.append(both / (truth == c).sum())
+      weighted += (truth == c).mean() * ious[c]
+  present = [iou for iou in ious.values() if iou is not None]
+  return {'pixel_accuracy': (truth == prediction).mean(), 'mean_accuracy': np.mean(accuracies),
+          'mean_iou': np.mean(present), 'frequency_weighted_iou': weighted, 'class_iou': ious}
+
+
+def check_metrics(value, pairs, classes):
+  expected = scores_apart(pairs, len(classes))
+  for name in ('pixel_accuracy', 'mean_accuracy', 'mean_iou', 'frequency_weighted_iou'):
+    assert value[name] == pytest.approx(expected[name], abs=1e-9), name
+  assert list(value['class_iou']) == list(classes)
+  for c, name in enumerate(classes):
+    assert value['class_iou'][name] == (None if expected['class_iou'][c] is None
+                                        else pytest.approx(expected['class_iou'][c], abs=1e-9)), name
+  assert value['num_images'] == len(pairs)
+
+
+def test_camvid_scores_equal_those_from_inferences_label_pngs(shared, template, run, tmp_path):
+  source_dir = shared / 'data/camvid'
+  if not source_dir.is_dir():
+    pytest.skip(f'no {source_dir}')
+  sources = CAMVID.sources(str(source_dir), 'val')[::34]
+  data_dir = write_split(tmp_path / 'camvid', sources)
+  process = script('evaluate', f'--ckpt={run}', f'--data_dir={data_dir}')
+  assert process.returncode == 0, process.stderr
+  process = script('inference', f'--ckpt={run}', f'--output_dir={tmp_path / "out"}', *[s.image for s in sources])
+  assert process.returncode == 0, process.stderr
+  pairs = []
+  for source in sources:
+    name = os.path.splitext(os.path.basename(source.image))[0]
+    with Image.open(source.label) as truth, Image.open(tmp_path / 'out' / f'{name}_label.png') as prediction:
+      pairs.append((np.asarray(truth), np.asarray(prediction)))
+  check_metrics(json.loads((run / 'metrics-val.json').read_text()), pairs, CAMVID.classes)
+  assert not (template / 'metrics-val.json').exists()
+
+
+def test_what_is_printed_and_written(run, data_dir):
+  process = script('evaluate', f'--ckpt={run}')
+  assert process.returncode == 0, process.stderr
+  lines = process.stdout.splitlines()
+  assert lines[0] == f'{run}/model.ckpt-1234 (step 1234) on the 2 images of val in {data_dir}'
+  value = json.loads((run / 'metrics-val.json').read_text())
+  for c, name in enumerate(CAMVID.classes):
+    fields = next(line for line in lines if line.startswith(f'{name} '))[len(name):].split()
+    assert int(fields[2].replace(',', '')) == value['class_pixels'][name]
+    assert fields[0] == ('-' if value['class_iou'][name] is None else f'{100 * value["class_iou"][name]:.1f}')
+    assert (value['class_pixels'][name] > 0) == (c < 4)
+  assert np.sum(value['confusion_matrix']) == sum((source.label < 4).sum() for source in drawn_sources())
+  assert (value['step'], value['num_images']) == (1234, 2)
+  for name in ('confusion-val.png', 'examples-val.png'):
+    with Image.open(run / name) as picture:
+      assert picture.mode == 'RGB' and min(picture.size) > 100
+  assert [name for name in os.listdir(run) if name.endswith('.tmp')] == []
+
+
+def test_a_corrupt_record_is_named_and_older_results_stay(run, tmp_path):
+  broken = write_split(tmp_path / 'broken', drawn_sources() * 2)
+  shard = broken / records.shard_name('val', 0, 1)
+  data = bytearray(shard.read_bytes())
+  data[-40] ^= 255
+  shard.write_bytes(data)
+  (run / 'metrics-val.json').write_text('{"older": 1}')
+  process = script('evaluate', f'--ckpt={run}', f'--data_dir={broken}')
+  assert process.returncode == 1 and 'Traceback' not in process.stderr
+  assert f'error: {shard}: record 3 is corrupt' in process.stderr
+  assert (run / 'metrics-val.json').read_text() == '{"older": 1}'
+
+
+def test_a_label_out_of_range_is_named_with_its_record(run, tmp_path):
+  sources = drawn_sources()
+  data_dir = write_split(tmp_path / 'bad', sources)
+  pair = images.encode_pair(sources[0], np.full(256, 17, np.int16))
+  with tf.io.TFRecordWriter(str(data_dir / records.shard_name('val', 0, 1))) as writer:
+    writer.write(records.serialize(pair))
+  process = script('evaluate', f'--ckpt={run}', f'--data_dir={data_dir}')
+  assert process.returncode == 1 and 'Traceback' not in process.stderr
+  assert 'record drawn0: label id 17 is out of range; valid are 0 to 10' in process.stderr
+
+
+@pytest.mark.parametrize('change,message', [
+    ({'class_names': [*CAMVID.classes[:-1], 'unicorn']}, "class 10 is 'unicorn' in"),
+    ({'class_names': ['a', 'b']}, 'has 2 classes and'),
+    ({'num_examples': 0}, 'is empty (0 images)'),
+    ({'split': 'test'}, "no split 'test' in"),
+])
+def test_data_that_does_not_fit_the_run_is_one_line(run, tmp_path, change, message):
+  data_dir = write_split(tmp_path / 'other', drawn_sources())
+  stats = json.loads((data_dir / 'val.json').read_text())
+  (data_dir / 'val.json').write_text(json.dumps({**stats, **change}))
+  process = script('evaluate', f'--ckpt={run}', f'--data_dir={data_dir}', f'--split={change.get("split", "val")}')
+  errors = [line for line in process.stderr.splitlines() if line.startswith('error: ')]
+  assert process.returncode == 1 and 'Traceback' not in process.stderr
+  assert len(errors) == 1 and message in errors[0]
+
+
+def test_confusion_chart_shows_shares_of_rows():
+  matrix = np.array([[0, 0, 0], [10, 30, 0], [0, 0, 5]])
+  chart = charts.confusion_chart(matrix, ('sky', 'a rather long name', 'car'), 'title')
+  colours = {tuple(c) for c in chart.reshape(-1, 3)}
+  assert (8, 48, 107) in colours  # a share of one
+  full = (chart == [8, 48, 107]).all(axis=-1)
+  rows, columns = np.nonzero(full)
+  assert rows.min() > columns.min() / 4  # bottom right cell: inside, and away from the names
+  assert full.sum() > 500
+  more = charts.confusion_chart(np.eye(150, dtype=np.int64), [f'class {i}' for i in range(150)])
+  assert more.shape[0] > 150 * 12

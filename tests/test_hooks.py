@@ -1,0 +1,106 @@
+"""Hooks: what a loss that is not finite says, what an early stop and a full disk do."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from utils import hooks
+from utils.compat import tf
+from utils.errors import UserError
+
+Outputs = collections.namedtuple('Outputs', 'loss weight_loss learning_rate gradient_norm')
+
+
+def train(folder, losses, norms, *, max_left_out=0, max_steps=None):
+  """Runs LogHook over given losses and gradient norms, a value a step; returns the last step."""
+  step = tf.train.get_or_create_global_step()
+  advance = tf.assign_add(step, 1)
+  with tf.control_dependencies([advance]):
+    index = tf.identity(advance) - 1
+    outputs = Outputs(tf.gather(tf.constant(losses, tf.float32), index), tf.constant(0.5), tf.constant(1e-3),
+                      tf.gather(tf.constant(norms, tf.float32), index))
+  writer = tf.summary.FileWriterCache.get(str(folder))
+  log = hooks.LogHook(outputs, tf.constant(['left', 'right']), max_steps=max_steps or len(losses), batch_size=2,
+                      every_steps=2, writer=writer, max_left_out=max_left_out)
+  with tf.train.MonitoredSession(hooks=[log]) as session:
+    while not session.should_stop():
+      value = session.run(advance)
+  return value
+
+
+def test_the_line_says_step_loss_rate_speed_and_time_left(graph, tmp_path, capsys):
+  assert train(tmp_path, [4, 2, 1, 1, 3], [1] * 5) == 5
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split('  ')[0] for line in lines] == ['step 2/5', 'step 4/5', 'step 5/5']
+  assert 'loss 3.0000  learning rate 0.001' in lines[0] and 'images/s' in lines[0] and lines[0].endswith('left')
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_names_step_rate_and_records(bad, graph, tmp_path):
+  with pytest.raises(UserError, match='loss is not finite at step 3 .*learning rate 0.001, records left, right'):
+    train(tmp_path, [1, 1, bad, 1], [1] * 4)
+
+
+def test_a_bad_gradient_ends_a_float32_run_at_once(graph, tmp_path):
+  with pytest.raises(UserError, match='gradient is not finite at step 2 .*records left, right'):
+    train(tmp_path, [1] * 4, [1, np.nan, 1, 1])
+
+
+def test_single_bad_gradients_are_left_out_and_counted(graph, tmp_path, capsys):
+  assert train(tmp_path, [1] * 6, [1, np.nan, np.nan, 1, np.nan, 1], max_left_out=2) == 6
+  assert '(3 steps left out)' in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_bad_gradients_in_a_row_end_the_run(graph, tmp_path):
+  with pytest.raises(UserError, match='at step 5'):
+    train(tmp_path, [1] * 6, [1, 1, np.nan, np.nan, np.nan, 1], max_left_out=2)
+
+
+def evaluation(folder, scores, **options):
+  """An EvaluateHook over a val split of two 1x2 images; `scores` says how many pixels of it are right at each step."""
+  dataset = collections.namedtuple('D', 'classes num_classes')(('a', 'b'), 2)
+  step = tf.train.get_or_create_global_step()
+  weights = tf.get_variable('weights', [], collections=[tf.GraphKeys.GLOBAL_VARIABLES, tf.GraphKeys.MODEL_VARIABLES])
+  batches = tf.data.Dataset.from_tensor_slices({
+      'image': np.zeros([2, 1, 2, 3], np.float32), 'label': np.array([[[0, 1]], [[0, 1]]], np.int32)}).batch(1)
+
+  def logits_fn(images):
+    right = tf.gather(tf.constant(scores), tf.minimum(tf.cast(step, tf.int32), len(scores) - 1))
+    second = tf.cond(right, lambda: tf.constant([1.0, 0.0]), lambda: tf.constant([0.0, 0.0]))
+    return tf.stack([second, [0.0, 0.5]])[None, None] + 0 * images[..., :2] + 0 * weights, {}
+
+  log = collections.namedtuple('L', 'pause')(lambda seconds: None)
+  return tf.assign_add(step, 1), hooks.EvaluateHook(
+      batches, logits_fn, dataset=dataset, split='val', num_images=2, run_dir=str(folder),
+      writer=tf.summary.FileWriterCache.get(str(folder)), log_hook=log, **options)
+
+
+def test_the_best_is_kept_and_no_progress_stops_early(graph, tmp_path, capsys):
+  """Class `b` is always right, `a` in steps 2 and 3: no later evaluation is better than that of step 2."""
+  advance, hook = evaluation(tmp_path, [False, False, True, True, False] + [False] * 20, every_steps=2, early_stop=3)
+  with tf.train.MonitoredSession(hooks=[hook]) as session:
+    while not session.should_stop():
+      last = session.run(advance)
+  assert last == 8
+  assert (tmp_path / 'best/model.ckpt-2.index').exists()
+  assert not list((tmp_path / 'best').glob('model.ckpt-4*'))
+  out = capsys.readouterr().out
+  assert 'step 2  val: mean IoU 1.0000, pixel accuracy 1.0000, the best so far' in out
+  assert 'stopping early' in out
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_line(graph, tmp_path):
+  tf.train.get_or_create_global_step()
+  hook = hooks.SaveHook(str(tmp_path), save_steps=1, scaffold=tf.train.Scaffold(saver=None))
+
+  class Full:
+    """A saver on a full disk."""
+
+    def save(self, *args, **kwargs):
+      raise tf.errors.ResourceExhaustedError(None, None, 'No space left on device')
+
+  hook._get_saver = Full
+  hook._summary_writer = tf.summary.FileWriterCache.get(str(tmp_path))
+  with pytest.raises(UserError, match='cannot write the checkpoint of step 3 .No space left'):
+    hook._save(None, 3)

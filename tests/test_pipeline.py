@@ -1,0 +1,175 @@
+"""The input pipeline: every epoch each example once, image and label together, resumable at any step."""
+
+import numpy as np
+import pytest
+
+from datasets import pipeline, records
+from datasets.convert import convert
+from datasets.dataset import IGNORE_LABEL, Dataset, Source, label_map
+from datasets.pipeline import Augmentation
+from utils.compat import tf
+from utils.errors import UserError
+
+SIZE = (13, 22)
+COUNT = 11
+
+
+def sources(source_dir, split):
+  """Images whose red is the row, green the column and blue the example; the label is the row's parity."""
+  del source_dir
+  rows, columns = np.meshgrid(np.arange(SIZE[0]), np.arange(SIZE[1]), indexing='ij')
+  for index in range(COUNT if split == 'train' else 3):
+    image = np.stack([rows * 10, columns * 10, np.full(SIZE, index)], axis=-1).astype(np.uint8)
+    yield Source(name=f'{split}{index}', image=image, label=(rows % 2).astype(np.uint8))
+
+
+RAMP = Dataset(name='ramp', classes=('even', 'odd'), palette=np.zeros([2, 3], np.uint8), splits={'train': COUNT, 'val': 3},
+               sources=lambda *arguments: list(sources(*arguments)), label_map=label_map({0: 0, 1: 1}))
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+  folder = str(tmp_path_factory.mktemp('ramp'))
+  for split in ('train', 'val'):
+    convert(RAMP, split, source_dir=folder, data_dir=folder, num_shards=3, num_workers=1, progress=False)
+  return folder
+
+
+def batches(data_dir, count, *, start_step=0, seed=7, batch_size=2, augmentation=None):
+  augmentation = augmentation or Augmentation(crop_size=SIZE)
+  with tf.Graph().as_default(), tf.Session() as session:
+    stream = pipeline.training_batches(data_dir, 'train', batch_size=batch_size, augmentation=augmentation, seed=seed,
+                                       start_step=start_step)
+    batch = tf.data.make_one_shot_iterator(stream).get_next()
+    return [session.run(batch) for _ in range(count)]
+
+
+def names(values):
+  return [name.decode() for value in values for name in value['name']]
+
+
+def test_every_epoch_has_every_example_once_in_another_order(data_dir):
+  seen = names(batches(data_dir, 33, batch_size=1))
+  epochs = [seen[:11], seen[11:22], seen[22:]]
+  assert all(sorted(epoch) == sorted(f'train{i}' for i in range(COUNT)) for epoch in epochs)
+  assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+
+
+def test_the_seed_decides(data_dir):
+  assert names(batches(data_dir, 8)) == names(batches(data_dir, 8))
+  assert names(batches(data_dir, 8)) != names(batches(data_dir, 8, seed=8))
+
+
+@pytest.mark.parametrize('start', [1, 5, 6, 13])
+def test_resuming_goes_on_where_the_stream_was(data_dir, start):
+  """The same examples, crops, flips and colours, in the first epoch and later ones, in the midst of a batch too."""
+  augmentation = Augmentation(crop_size=(9, 17), scale_range=(.6, 1.7), flip=True, color_jitter=.3)
+  whole = batches(data_dir, 16, augmentation=augmentation)
+  resumed = batches(data_dir, 16 - start, start_step=start, augmentation=augmentation)
+  for expected, value in zip(whole[start:], resumed):
+    assert np.array_equal(value['name'], expected['name'])
+    np.testing.assert_array_equal(value['image'], expected['image'])
+    np.testing.assert_array_equal(value['label'], expected['label'])
+
+
+def test_without_augmentation_pixels_are_the_originals(data_dir):
+  for value in batches(data_dir, 3):
+    for name, image, label in zip(value['name'], value['image'], value['label']):
+      source = list(sources('', 'train'))[int(name.decode().removeprefix('train'))]
+      np.testing.assert_array_equal(image, source.image)
+      np.testing.assert_array_equal(label, source.label)
+
+
+def apply(image, label, augmentation, seed=(1, 2)):
+  example = {'image': tf.constant(image), 'label': tf.constant(label, tf.int32), 'name': tf.constant('x')}
+  with tf.Session() as session:
+    value = session.run(pipeline.augment(example, augmentation, seed))
+  assert value['image'].shape == (*augmentation.crop_size, 3) and value['image'].dtype == np.float32
+  assert value['label'].shape == augmentation.crop_size and value['label'].dtype == np.int32
+  return value['image'], value['label']
+
+
+@pytest.mark.parametrize('crop_size', [(5, 7), (13, 22), (20, 30), (6, 30), (20, 9)])
+@pytest.mark.parametrize('scale_range', [(1.0, 1.0), (0.5, 0.5), (2.0, 2.0), (0.3, 3.0)])
+def test_image_and_label_stay_together(crop_size, scale_range, graph):
+  """The image carries its row in red; wherever the label says a row's band, the red says the same."""
+  rows = np.repeat(np.arange(26) // 13, 44).reshape(26, 44)
+  image = np.stack([rows * 200, rows * 0, rows * 0], axis=-1).astype(np.uint8)
+  for seed in range(4):
+    value, label = apply(image, rows, Augmentation(crop_size=crop_size, scale_range=scale_range, flip=True), (seed, 9))
+    void = label == IGNORE_LABEL
+    assert np.all(value[void] == pipeline.PAD_VALUE)
+    red = value[..., 0]
+    between = (red > 60) & (red < 140) & ~void  # the edge, blurred by at most a row or two
+    agree = (red > 100) == (label == 1)
+    assert np.all(agree[~void & ~between])
+    assert np.unique(np.nonzero(between)[0]).size <= 2 * max(1, int(np.ceil(scale_range[1])))
+
+
+def test_a_small_image_lies_whole_inside_void(graph):
+  value, label = apply(np.full([2, 3, 3], 50, np.uint8), np.ones([2, 3]), Augmentation(crop_size=(7, 5)))
+  assert (label == 1).sum() == 6 and (label == IGNORE_LABEL).sum() == 29
+  assert np.all(value[label == 1] == 50)
+
+
+def test_flip_mirrors_both(graph):
+  image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+  label = np.arange(8).reshape(2, 4)
+  seen = set()
+  for seed in range(12):
+    value, flipped = apply(image, label, Augmentation(crop_size=(2, 4), flip=True), (seed, 0))
+    mirrored = np.array_equal(flipped, label[:, ::-1])
+    assert mirrored or np.array_equal(flipped, label)
+    np.testing.assert_array_equal(value, image[:, ::-1] if mirrored else image)
+    seen.add(mirrored)
+  assert seen == {True, False}
+
+
+def test_colour_jitter_changes_colours_within_range_and_no_labels(graph):
+  image = np.random.default_rng(0).integers(0, 256, [6, 5, 3]).astype(np.uint8)
+  label = np.arange(30).reshape(6, 5)
+  value, same = apply(image, label, Augmentation(crop_size=(6, 5), color_jitter=0.4))
+  assert np.array_equal(same, label)
+  assert value.min() >= 0 and value.max() <= 255 and np.abs(value - image).max() > 2
+
+
+def test_evaluation_is_the_whole_split_in_order_at_native_size(data_dir, graph):
+  batch = tf.data.make_one_shot_iterator(pipeline.evaluation_batches(data_dir, 'val')).get_next()
+  seen = []
+  with tf.Session() as session, pytest.raises(tf.errors.OutOfRangeError):
+    while True:
+      value = session.run(batch)
+      assert value['image'].shape == (1, *SIZE, 3) and value['label'].shape == (1, *SIZE)
+      seen.append(value['name'][0].decode())
+  assert sorted(seen) == ['val0', 'val1', 'val2']
+
+
+def test_a_missing_split_is_named(data_dir):
+  with pytest.raises(UserError, match='test'):
+    pipeline.training_batches(data_dir, 'test', batch_size=1, augmentation=Augmentation((4, 4)), seed=0)
+
+
+def test_real_photographs(shared, tmp_path):
+  """CamVid: crops of a real image show up in the image itself, labels with them."""
+  from datasets import get_dataset
+
+  convert(get_dataset('camvid'), 'val', source_dir=str(shared / 'data/camvid'), data_dir=str(tmp_path), num_workers=1,
+          progress=False)
+  originals = {}
+  with tf.Graph().as_default(), tf.Session() as session:
+    example = records.parse(tf.data.make_one_shot_iterator(
+        tf.data.TFRecordDataset(records.shard_paths(str(tmp_path), 'val'))).get_next())
+    for _ in range(101):
+      value = session.run(example)
+      originals[value['name']] = value
+  with tf.Graph().as_default(), tf.Session() as session:
+    stream = pipeline.training_batches(str(tmp_path), 'val', batch_size=3, augmentation=Augmentation((101, 75)), seed=1)
+    value = session.run(tf.data.make_one_shot_iterator(stream).get_next())
+  for name, image, label in zip(value['name'], value['image'], value['label']):
+    original = originals[name]
+    windows = np.lib.stride_tricks.sliding_window_view(original['image'][..., 0], (101, 75))
+    places = np.argwhere((windows[:, :, ::25, ::25] == image[::25, ::25, 0]).all((2, 3)))
+    matches = [(r, c) for r, c in places if np.array_equal(original['image'][r:r + 101, c:c + 75], image)]
+    assert len(matches) == 1
+    row, column = matches[0]
+    np.testing.assert_array_equal(original['label'][row:row + 101, column:column + 75], label)

@@ -1,0 +1,66 @@
+"""What TensorBoard gets: pictures in the dataset's colours, gradients grouped from the new layers back to the stem."""
+
+import numpy as np
+
+from utils import metrics, summaries
+from utils.compat import tf
+from utils.training import StepOutputs
+
+PALETTE = np.array([[10, 20, 30], [200, 100, 0]], np.uint8)
+
+
+def outputs_over(names):
+  variables = [tf.get_variable(name, initializer=[3.0, 4.0]) for name in names]
+  pairs = [(tf.constant([0.0, 2.0]), variable) for variable in variables]
+  zero = tf.constant(0.0)
+  return StepOutputs(zero + 2, zero + 1, zero + .5, zero + 7, pairs, tf.ones([2, 3, 4], tf.int32))
+
+
+def parse(op):
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    return {value.tag: value for value in tf.Summary.FromString(session.run(op)).value}
+
+
+def test_pictures_stand_side_by_side_in_the_datasets_colours(graph):
+  batch = {'image': tf.fill([1, 2, 3, 3], 300.0), 'label': tf.constant([[[0, 255, 1], [1, 1, 1]]])}
+  picture = summaries.pictures(batch, tf.zeros([1, 2, 3], tf.int32), PALETTE)
+  with tf.Session() as session:
+    value = session.run(picture)
+  assert value.shape == (1, 2, 9, 3) and value.dtype == np.uint8
+  assert np.all(value[0, :, :3] == 255)
+  np.testing.assert_array_equal(value[0, 0, 3:6], [PALETTE[0], [224, 224, 192], PALETTE[1]])
+  assert np.all(value[0, :, 6:] == PALETTE[0])
+
+
+def test_training_summary(graph):
+  batch = {'image': tf.zeros([2, 3, 4, 3]), 'label': tf.zeros([2, 3, 4], tf.int32)}
+  values = parse(summaries.training_summary(outputs_over([]), batch, PALETTE))
+  scalars = {tag: value.simple_value for tag, value in values.items() if not value.HasField('image')}
+  assert scalars == {'loss/cross_entropy': 2, 'loss/weights_l2': 1, 'loss/total': 3, 'training/learning_rate': .5,
+                     'training/gradient_norm': 7}
+  assert sum(value.HasField('image') for value in values.values()) == 2
+
+
+def test_groups_run_from_the_new_layers_back_to_the_stem(graph):
+  names = ['InceptionV3/Conv2d_1a_3x3/weights', 'InceptionV3/Mixed_5b/Branch_0/weights',
+           'InceptionV3/Mixed_7c/Branch_0/weights', 'InceptionV3/Mixed_7c/Branch_1/weights', 'fcn/score_32/weights']
+  values = parse(summaries.gradient_summary(outputs_over(names), ('InceptionV3',)))
+  norms = {tag: value.simple_value for tag, value in values.items() if tag.startswith('gradient_norm_by_layer/')}
+  assert sorted(norms) == [f'gradient_norm_by_layer/{group}' for group in (
+      '00_new_layers', '01_Mixed_7c', '02_Mixed_5b', '03_Conv2d_1a_3x3')]
+  assert norms['gradient_norm_by_layer/00_new_layers'] == 2
+  np.testing.assert_allclose(norms['gradient_norm_by_layer/01_Mixed_7c'], np.sqrt(8))
+  ratio = values['gradient_to_weight_ratio_by_layer/00_new_layers'].simple_value
+  np.testing.assert_allclose(ratio, 2 / 5)
+  for kind, group, name in [('gradients', '00_new_layers', names[4]), ('weights', '01_Mixed_7c', names[3])]:
+    assert values[f'{kind}_{group}/{name}'].HasField('histo')
+    assert values[f'{kind}_{group}/{name}_norm'].simple_value > 0
+
+
+def test_evaluation_summary_leaves_out_absent_classes():
+  result = metrics.scores(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
+  values = {v.tag: v.simple_value for v in summaries.evaluation_summary(result, ('a', 'b', 'c'), 'val').value}
+  np.testing.assert_allclose(values['val/pixel_accuracy'], 7 / 8)
+  np.testing.assert_allclose(values['val_class_iou/b'], 4 / 5)
+  assert 'val_class_iou/c' not in values

@@ -1,0 +1,117 @@
+"""Schedules, the training step, its two learning rates, and steps that are left out."""
+
+import numpy as np
+import pytest
+
+from utils import training
+from utils.compat import slim, tf
+from utils.errors import UserError
+
+
+def rates(steps, **options):
+  step = tf.placeholder(tf.int64, [])
+  rate = training.learning_rate(step, base=2.0, max_steps=100, **options)
+  with tf.Session() as session:
+    return [session.run(rate, {step: value}) for value in steps]
+
+
+@pytest.mark.parametrize('schedule, expected', [
+    ('constant', [2, 2, 2, 2]),
+    ('step', [2, 2, .2, .02]),
+    ('poly', [2, 2 * .67**.9, 2 * .66**.9, 2 * .01**.9]),
+])
+def test_schedules_by_hand(schedule, expected, graph):
+  np.testing.assert_allclose(rates([0, 33, 34, 99], schedule=schedule), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('schedule', training.SCHEDULES)
+def test_every_schedule_is_finite_beyond_the_end(schedule, graph):
+  assert np.isfinite(rates([100, 150], schedule=schedule)).all()
+
+
+def test_warm_up_rises_linearly(graph):
+  np.testing.assert_allclose(rates([0, 1, 3, 4, 50], schedule='constant', warmup_steps=4), [.5, 1, 2, 2, 2])
+
+
+def tiny_logits(images):
+  """A backbone scope and a head, three classes, with batch norm so that there are update ops."""
+  with slim.arg_scope([slim.conv2d], weights_regularizer=slim.l2_regularizer(1e-3)):
+    net = slim.conv2d(images / 255, 4, 3, scope='Backbone/conv', normalizer_fn=slim.batch_norm,
+                      normalizer_params={'is_training': True, 'decay': 0.5})
+    return slim.conv2d(net, 3, 1, scope='head/score', activation_fn=None), {}
+
+
+def make(batch, **options):
+  options = {'rate': tf.constant(0.01), 'pretrained_scopes': ('Backbone',), **options}
+  return training.make_step(tiny_logits, **options)(batch)
+
+
+def batch_of(seed=0):
+  generator = np.random.default_rng(seed)
+  return {'image': tf.constant(generator.uniform(0, 255, [2, 7, 5, 3]), tf.float32),
+          'label': tf.constant(generator.integers(0, 3, [2, 7, 5]), tf.int32)}
+
+
+def test_the_loss_falls_and_the_step_counts(graph):
+  batch = batch_of()
+  batch['label'] = tf.cast(batch['image'][..., 0] > 128, tf.int32)
+  outputs = make(batch)
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    losses = [session.run(outputs.loss) for _ in range(150)]
+    assert session.run(tf.train.get_global_step()) == 150
+  assert losses[-1] < 0.5 * losses[0]
+
+
+def changes(outputs):
+  """How far one step moves each trainable variable, by name; and the moving averages."""
+  variables = tf.trainable_variables() + tf.global_variables('Backbone/conv/BatchNorm/moving')
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    before = session.run(variables)
+    session.run(outputs.loss)
+    after = session.run(variables)
+  return {v.op.name: np.abs(a - b).max() for v, a, b in zip(variables, after, before)}
+
+
+def test_new_layers_learn_at_their_own_rate(graph):
+  """Adam's first step is the learning rate, whatever the gradient's size: here 0.01 and ten times that."""
+  moved = changes(make(batch_of(), new_layers_rate=10.0))
+  assert moved['Backbone/conv/weights'] == pytest.approx(0.01, rel=1e-2)
+  assert moved['head/score/weights'] == pytest.approx(0.1, rel=1e-2)
+  assert moved['Backbone/conv/BatchNorm/moving_mean'] > 0
+
+
+def test_only_the_scopes_asked_for_are_trained(graph):
+  moved = changes(make(batch_of(), scopes=['head']))
+  assert moved['Backbone/conv/weights'] == 0 and moved['head/score/weights'] > 0
+
+
+def test_an_unknown_scope_is_named_with_the_known_ones(graph):
+  with pytest.raises(UserError, match="'tail'.*Backbone, head"):
+    make(batch_of(), scopes=['tail'])
+
+
+def test_gradients_are_clipped_together(graph):
+  outputs = make(batch_of(), clip_norm=0.01)
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    norm, gradients = session.run([outputs.gradient_norm, [gradient for gradient, _ in outputs.gradients]])
+  assert norm > 0.01
+  assert np.sqrt(sum((gradient**2).sum() for gradient in gradients)) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite_changes_no_weight(bad, graph):
+  """An op whose value is fine and whose gradient is not, as a faulty kernel's."""
+
+  @tf.custom_gradient
+  def faulty(x):
+    return x, lambda gradient: gradient * bad
+
+  outputs = training.make_step(
+      lambda images: (faulty(tiny_logits(images)[0]), {}), rate=tf.constant(0.01), pretrained_scopes=('Backbone',),
+      clip_norm=1.0)(batch_of())
+  moved = changes(outputs)
+  assert all(moved[variable.op.name] == 0 for variable in tf.trainable_variables())
+  assert len(moved) > 4
