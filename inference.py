@@ -154,20 +154,19 @@ def label_by_bands(image, predictor, target):
         predictor.probabilities, image, tile_size=tile_size, overlap=tile_size // 4):
       label[top:top + len(band)] = band.argmax(axis=-1)
       if stored is not None:
-        stored[top:top + len(band)] = band
+        stored.write(band.astype('<f2').tobytes())
   return label
 
 
 @contextlib.contextmanager
 def probabilities_file(target, shape):
-  """Yields an array that is NAME_probabilities.npy itself, so that it need not fit in memory; None if not wanted."""
+  """Yields NAME_probabilities.npy open for its rows, which need not fit in memory together; None if not wanted."""
   if not FLAGS.probabilities:
     yield None
     return
-  with replacing(f'{target}_probabilities.npy') as temporary:
-    stored = np.lib.format.open_memmap(temporary, 'w+', np.float16, shape)
-    yield stored
-    stored.flush()
+  with replacing(f'{target}_probabilities.npy') as temporary, open(temporary, 'wb') as file:
+    np.lib.format.write_array_header_1_0(file, {'descr': '<f2', 'fortran_order': False, 'shape': shape})
+    yield file
 
 
 def write_pictures(target, image, label, run):

@@ -4,7 +4,6 @@
 """
 
 import functools
-import os
 
 from absl import flags
 
@@ -120,7 +119,7 @@ def pair(name, convert):
 def train(dataset, network, *, run_dir, data_dir):
   """Builds the graph and runs it to --max_steps."""
   resumed = runs.latest_checkpoint(run_dir)
-  start_step = int(runs.open_checkpoint(resumed).get_tensor('global_step')) if resumed else 0
+  start_step = int(runs.read_tensors(resumed, ['global_step'])['global_step']) if resumed else 0
   if start_step >= FLAGS.max_steps:
     print(f'{run_dir} has reached step {start_step} already; a larger --max_steps goes on')
     return
@@ -148,7 +147,8 @@ def train(dataset, network, *, run_dir, data_dir):
   init_fn = None if resumed else start(network)
   if resumed:
     print(f'resumed at step {start_step} from {resumed}', flush=True)
-  scaffold = tf.train.Scaffold(init_fn=init_fn, saver=tf.train.Saver(max_to_keep=FLAGS.keep_checkpoints))
+  scaffold = tf.train.Scaffold(init_fn=init_fn, saver=tf.train.Saver(
+      max_to_keep=FLAGS.keep_checkpoints, save_relative_paths=True))  # so that a run's folder can be moved
   with tf.train.MonitoredTrainingSession(
       checkpoint_dir=run_dir, scaffold=scaffold, config=session_config(FLAGS.precision, FLAGS.threads),
       hooks=make_hooks(outputs, batch, logits_fn, dataset=dataset, network=network, run_dir=run_dir,
@@ -189,7 +189,8 @@ def make_hooks(outputs, batch, logits_fn, *, dataset, network, run_dir, data_dir
   """The hooks, in the order in which they look at a step: a loss that is not finite stops it before it is saved."""
   writer = tf.summary.FileWriterCache.get(run_dir)
   log = hooks.LogHook(outputs, batch['name'], max_steps=FLAGS.max_steps, batch_size=FLAGS.batch_size,
-                      every_steps=FLAGS.log_steps, writer=writer, max_left_out=3 if FLAGS.precision == 'bfloat16' else 0)
+                      every_steps=FLAGS.log_steps, writer=writer,
+                      max_left_out=3 if FLAGS.precision == 'bfloat16' else 0)
   chain = [log, hooks.StopOnInterruptHook(),
            hooks.SaveHook(run_dir, save_secs=60 * FLAGS.save_minutes, scaffold=scaffold)]
   summary_ops = [summaries.training_summary(outputs, batch, dataset.palette)]

@@ -1,7 +1,8 @@
 """The built-in dataset: overlapping geometric shapes on textured backgrounds, drawn by a formula, nothing to download.
 
-Colours and textures are drawn from the same distribution for every class, so only the outline tells a class. Bars,
-crosses, rings and small objects are narrower than the 32- and 16-pixel strides of an FCN's coarse maps.
+A class's colours scatter widely around one of its own, so that a network from scratch soon finds a hold, while the
+outline tells for certain. Bars, crosses, rings and small objects are narrower than the 32- and 16-pixel strides of an
+FCN's coarse maps.
 """
 
 import numpy as np
@@ -15,6 +16,7 @@ RADII = (9.0, 40.0)  # of the circle around an object, in pixels, drawn log-unif
 WALL = 0.3  # thickness of rings, crosses and bars as a part of the radius
 LEAST_WALL = 5.0  # the same in pixels: two are lost to the void border
 CONTRAST = 110.0  # least distance in RGB between an object's colours and the background's middle one
+SPREAD = 45.0  # standard deviation of an object's colours around its class's, of 255
 NOISE = 10.0  # standard deviation of each pixel's noise, of 255
 SPLITS = {'train': 800, 'val': 100}
 _SEEDS = {'train': 1, 'val': 2}
@@ -59,6 +61,8 @@ def _cross(x, y, wall):
 OUTLINES = {'disc': _disc, 'ring': _ring, 'square': _square, 'triangle': _triangle, 'star': _star, 'cross': _cross,
             'bar': _bar}
 CLASSES = ('background', *OUTLINES)
+COLOURS = np.array([[220, 60, 60], [60, 190, 80], [70, 90, 230], [220, 210, 60], [200, 80, 210], [70, 210, 220],
+                    [240, 150, 60]], np.float64)  # around which the objects' scatter, in the order of OUTLINES
 
 
 def _pattern(rng, height, width):
@@ -76,12 +80,13 @@ def _pattern(rng, height, width):
   return 0.5 + 0.5 * waves
 
 
-def _texture(rng, height, width, *, away_from=None):
+def _texture(rng, height, width, *, near=None, away_from=None):
   """A pattern between two random colours.
 
   Args:
     rng: np.random.Generator.
     height, width: in pixels.
+    near: a colour, float [3], around which both scatter; None for any.
     away_from: a colour, float [3], to which both keep CONTRAST.
 
   Returns:
@@ -89,7 +94,7 @@ def _texture(rng, height, width, *, away_from=None):
   """
   colours = []
   while len(colours) < 2:
-    colour = rng.uniform(0, 255, 3)
+    colour = rng.uniform(0, 255, 3) if near is None else np.clip(rng.normal(near, SPREAD), 0, 255)
     if away_from is None or np.linalg.norm(colour - away_from) >= CONTRAST:
       colours.append(colour)
   first, second = colours
@@ -143,7 +148,7 @@ def draw(seed):
     label = int(rng.integers(1, len(CLASSES)))
     box, x, y, radius = _place(rng, height, width)
     mask = OUTLINES[CLASSES[label]](x, y, max(WALL, LEAST_WALL / radius))
-    fill, _ = _texture(rng, *mask.shape, away_from=background)
+    fill, _ = _texture(rng, *mask.shape, near=COLOURS[label - 1], away_from=background)
     image[box][mask], objects[box][mask], labels[box][mask] = fill[mask], number, label
   image = image + rng.normal(0, NOISE, image.shape)
   return np.clip(np.rint(image), 0, 255).astype(np.uint8), _with_border(objects, labels)

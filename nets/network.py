@@ -1,7 +1,7 @@
 """The record that describes a network to the scripts and tests."""
 
 import dataclasses
-from typing import Callable
+from collections.abc import Callable
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,7 +79,7 @@ def test_unknown_and_known_sizes_agree(graph):
 
 
 def test_parameter_count(graph):
-  """Inception v3 without classifier has 21 768 352 trained weights and offsets (as in Keras' InceptionV3 without top); the heads by hand."""
+  """Inception v3 without classifier trains 21 768 352 numbers, as Keras counts them too; the heads by hand."""
   get_network('inception_v3').logits(tf.zeros([1, 75, 75, 3]), 7, False)
   count = lambda scope: sum(np.prod(v.shape.as_list()) for v in tf.trainable_variables(scope))
   assert count('fcn') == 7 * (2048 + 768 + 288) + 3 * 7 + 2 * 9 * 7 * 7

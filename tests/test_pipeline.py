@@ -23,8 +23,9 @@ def sources(source_dir, split):
     yield Source(name=f'{split}{index}', image=image, label=(rows % 2).astype(np.uint8))
 
 
-RAMP = Dataset(name='ramp', classes=('even', 'odd'), palette=np.zeros([2, 3], np.uint8), splits={'train': COUNT, 'val': 3},
-               sources=lambda *arguments: list(sources(*arguments)), label_map=label_map({0: 0, 1: 1}))
+RAMP = Dataset(name='ramp', classes=('even', 'odd'), palette=np.zeros([2, 3], np.uint8),
+               splits={'train': COUNT, 'val': 3}, sources=lambda *arguments: list(sources(*arguments)),
+               label_map=label_map({0: 0, 1: 1}))
 
 
 @pytest.fixture(scope='module')

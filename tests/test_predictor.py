@@ -77,7 +77,7 @@ def test_tiles_with_much_overlap_give_what_the_whole_image_gives(predictor):
   assert (tiled.argmax(axis=-1) == whole.argmax(axis=-1)).mean() > 0.97
   for axis in (0, 1):  # no row or column where tiles meet stands out
     steps, expected = (np.abs(np.diff(x, axis=axis)).mean(axis=(1 - axis, 2)) for x in (tiled, whole))
-    assert (steps / expected).max() < 1.25
+    assert (steps <= 1.25 * expected + 1e-4).all()
 
 
 def _graph_and_values(build):

@@ -177,9 +177,9 @@ def test_dataset_without_archives_says_where_to_get_it(tmp_path):
 
 def test_wrong_archive_is_not_unpacked(tmp_path):
   write_tar(tmp_path / 'web/voc.tar')
-  with serve(tmp_path / 'web') as address:
-    with pytest.raises(UserError, match='gave another file than expected: md5 [0-9a-f]{32} instead of 0{32}'):
-      prepare(voc_from(address, digest='md5:' + 32 * '0'), str(tmp_path / 'data'))
+  with serve(tmp_path / 'web') as address, pytest.raises(
+      UserError, match='gave another file than expected: md5 [0-9a-f]{32} instead of 0{32}'):
+    prepare(voc_from(address, digest='md5:' + 32 * '0'), str(tmp_path / 'data'))
   assert [path.name for path in (tmp_path / 'data').rglob('*')] == ['downloads']
 
 

@@ -79,8 +79,8 @@ class LogHook(tf.train.SessionRunHook):
     what = 'gradient' if finite_loss else 'loss'
     raise UserError(
         f'the {what} is not finite at step {self._step} (loss {values["loss"]}, L2 of the weights '
-        f'{values["weight_loss"]}, gradient norm {values["gradient_norm"]}), learning rate {values["rate"]:.3g}, records '
-        f'{", ".join(name.decode() for name in values["names"])}; the last checkpoint is from before. A lower '
+        f'{values["weight_loss"]}, gradient norm {values["gradient_norm"]}), learning rate {values["rate"]:.3g}, '
+        f'records {", ".join(name.decode() for name in values["names"])}; the last checkpoint is from before. A lower '
         '--learning_rate or --gradient_clip_norm may help')
 
   def _log(self, rate):
@@ -167,7 +167,7 @@ class EvaluateHook(tf.train.SessionRunHook):
     self._every_steps, self._early_stop = every_steps, early_stop
     self._writer, self._log_hook = writer, log_hook
     self._folder = os.path.join(run_dir, BEST)
-    self._saver = tf.train.Saver(model_variables_and_step(), max_to_keep=1)
+    self._saver = tf.train.Saver(model_variables_and_step(), max_to_keep=1, save_relative_paths=True)
     self._best = {'mean_iou': -1.0, 'step': 0}
     self._global_step = tf.train.get_global_step()
 

@@ -34,7 +34,7 @@ def median_frequency_weights(class_pixels, class_image_pixels):
 
   Args:
     class_pixels: int [C], pixels of each class.
-    class_image_pixels: int [C], labelled pixels of all images in which the class occurs.
+    class_image_pixels: int [C], pixels of all images in which the class occurs.
 
   Returns:
     float64 [C]; 0 for a class without pixels.
