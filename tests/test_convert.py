@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from datasets import convert as converter
-from datasets import get_dataset, images, records
+from datasets import export, get_dataset, images, records
 from datasets.convert import BadFiles, convert
 from datasets.dataset import Dataset, Source, colormap, label_map
 from utils.compat import tf
@@ -339,3 +339,13 @@ def test_a_full_disk_is_said_and_nothing_is_left(tmp_path):
   assert done.returncode == 1
   assert f'error: cannot write to {tmp_path / "data"}' in done.stderr and 'Traceback' not in done.stderr
   assert not (tmp_path / 'data').exists()
+
+
+def test_export_gives_back_the_originals_bytes(tmp_path):
+  """`datasets.export` writes images as they were encoded, the first `count` of them, under their names."""
+  _originals(tmp_path / 'in')
+  convert(TOY, 'train', source_dir=str(tmp_path / 'in'), data_dir=str(tmp_path / 'data'), num_workers=1, progress=False)
+  written = export.export(str(tmp_path / 'data'), 'train', output_dir=str(tmp_path / 'out'), count=3)
+  assert len(written) == 3 == len(os.listdir(tmp_path / 'out'))
+  for path in map(pathlib.Path, written):
+    assert path.read_bytes() == (tmp_path / 'in/train' / path.name).read_bytes()

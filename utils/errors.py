@@ -26,8 +26,8 @@ def run(main):
     except KeyboardInterrupt:
       print('interrupted', file=sys.stderr)
       return 130
-    except BrokenPipeError:  # the reader of our output (`| head`) has left
-      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+      _drop_output()
       return 1
 
   app.run(guarded, flags_parser=_parse_flags)
@@ -40,3 +40,11 @@ def _parse_flags(argv):
   except flags.Error as error:
     print(f'error: {error} (--help lists all flags)', file=sys.stderr)
     sys.exit(1)
+  except BrokenPipeError:
+    _drop_output()
+    sys.exit(1)
+
+
+def _drop_output():
+  """Sends what is still to be printed nowhere: whoever read it (`| head`) has left."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
