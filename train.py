@@ -7,6 +7,7 @@ import functools
 
 from absl import flags
 
+import checkpoints
 from datasets import DATASETS, get_dataset, pipeline, prepare, records
 from nets import NETWORKS, get_network
 from utils import errors, hooks, losses, runs, summaries, training, warm_start
@@ -85,12 +86,10 @@ def main(argv):
     tf.set_random_seed(FLAGS.seed)
     try:
       train(dataset, network, run_dir=run_dir, data_dir=data_dir)
-    except tf.errors.DataLossError:
-      for split in splits:
-        records.verify(records.shard_paths(data_dir, split))  # names the file and the record
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+      for split in splits:  # a bad record is named with its file
+        records.verify(records.shard_paths(data_dir, split), num_classes=dataset.num_classes)
       raise
-    except tf.errors.InvalidArgumentError as error:
-      raise UserError(f'{data_dir}: {error.message.splitlines()[0]}') from error
 
 
 def own_flags():
@@ -177,8 +176,6 @@ def start(network):
   if FLAGS.checkpoint == 'none':
     print('started from scratch: all weights are random', flush=True)
     return None
-  import checkpoints
-
   path = FLAGS.checkpoint or checkpoints.pretrained_checkpoint(network.pretrained)
   init_fn, names = warm_start.restore_pretrained(path, network.pretrained_scopes, FLAGS.checkpoint_exclude_scopes)
   print(warm_start.start_line(names, path), flush=True)

@@ -225,7 +225,7 @@ def test_a_corrupt_record_is_named(data_dir, tmp_path):
   assert_refused(result, os.path.basename(shard), 'record 3')
 
 
-def test_a_label_out_of_range_names_the_record(data_dir, tmp_path):
+def test_a_label_out_of_range_is_named_with_its_record(data_dir, tmp_path):
   """Shards of another dataset's making, whose ids go beyond the classes."""
   from datasets import images
   from datasets.dataset import Source, label_map
@@ -241,7 +241,8 @@ def test_a_label_out_of_range_names_the_record(data_dir, tmp_path):
       stats['shard_bytes'][index] = os.path.getsize(wrong / os.path.basename(shard))
   stats['num_examples'] = 2
   (wrong / 'train.json').write_text(json.dumps(stats))
-  assert_refused(train(tmp_path / 'run', wrong, '--max_steps=3', '--eval_steps=0'), 'moon', '8')
+  assert_refused(train(tmp_path / 'run', wrong, '--max_steps=3', '--eval_steps=0'),
+                 'train-00000-of-00002.tfrecord', 'record 0', 'moon0', '8')
 
 
 def test_a_disk_that_fills_leaves_the_checkpoint_before_whole(data_dir, tmp_path):
