@@ -193,12 +193,12 @@ def save_config(folder, config, may_differ=()):
     UserError: if the folder holds a run with other settings, naming them, or checkpoints without a config.json.
   """
   path = os.path.join(folder, CONFIG)
-  if os.path.exists(path):
+  if latest_checkpoint(folder):  # a start that failed before its first checkpoint leaves nothing to mix
+    if not os.path.exists(path):
+      raise UserError(f'{folder} holds checkpoints but no {CONFIG}; give this run another --run_dir')
     there, here = read_json(path)['flags'], config['flags']
     differing = [name for name in here if name not in may_differ and there.get(name) != here[name]]
     if differing:
       listed = ', '.join(f'--{name} ({there.get(name)} there, {here[name]} here)' for name in differing)
       raise UserError(f'{folder} holds a run with other settings: {listed}; give this one another --run_dir')
-  elif latest_checkpoint(folder):
-    raise UserError(f'{folder} holds checkpoints but no {CONFIG}; give this run another --run_dir')
   write_json(path, config)
