@@ -3,8 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 
-from tf_slim.nets import inception_v3 as slim_inception_v3
-
 from utils.compat import slim
 
 
@@ -46,11 +44,12 @@ class Backbone:
 
 
 def _inception_v3_features(images, is_training, *, freeze_batch_norm, batch_norm_decay, weight_decay):
-  arg_scope = slim_inception_v3.inception_v3_arg_scope(weight_decay=weight_decay, batch_norm_decay=batch_norm_decay)
+  slim_net = slim.nets.inception_v3
+  arg_scope = slim_net.inception_v3_arg_scope(weight_decay=weight_decay, batch_norm_decay=batch_norm_decay)
   with slim.arg_scope(arg_scope), slim.arg_scope(
       [slim.batch_norm], is_training=is_training and not freeze_batch_norm):
     # Images enter slim's nets in [-1, 1]. The scope is named: a default name would not be shared by a second build.
-    _, end_points = slim_inception_v3.inception_v3_base(images / 127.5 - 1.0, scope='InceptionV3')
+    _, end_points = slim_net.inception_v3_base(images / 127.5 - 1.0, scope='InceptionV3')
   return end_points
 
 

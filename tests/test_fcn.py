@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from tf_slim.nets import inception_v3 as slim_inception_v3
 
 from nets import NETWORKS, backbones, get_network
 from nets.fcn import fcn, fcn_logits
@@ -192,8 +191,9 @@ def test_shifting_the_image_by_32_pixels_shifts_the_logits(skip, graph):
 def _local_features(images, is_training, **options):
   """Slim's Inception v3 cut to the layers whose context is short, so that a shift shows away from the borders."""
   del is_training, options
-  with slim.arg_scope(slim_inception_v3.inception_v3_arg_scope()), slim.arg_scope([slim.batch_norm], is_training=False):
-    net, end_points = slim_inception_v3.inception_v3_base(images / 127.5 - 1, final_endpoint='MaxPool_5a_3x3')
+  slim_net = slim.nets.inception_v3
+  with slim.arg_scope(slim_net.inception_v3_arg_scope()), slim.arg_scope([slim.batch_norm], is_training=False):
+    net, end_points = slim_net.inception_v3_base(images / 127.5 - 1, final_endpoint='MaxPool_5a_3x3')
   end_points['Mixed_5d'] = net
   end_points['Mixed_6e'] = net = slim.max_pool2d(net, 3, 2, padding='VALID')
   end_points['Mixed_7c'] = slim.max_pool2d(net, 3, 2, padding='VALID')
@@ -242,8 +242,8 @@ def test_features_equal_slims_own_at_299(graph, shared):
   with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
     ours = backbones.INCEPTION_V3.features(
         tf.constant(image), False, freeze_batch_norm=False, batch_norm_decay=0.99, weight_decay=0.0)
-    with slim.arg_scope(slim_inception_v3.inception_v3_arg_scope()):
-      slim_logits, slims = slim_inception_v3.inception_v3(
+    with slim.arg_scope(slim.nets.inception_v3.inception_v3_arg_scope()):
+      slim_logits, slims = slim.nets.inception_v3.inception_v3(
           tf.constant(image / 127.5 - 1), num_classes=11, is_training=False, scope='InceptionV3')
     with tf.variable_scope('InceptionV3'):  # the classifier as a 1x1 convolution of every cell
       score_map = slim.conv2d(ours['Mixed_7c'], 11, 1, activation_fn=None, scope='Logits/Conv2d_1c_1x1')
