@@ -288,18 +288,17 @@ def test_shapes_cover_what_they_promise():
   assert len(dataset.sources(None, 'train')) == dataset.splits['train']
 
 
-def test_colour_does_not_give_a_class_away():
-  """The mean colour of every class is grey, within what 200 pictures can tell."""
+def test_colour_is_a_hint_and_no_more():
+  """Told by the nearest class colour, more than half of the shapes come out right, and far from all of them."""
   dataset = get_dataset('shapes')
-  sums, counts = np.zeros((dataset.num_classes, 3)), np.zeros(dataset.num_classes)
+  right = []
   for source in dataset.sources(None, 'train')[:200]:
     image, labels = dataset.generate(source)
-    for label in range(dataset.num_classes):
+    for label in range(1, dataset.num_classes):
       if (labels == label).sum() > 20:
-        sums[label] += image[labels == label].mean(axis=0)
-        counts[label] += 1
-  means = sums / counts[:, np.newaxis]
-  assert np.abs(means - 127.5).max() < 20, means
+        distances = np.linalg.norm(shapes.COLOURS - image[labels == label].mean(axis=0), axis=1)
+        right.append(distances.argmin() + 1 == label)
+  assert len(right) > 500 and 0.5 < np.mean(right) < 0.9, np.mean(right)
 
 
 def test_two_objects_never_touch():
