@@ -5,6 +5,7 @@ BIN := .venv/bin
 # Two folders, so that a second demo starts where the first one ended: nothing is made or trained twice.
 DEMO_DATA := data/shapes
 DEMO_RUN := runs/shapes-demo
+DEMO_EXPECTED := about 50 %
 
 .PHONY: demo test lint clean
 demo: .venv/demo-ready
@@ -12,6 +13,9 @@ demo: .venv/demo-ready
 	$(BIN)/python evaluate.py --ckpt=$(DEMO_RUN)
 	$(BIN)/python -m datasets.export --dataset=shapes --split=val --output_dir=$(DEMO_RUN)/photos --count=6
 	$(BIN)/python inference.py --ckpt=$(DEMO_RUN) --output_dir=$(DEMO_RUN)/predictions $(DEMO_RUN)/photos
+	@echo "image | truth | prediction: $(DEMO_RUN)/examples-val.png; confusion matrix: $(DEMO_RUN)/confusion-val.png"
+	@echo "overlays: $(DEMO_RUN)/predictions; metrics: $(DEMO_RUN)/metrics-val.json"
+	@echo "mean IoU to expect: $(DEMO_EXPECTED) (another machine rounds differently, and so trains differently)"
 
 test: .venv/test-ready
 	$(BIN)/python -m pytest -q --durations=10
