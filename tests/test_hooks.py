@@ -57,7 +57,7 @@ def test_bad_gradients_in_a_row_end_the_run(graph, tmp_path):
     train(tmp_path, [1] * 6, [1, 1, np.nan, np.nan, np.nan, 1], max_left_out=2)
 
 
-def evaluation(folder, scores, **options):
+def evaluation(folder, scores, *, done=True, **options):
   """An EvaluateHook over a val split of two 1x2 images; `scores` says how many pixels of it are right at each step."""
   dataset = collections.namedtuple('D', 'classes num_classes')(('a', 'b'), 2)
   step = tf.train.get_or_create_global_step()
@@ -70,7 +70,7 @@ def evaluation(folder, scores, **options):
     second = tf.cond(right, lambda: tf.constant([1.0, 0.0]), lambda: tf.constant([0.0, 0.0]))
     return tf.stack([second, [0.0, 0.5]])[None, None] + 0 * images[..., :2] + 0 * weights, {}
 
-  log = collections.namedtuple('L', 'pause')(lambda seconds: None)
+  log = collections.namedtuple('L', 'pause done')(lambda seconds: None, done)
   return tf.assign_add(step, 1), hooks.EvaluateHook(
       batches, logits_fn, dataset=dataset, split='val', num_images=2, run_dir=str(folder),
       writer=tf.summary.FileWriterCache.get(str(folder)), log_hook=log, **options)
@@ -88,6 +88,15 @@ def test_the_best_is_kept_and_no_progress_stops_early(graph, tmp_path, capsys):
   out = capsys.readouterr().out
   assert 'step 2  val: mean IoU 1.0000, pixel accuracy 1.0000, the best so far' in out
   assert 'stopping early' in out
+
+
+@pytest.mark.parametrize('done', [True, False])
+def test_the_last_step_is_evaluated_and_an_interrupted_one_is_not(done, graph, tmp_path, capsys):
+  advance, hook = evaluation(tmp_path, [True] * 9, every_steps=2, done=done)
+  with tf.train.MonitoredSession(hooks=[hook]) as session:
+    for _ in range(3):
+      session.run(advance)
+  assert ('step 3  val' in capsys.readouterr().out) == done
 
 
 def test_a_checkpoint_that_cannot_be_written_is_one_line(graph, tmp_path):

@@ -43,6 +43,7 @@ class LogHook(tf.train.SessionRunHook):
     self._max_steps, self._batch_size, self._every_steps = max_steps, batch_size, every_steps
     self._writer = writer
     self._step = None
+    self.done = False  # whether the last step is reached
 
   def after_create_session(self, session, coord):
     self._step = self._logged_step = session.run(self._fetches['step'])
@@ -61,10 +62,10 @@ class LogHook(tf.train.SessionRunHook):
     self._step += 1
     self._refuse_not_finite(values)
     self._losses.append(values['loss'])
-    done = self._step >= self._max_steps
-    if done or self._step % self._every_steps == 0:
+    self.done = self._step >= self._max_steps
+    if self.done or self._step % self._every_steps == 0:
       self._log(values['rate'])
-    if done:
+    if self.done:
       run_context.request_stop()
 
   def _refuse_not_finite(self, values):
@@ -156,7 +157,7 @@ class EvaluateHook(tf.train.SessionRunHook):
       every_steps: steps between two evaluations.
       run_dir: the run's folder; the best checkpoint and best.json go to its subfolder BEST.
       writer: tf.summary.FileWriter for the metrics.
-      log_hook: LogHook whose clock stands still meanwhile.
+      log_hook: LogHook, whose clock stands still meanwhile, and which knows the last step.
       early_stop: end the run after so many evaluations without a better mean IoU; 0 for never.
     """
     self._iterator = tf.data.make_initializable_iterator(batches)
@@ -188,7 +189,7 @@ class EvaluateHook(tf.train.SessionRunHook):
         run_context.request_stop()
 
   def end(self, session):
-    if self._step != self._evaluated:
+    if self._log_hook.done and self._step != self._evaluated:  # who interrupts a run does not want to wait
       self._evaluate(session)
 
   def _evaluate(self, session):
