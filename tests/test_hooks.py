@@ -9,6 +9,13 @@ from utils import hooks
 from utils.compat import tf
 from utils.errors import UserError
 
+class Full:
+  """A saver on a full disk."""
+
+  def save(self, *args, **kwargs):
+    raise tf.errors.ResourceExhaustedError(None, None, 'No space left on device')
+
+
 Outputs = collections.namedtuple('Outputs', 'loss weight_loss learning_rate gradient_norm')
 
 
@@ -103,13 +110,18 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line(graph, tmp_path):
   tf.train.get_or_create_global_step()
   hook = hooks.SaveHook(str(tmp_path), save_steps=1, scaffold=tf.train.Scaffold(saver=None))
 
-  class Full:
-    """A saver on a full disk."""
-
-    def save(self, *args, **kwargs):
-      raise tf.errors.ResourceExhaustedError(None, None, 'No space left on device')
-
   hook._get_saver = Full
   hook._summary_writer = tf.summary.FileWriterCache.get(str(tmp_path))
   with pytest.raises(UserError, match='cannot write the checkpoint of step 3 .No space left'):
     hook._save(None, 3)
+
+
+def test_a_best_checkpoint_that_cannot_be_written_is_one_line(graph, tmp_path):
+  advance, hook = evaluation(tmp_path, [True] * 9, every_steps=2)
+
+  hook._saver = Full()
+  with pytest.raises(UserError, match='cannot write the checkpoint of step 2 .No space left'), \
+      tf.train.MonitoredSession(hooks=[hook]) as session:
+    for _ in range(2):
+      session.run(advance)
+  assert not (tmp_path / 'best/best.json').exists()

@@ -1,5 +1,6 @@
 """What happens between the steps of a training: logging, saving, evaluating, stopping."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 from utils import metrics, summaries
 from utils.compat import tf
 from utils.errors import UserError
-from utils.files import read_json, write_json
+from utils.files import make_folder, read_json, write_json
 from utils.progress import Progress, duration
 from utils.runs import BEST
 
@@ -112,11 +113,18 @@ class SaveHook(tf.train.CheckpointSaverHook):
   """Saves every so often and at the end; a disk that is full ends the run with a line, the older checkpoints whole."""
 
   def _save(self, session, step):
-    try:
+    with _one_line_if_unwritable(step):
       return super()._save(session, step)
-    except tf.errors.OpError as error:
-      raise UserError(f'cannot write the checkpoint of step {step} ({error.message.splitlines()[0]}); the checkpoints '
-                      'before it are whole: free some space and start the same command again') from error
+
+
+@contextlib.contextmanager
+def _one_line_if_unwritable(step):
+  """Turns a checkpoint's failure to be written, inside the block, into a UserError."""
+  try:
+    yield
+  except tf.errors.OpError as error:
+    raise UserError(f'cannot write the checkpoint of step {step} ({error.message.splitlines()[0]}); the checkpoints '
+                    'before it are whole: free some space and start the same command again') from error
 
 
 class StopOnInterruptHook(tf.train.SessionRunHook):
@@ -210,9 +218,10 @@ class EvaluateHook(tf.train.SessionRunHook):
           f'{result["pixel_accuracy"]:.4f}' + (', the best so far' if better else ''), flush=True)
     if better:
       self._best = {'mean_iou': result['mean_iou'], 'step': int(self._step)}
-      os.makedirs(self._folder, exist_ok=True)
-      self._saver.save(session, os.path.join(self._folder, 'model.ckpt'), global_step=self._step,
-                       write_meta_graph=False)
+      make_folder(self._folder)
+      with _one_line_if_unwritable(self._step):
+        self._saver.save(session, os.path.join(self._folder, 'model.ckpt'), global_step=self._step,
+                         write_meta_graph=False)
       write_json(os.path.join(self._folder, 'best.json'), self._best)
     self._log_hook.pause(time.monotonic() - start)
 
