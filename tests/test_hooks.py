@@ -9,6 +9,7 @@ from utils import hooks
 from utils.compat import tf
 from utils.errors import UserError
 
+
 class Full:
   """A saver on a full disk."""
 
