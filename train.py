@@ -20,13 +20,13 @@ FLAGS = flags.FLAGS
 # What is trained, on what, from what.
 flags.DEFINE_string('dataset', 'shapes', f'dataset: {", ".join(DATASETS)}')
 flags.DEFINE_string('net', 'inception_v3', f'network: {", ".join(NETWORKS)}')
-flags.DEFINE_string('skip', '8s', 'finest skip of an FCN: 32s, 16s or 8s')
+flags.DEFINE_string('skip', None, 'finest skip of an FCN: 32s, 16s or 8s; default: the finest')
 flags.DEFINE_string('data_dir', None, 'folder with the TFRecords, or with the originals; default data/DATASET')
 flags.DEFINE_string('source_dir', None, 'folder with the originals, where it is not --data_dir')
 flags.DEFINE_string('checkpoint', None, 'pretrained checkpoint, or "none"; default: the ImageNet weights, downloaded')
 flags.DEFINE_list('checkpoint_exclude_scopes', [], 'scopes that are not restored from --checkpoint')
 flags.DEFINE_string('init_from', None, 'run (or checkpoint of one) to start from: a coarser skip, or other settings')
-flags.DEFINE_string('run_dir', None, 'folder of the run; default runs/DATASET-NET-SKIP')
+flags.DEFINE_string('run_dir', None, 'folder of the run; default runs/DATASET-NET[-SKIP]')
 flags.DEFINE_integer('seed', 0, 'makes a run repeatable', lower_bound=0)
 
 # Training.
@@ -40,7 +40,7 @@ flags.DEFINE_float('adam_epsilon', 1e-8, "Adam's epsilon", lower_bound=0.0)
 flags.DEFINE_float('weight_decay', 4e-5, 'weight of the L2 loss', lower_bound=0.0)
 flags.DEFINE_float('gradient_clip_norm', 10.0, 'greatest norm of all gradients together; 0: no limit', lower_bound=0.0)
 flags.DEFINE_enum('class_weights', 'none', ['none', 'median_frequency'], 'weights of the classes in the loss')
-flags.DEFINE_float('dropout_keep_prob', 0.8, 'kept by the dropout before the coarsest scores', 0.01, 1.0)
+flags.DEFINE_float('dropout_keep_prob', None, "kept by dropout; default: the network's own value", 0.01, 1.0)
 flags.DEFINE_bool('freeze_batch_norm', None,
                   'keep batch norm at its moving averages; default: yes with pretrained weights, no from scratch')
 flags.DEFINE_float('batch_norm_decay', 0.99, "decay of batch norm's moving averages", 0.0, 1.0)
@@ -72,14 +72,13 @@ def main(argv):
   if len(argv) > 1:
     raise UserError(f'unexpected argument {argv[1]!r}; all settings are flags, see --help')
   dataset, network = get_dataset(FLAGS.dataset), get_network(FLAGS.net)
-  if FLAGS.skip not in network.skips:
-    raise UserError(f'--skip={FLAGS.skip}: {network.name} has {", ".join(network.skips)}')
-  run_dir = FLAGS.run_dir or f'runs/{dataset.name}-{network.name}-{FLAGS.skip}'
+  skip = chosen_skip(network)
+  run_dir = FLAGS.run_dir or '-'.join(filter(None, (f'runs/{dataset.name}', network.name, skip)))
   data_dir = FLAGS.data_dir or f'data/{dataset.name}'
   splits = ('train', FLAGS.eval_split) if FLAGS.eval_steps else ('train',)
   with runs.locked(run_dir):
     settings = {name: FLAGS[name].value for name in own_flags()}
-    settings |= {'freeze_batch_norm': freeze_batch_norm(), 'data_dir': data_dir}
+    settings |= {'skip': skip, 'freeze_batch_norm': freeze_batch_norm(network), 'data_dir': data_dir}
     config = runs.make_config(settings, dataset, network)
     runs.save_config(run_dir, config, may_differ=BOOKKEEPING)
     prepare.prepare(dataset, data_dir, source_dir=FLAGS.source_dir, splits=splits)
@@ -97,10 +96,18 @@ def own_flags():
   return sorted(flag.name for flag in FLAGS.get_key_flags_for_module(FLAGS.find_module_defining_flag('skip')))
 
 
-def freeze_batch_norm():
+def chosen_skip(network):
+  """The skip to build, None for a network without skips."""
+  skip = FLAGS.skip or (network.skips[-1] if network.skips else None)
+  if skip and skip not in network.skips:
+    raise UserError(f'--skip={skip}: {network.name} has {", ".join(network.skips) or "no skips to choose"}')
+  return skip
+
+
+def freeze_batch_norm(network):
   if FLAGS.freeze_batch_norm is not None:
     return FLAGS.freeze_batch_norm
-  return FLAGS.checkpoint != 'none' or FLAGS.init_from is not None
+  return network.pretrained_batch_norm and (FLAGS.checkpoint != 'none' or FLAGS.init_from is not None)
 
 
 def pair(name, convert):
@@ -131,12 +138,12 @@ def train(dataset, network, *, run_dir, data_dir):
   tf.add_to_collection(tf.GraphKeys.TABLE_INITIALIZERS, batches.initializer)  # Scaffold runs these
   batch = batches.get_next()
 
-  logits_fn = functools.partial(network.logits, num_classes=dataset.num_classes, skip=FLAGS.skip)
+  logits_fn = functools.partial(network.logits, num_classes=dataset.num_classes, skip=chosen_skip(network))
   rate = training.learning_rate(
       tf.train.get_or_create_global_step(), schedule=FLAGS.schedule, base=FLAGS.learning_rate,
       max_steps=FLAGS.max_steps, warmup_steps=FLAGS.warmup_steps)
   step = training.make_step(
-      functools.partial(logits_fn, is_training=True, freeze_batch_norm=freeze_batch_norm(),
+      functools.partial(logits_fn, is_training=True, freeze_batch_norm=freeze_batch_norm(network),
                         batch_norm_decay=FLAGS.batch_norm_decay, weight_decay=FLAGS.weight_decay,
                         dropout_keep_prob=FLAGS.dropout_keep_prob),
       rate=rate, pretrained_scopes=network.pretrained_scopes, new_layers_rate=FLAGS.new_layers_rate,
@@ -173,7 +180,7 @@ def start(network):
     init_fn, names, new_names = warm_start.restore_from_run(coarser.checkpoint)
     print(warm_start.start_line(names, coarser.checkpoint) + f'; new: {", ".join(new_names) or "none"}', flush=True)
     return init_fn
-  if FLAGS.checkpoint == 'none':
+  if FLAGS.checkpoint == 'none' or not (FLAGS.checkpoint or network.pretrained):
     print('started from scratch: all weights are random', flush=True)
     return None
   path = FLAGS.checkpoint or checkpoints.pretrained_checkpoint(network.pretrained)

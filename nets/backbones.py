@@ -26,13 +26,16 @@ class Backbone:
 
   Attributes:
     name: what `--net` calls the FCN on it.
-    features: `features(images, is_training, *, freeze_batch_norm, batch_norm_decay, weight_decay)` -> dict of end
-      points; images are float32 [B, H, W, 3], RGB in 0..255, of a size that `size_step` and `size_base` allow.
+    features: `features(images, is_training, *, freeze_batch_norm, batch_norm_decay, weight_decay, dropout,
+      dropout_keep_prob)` -> dict of end points; images are float32 [B, H, W, 3], RGB in 0..255, of a size that
+      `size_step` and `size_base` allow.
     taps: the maps to score, the coarsest first.
     size_step: valid input sizes are size_step * k + size_base with k = 1, 2, ...: those drop no pixel.
     size_base: see size_step.
     margin: least padding on each side, so that every image pixel lies where the upsampled scores reach.
     scopes: variable scopes that its ImageNet checkpoint fills.
+    batch_norm: whether it has batch norms.
+    dropout_keep_prob: kept by the dropout before the coarsest score layer, the value of slim's classifier.
   """
   name: str
   features: Callable
@@ -41,9 +44,12 @@ class Backbone:
   size_base: int
   margin: int
   scopes: tuple
+  batch_norm: bool
+  dropout_keep_prob: float
 
 
-def _inception_v3_features(images, is_training, *, freeze_batch_norm, batch_norm_decay, weight_decay):
+def _inception_v3_features(images, is_training, *, freeze_batch_norm, batch_norm_decay, weight_decay, **unused):
+  del unused
   slim_net = slim.nets.inception_v3
   arg_scope = slim_net.inception_v3_arg_scope(weight_decay=weight_decay, batch_norm_decay=batch_norm_decay)
   with slim.arg_scope(arg_scope), slim.arg_scope(
@@ -62,4 +68,6 @@ INCEPTION_V3 = Backbone(
     size_base=43,
     margin=6,  # a transposed convolution of stride s and kernel 2s - 1 starts at input pixel 6 for s = 8, 16 and 32
     scopes=('InceptionV3',),
+    batch_norm=True,
+    dropout_keep_prob=0.8,
 )

@@ -21,11 +21,12 @@ def fcn(backbone):
       skips=SKIPS,
       pretrained=backbone.name,
       pretrained_scopes=backbone.scopes,
+      pretrained_batch_norm=backbone.batch_norm,
   )
 
 
-def fcn_logits(backbone, images, num_classes, is_training, *, skip=SKIPS[-1], freeze_batch_norm=False,
-               batch_norm_decay=0.99, weight_decay=4e-5, dropout_keep_prob=0.8):
+def fcn_logits(backbone, images, num_classes, is_training, *, skip=SKIPS[-1], dropout=None, dropout_keep_prob=None,
+               freeze_batch_norm=False, batch_norm_decay=0.99, weight_decay=4e-5):
   """Builds an FCN: score layers on the taps, fused from coarse to fine, upsampled to the images' own size.
 
   Score layers start at zero, as in the paper (section 4.2), so that a net with one more skip starts as the coarser one.
@@ -34,12 +35,13 @@ def fcn_logits(backbone, images, num_classes, is_training, *, skip=SKIPS[-1], fr
     backbone: a Backbone.
     images: float32 [B, H, W, 3], RGB in 0..255, any H and W from 1, known or not.
     num_classes: number of classes.
-    is_training: whether dropout is on and, unless frozen, batch norm uses the batch's statistics.
+    is_training: whether batch norm, unless frozen, uses the batch's statistics.
     skip: one of SKIPS.
+    dropout: whether dropout drops; None: as `is_training`.
+    dropout_keep_prob: kept by dropout; None: the backbone's value.
     freeze_batch_norm: keep batch norm at its moving averages while training; its offsets are trained all the same.
     batch_norm_decay: decay of the moving averages. slim's 0.9997 takes ten thousand steps to forget its start.
     weight_decay: weight of the L2 loss on convolution weights, slim's value for Inception.
-    dropout_keep_prob: for dropout before the coarsest score layer; 0.8 is slim's value for Inception's classifier.
 
   Returns:
     logits: float32 [B, H, W, num_classes]; a pixel belongs to the same pixel of the images.
@@ -53,9 +55,12 @@ def fcn_logits(backbone, images, num_classes, is_training, *, skip=SKIPS[-1], fr
   size = spatial_size(images)
   padded = tuple(_padded_size(backbone, length) for length in size)
   before = tuple((total - length) // 2 for total, length in zip(padded, size))
+  dropout = is_training if dropout is None else dropout
+  dropout_keep_prob = dropout_keep_prob or backbone.dropout_keep_prob
   end_points = backbone.features(
       mirrored_pad(images, before, padded), is_training, freeze_batch_norm=freeze_batch_norm,
-      batch_norm_decay=batch_norm_decay, weight_decay=weight_decay)
+      batch_norm_decay=batch_norm_decay, weight_decay=weight_decay, dropout=dropout,
+      dropout_keep_prob=dropout_keep_prob)
 
   taps = backbone.taps[:SKIPS.index(skip) + 1]
   with tf.variable_scope(SCOPE), slim.arg_scope(
@@ -65,7 +70,7 @@ def fcn_logits(backbone, images, num_classes, is_training, *, skip=SKIPS[-1], fr
     for coarser, tap in zip((None,) + taps, taps):
       features = end_points[tap.end_point]
       if coarser is None:
-        features = slim.dropout(features, dropout_keep_prob, is_training=is_training, scope='dropout')
+        features = slim.dropout(features, dropout_keep_prob, is_training=dropout, scope='dropout')
       score = slim.conv2d(features, num_classes, 1, scope=f'score_{tap.stride}')
       fused = score if coarser is None else score + _upscore(fused, coarser, tap, spatial_size(score))
       end_points[f'score_{tap.stride}'] = fused
