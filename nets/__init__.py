@@ -1,11 +1,26 @@
 """The networks that `--net` knows. A new one is a file (or a Backbone) and a line here."""
 
 from nets import backbones
+from nets.deconvnet import DECONVNET
+from nets.enet import ENET
 from nets.fcn import fcn
+from nets.segnet import SEGNET, SEGNET_BASIC
+from nets.unet import UNET
 from utils.errors import UserError
 
 NETWORKS = {network.name: network for network in (
     fcn(backbones.INCEPTION_V3),
+    fcn(backbones.INCEPTION_V1),
+    fcn(backbones.INCEPTION_V2),
+    fcn(backbones.RESNET_V1_50),
+    fcn(backbones.RESNET_V1_101),
+    fcn(backbones.VGG_16),
+    fcn(backbones.VGG_19),
+    ENET,
+    UNET,
+    SEGNET,
+    SEGNET_BASIC,
+    DECONVNET,
 )}
 
 

@@ -69,6 +69,8 @@ def fcn_logits(backbone, images, num_classes, is_training, *, skip=SKIPS[-1], dr
     fused = None
     for coarser, tap in zip((None,) + taps, taps):
       features = end_points[tap.end_point]
+      if tap.scale != 1.0:
+        features *= tap.scale
       if coarser is None:
         features = slim.dropout(features, dropout_keep_prob, is_training=dropout, scope='dropout')
       score = slim.conv2d(features, num_classes, 1, scope=f'score_{tap.stride}')

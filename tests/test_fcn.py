@@ -1,15 +1,19 @@
-"""The FCNs: geometry at any size, initial state, agreement with slim's classifier."""
+"""The FCNs: geometry over every backbone, initial state, agreement with slim's classifiers."""
+
+import collections
+import dataclasses
+import functools
 
 import numpy as np
 import pytest
 
 from nets import NETWORKS, backbones, get_network
-from nets.fcn import fcn, fcn_logits
+from nets.fcn import SKIPS, fcn_logits
 from nets.geometry import bilinear_kernel, bilinear_upsample, mirrored_pad, upsampling_matrix
 from utils.compat import slim, tf
-from utils.errors import UserError
 
-SIZES = [(1, 1), (3, 2), (7, 75), (31, 64), (63, 33), (90, 141)]
+BACKBONES = {name: network.logits.args[0] for name, network in NETWORKS.items()
+             if getattr(network.logits, 'func', None) is fcn_logits}
 
 
 def run(*tensors, feed=None):
@@ -18,88 +22,181 @@ def run(*tensors, feed=None):
     return session.run(tensors if len(tensors) > 1 else tensors[0], feed)
 
 
-def assign_random(session, seed, scale=0.3):
-  """Gives every variable of the heads random values, so that a network's answer depends on its input."""
-  generator = np.random.default_rng(seed)
-  for variable in tf.global_variables('fcn'):
-    variable.load(generator.normal(0, scale, variable.shape).astype(np.float32), session)
-
-
-def test_unknown_network_lists_the_known_ones():
-  with pytest.raises(UserError, match='inception_v3'):
-    get_network('googlenet')
-
-
 def test_unknown_skip(graph):
   with pytest.raises(ValueError, match='32s, 16s, 8s'):
     get_network('inception_v3').logits(tf.zeros([1, 9, 9, 3]), 3, False, skip='4s')
 
 
-@pytest.mark.parametrize('name', NETWORKS)
-def test_logits_have_the_images_size(name, graph):
-  """At any size, unknown while building, with a batch of several, for every skip."""
-  network = get_network(name)
-  for skip in network.skips or (None,):
-    with tf.Graph().as_default(), tf.Session() as session:
-      images = tf.placeholder(tf.float32, [None, None, None, 3])
-      logits, _ = network.logits(images, 5, False, skip=skip)
-      session.run(tf.global_variables_initializer())
-      for height, width in SIZES if skip == '8s' else SIZES[2:3]:
-        value = session.run(logits, {images: np.full([2, height, width, 3], 99, np.float32)})
-        assert value.shape == (2, height, width, 5) and value.dtype == np.float32
-        assert np.isfinite(value).all()
+@pytest.mark.parametrize('name', BACKBONES)
+def test_records(name):
+  network, backbone = NETWORKS[name], BACKBONES[name]
+  assert network.name == network.pretrained == backbone.name == name
+  assert network.skips == SKIPS and network.pretrained_scopes == backbone.scopes
+  assert [tap.stride for tap in backbone.taps] == [32, 16, 8]
 
 
-@pytest.mark.parametrize('name', NETWORKS)
-def test_every_trainable_variable_gets_a_gradient(name, graph):
-  network = get_network(name)
-  images = tf.random.uniform([1, 70, 61, 3], 0, 255, seed=1)
-  logits, _ = network.logits(images, 4, True)
-  assert logits.shape.as_list() == [1, 70, 61, 4]
-  variables = tf.trainable_variables()
-  gradients = tf.gradients(tf.reduce_sum(tf.square(logits - 1)), variables)
-  assert [v.name for v, g in zip(variables, gradients) if g is None] == []
+# --- geometry of every backbone ---------------------------------------------------------------------------------------
+
+# Skip, and the stride of the only tap that is scored: the finest by itself, and what passes the learned upscores.
+PATHS = [('32s', 32), ('16s', 16), ('8s', 8), ('8s', 32), ('8s', 16)]
+
+Probe = collections.namedtuple('Probe', 'backbone logits shapes')
 
 
-def test_unknown_and_known_sizes_agree(graph):
-  """Two constructions that share weights give the same answer."""
-  network = get_network('inception_v3')
-  value = np.random.default_rng(0).uniform(0, 255, [2, 47, 82, 3]).astype(np.float32)
-  unknown = tf.placeholder(tf.float32, [None, None, None, 3])
-  with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
-    first, _ = network.logits(tf.constant(value), 3, False)
-    second, _ = network.logits(unknown, 3, False)
-  with tf.Session() as session:
-    session.run(tf.global_variables_initializer())
-    assign_random(session, seed=2)
-    first, second = session.run([first, second], {unknown: value})
-  assert np.ptp(first) > 0.1
-  np.testing.assert_allclose(first, second, atol=1e-4)
+def pass_on(getter, name, shape=None, *, scored, **options):
+  """Makes every convolution pass on the mean of its channels at its kernel's centre, and score one tap alone."""
+  kind = name.rpartition('/')[2]
+  if kind.endswith('weights') and '/upscore_' not in name:
+    share = 1.0 if kind == 'depthwise_weights' else 1.0 / shape[2]
+    share *= '/score_' not in name or f'/{scored}/' in name
+    pads = [[(size - 1) // 2, size // 2] for size in shape[:2]] + [[0, 0], [0, 0]]
+    options['initializer'] = lambda shape, *_, **__: tf.pad(tf.fill([1, 1, *shape[2:]], share), pads)
+  return getter(name, shape=shape, **options)
 
 
-def test_parameter_count(graph):
-  """Inception v3 without classifier trains 21 768 352 numbers, as Keras counts them too; the heads by hand."""
-  get_network('inception_v3').logits(tf.zeros([1, 75, 75, 3]), 7, False)
-  count = lambda scope: sum(np.prod(v.shape.as_list()) for v in tf.trainable_variables(scope))
-  assert count('fcn') == 7 * (2048 + 768 + 288) + 3 * 7 + 2 * 9 * 7 * 7
-  assert count('InceptionV3') == 21_768_352
+def without_centred_pools(graph):
+  """The graph without its pools of stride 1: they move nothing, and would carry the bent border far into the image."""
+  graph_def = graph.as_graph_def()
+  for node in graph_def.node:
+    if node.op in ('MaxPool', 'AvgPool') and set(node.attr['strides'].list.i) == {1}:
+      kind = node.attr['T'].type
+      node.op = 'Identity'
+      node.attr.clear()
+      node.attr['T'].type = kind
+  return graph_def
 
 
-@pytest.mark.parametrize('skip', ['32s', '16s', '8s'])
+@pytest.fixture(scope='module', params=BACKBONES)
+def probe(request):
+  """A backbone through which a coordinate should pass unchanged, built once under the heads of all PATHS.
+
+  `logits(images)` gives a dict from path to [B, H, W], `shapes` the shapes of the backbone's trainable variables.
+  """
+  backbone, end_points = BACKBONES[request.param], {}
+
+  def features(*arguments, **options):
+    if not end_points:
+      end_points.update(backbone.features(*arguments, **options))
+    return dict(end_points)
+
+  with tf.Graph().as_default() as graph:
+    images = tf.placeholder(tf.float32, [None, None, None, 3], name='images')
+    names = {}
+    for skip, stride in PATHS:
+      with tf.variable_scope(f'path_{skip}_{stride}',
+                             custom_getter=functools.partial(pass_on, scored=f'score_{stride}')):
+        logits, _ = fcn_logits(dataclasses.replace(backbone, features=features), images, 1, False, skip=skip)
+      names[skip, stride] = tf.squeeze(logits, axis=-1).name
+    init = tf.global_variables_initializer().name
+    shapes = {v.op.name.partition('/')[2]: v.shape.as_list() for v in tf.trainable_variables('path_32s_32')}
+  with tf.Graph().as_default(), tf.Session() as session:
+    tf.import_graph_def(without_centred_pools(graph), name='')
+    session.run(init)
+    yield Probe(backbone, lambda value: session.run(names, {'images:0': value}),
+                {name: shape for name, shape in shapes.items() if not name.startswith('fcn/')})
+
+
+def in_brightness(value):
+  """Grey images [B, H, W, 3] of a value above the mean that is subtracted, so that no ReLU cuts it off."""
+  return np.repeat(np.asarray(value, np.float32)[..., None] + 200, 3, axis=-1)
+
+
+@pytest.mark.parametrize('size', [(161, 142), (136, 173)])
+def test_a_coordinate_comes_out_where_it_went_in(probe, size):
+  """Max pools shift a ramp uphill, by as much whichever way it rises: the mean over both ways is where cells lie."""
+  rows, columns = np.meshgrid(*map(np.arange, size), indexing='ij')
+  ramp = rows + 2.0 * columns  # no shift of both axes goes unseen
+  results = probe.logits(in_brightness([np.zeros(size), np.full(size, 100), ramp, ramp.max() - ramp]))
+  for path, (zero, hundred, uphill, downhill) in results.items():
+    unit = (hundred - zero) / 100
+    rising, falling = (uphill - zero) / unit, ramp.max() - (downhill - zero) / unit
+    inside = np.s_[56:-56, 56:-56]  # beyond it the ramp is bent by the mirrored border
+    error = np.abs((rising + falling) / 2 - ramp)[inside].max()
+    assert error < 0.1, f'{probe.backbone.name}, {path}: off by {error} pixels'
+
+
+def test_shifting_the_image_by_32_pixels_shifts_the_logits(probe):
+  patch = np.random.default_rng(5).uniform(0, 55, [64, 80])
+  left, right = np.zeros([2, 183, 193])
+  left[44:108, 40:120] = right[76:140, 72:152] = patch
+  for path, logits in probe.logits(in_brightness([left, right])).items():
+    assert np.ptp(logits) > 1e-3 * np.abs(logits).max()
+    np.testing.assert_allclose(
+        logits[0, 32:-64, 32:-64], logits[1, 64:-32, 64:-32], atol=1e-4 * np.abs(logits).max(), err_msg=path)
+
+
+def test_features_are_zero_where_slims_preprocessing_is(probe):
+  """[-1, 1] for Inception; less the mean colour, here its mean over the channels, for VGG and ResNet v1."""
+  zero, hundred = probe.logits(in_brightness([np.zeros([9, 9]), np.full([9, 9], 100)]))['32s', 32][:, 4, 4]
+  middle = 127.5 if probe.backbone.name.startswith('inception') else (123.68 + 116.78 + 103.94) / 3
+  assert 200 - 100 * zero / (hundred - zero) == pytest.approx(middle, abs=0.01)
+
+
+# Trainable parameters and variables without classifier, and one of the variables with its shape. By hand: a convolution
+# under batch norm has weights and an offset, in ResNet a gain as well. GoogLeNet has 57 convolutions, v2 69 (the first
+# separable, with bias and no batch norm), v3 94, ResNet 53 and 104. Parameters as torchvision counts them for ResNet
+# (25 557 032 and 44 549 160) and VGG (138 357 544 and 143 667 240), and Keras for v3, less the classifier's. Those of
+# v1 and v2 are of slim's own tests, 5 607 184 and 10 173 112, less a moving mean and variance of each channel.
+CHECKPOINTS = {
+    'inception_v1': (5_607_184 - 2 * 7280, 2 * 57, 'InceptionV1/Mixed_5b/Branch_2/Conv2d_0a_3x3/weights',
+                     [3, 3, 32, 128]),
+    'inception_v2': (10_173_112 - 2 * 9888, 2 * 68 + 3, 'InceptionV2/Conv2d_1a_7x7/depthwise_weights', [7, 7, 3, 8]),
+    'inception_v3': (21_768_352, 2 * 94, 'InceptionV3/Mixed_7c/Branch_1/Conv2d_0c_3x1/weights', [3, 1, 384, 384]),
+    'vgg_16': (138_357_544 - 4_097_000, 2 * 15, 'vgg_16/fc6/weights', [7, 7, 512, 4096]),
+    'vgg_19': (143_667_240 - 4_097_000, 2 * 18, 'vgg_19/conv3/conv3_4/weights', [3, 3, 256, 256]),
+    'resnet_v1_50': (25_557_032 - 2_049_000, 3 * 53, 'resnet_v1_50/block4/unit_1/bottleneck_v1/shortcut/weights',
+                     [1, 1, 1024, 2048]),
+    'resnet_v1_101': (44_549_160 - 2_049_000, 3 * 104,
+                      'resnet_v1_101/block3/unit_23/bottleneck_v1/conv2/BatchNorm/gamma', [256]),
+}
+
+
+def test_variables_are_those_of_the_published_checkpoint(probe):
+  parameters, variables, name, shape = CHECKPOINTS[probe.backbone.name]
+  assert sum(np.prod(shape) for shape in probe.shapes.values()) == parameters
+  assert len(probe.shapes) == variables and probe.shapes[name] == shape
+  assert {name.split('/')[0] for name in probe.shapes} == set(probe.backbone.scopes)
+
+
+# --- heads ------------------------------------------------------------------------------------------------------------
+
+
+def pooled_features(images, is_training, **unused):
+  """Features of three channels on Inception v3's cells, no pixel of a valid size dropped."""
+  del is_training, unused
+  end_points, net = {}, images
+  for name, kernel, stride in [('Mixed_5d', 27, 8), ('Mixed_6e', 3, 2), ('Mixed_7c', 3, 2)]:
+    end_points[name] = net = tf.nn.avg_pool2d(net, kernel, stride, 'VALID')
+  return end_points
+
+
+POOLS = dataclasses.replace(backbones.INCEPTION_V3, features=pooled_features)
+
+
+def random_image(height, width):
+  return np.random.default_rng(3).uniform(0, 255, [1, height, width, 3]).astype(np.float32)
+
+
+def test_parameter_count_of_the_heads(graph):
+  fcn_logits(POOLS, tf.constant(random_image(75, 75)), 7, False)
+  assert sum(np.prod(v.shape.as_list()) for v in tf.trainable_variables('fcn')) == 3 * (7 * 3 + 7) + 2 * 9 * 7 * 7
+
+
+@pytest.mark.parametrize('skip', SKIPS)
 def test_starts_with_equal_scores(skip, graph):
   """Score layers start at zero: every class is equally likely, the loss is the logarithm of the number of classes."""
-  logits, _ = get_network('inception_v3').logits(tf.random.uniform([1, 50, 40, 3], 0, 255), 6, True, skip=skip)
+  logits, end_points = fcn_logits(POOLS, tf.constant(random_image(50, 40)), 6, True, skip=skip)
   assert np.all(run(logits) == 0)
+  assert [name for name in end_points if name.startswith('score')] == ['score_32', 'score_16', 'score_8'][
+      :SKIPS.index(skip) + 1]
 
 
 def test_a_new_skip_starts_from_the_coarser_net_exactly(graph):
   """With the 32s score layer trained and the new skips at zero, 16s and 8s interpolate the same scores."""
-  value = np.random.default_rng(3).uniform(0, 255, [1, 139, 170, 3]).astype(np.float32)
-  network = get_network('inception_v3')
-  logits = {}
+  value, logits = random_image(139, 170), {}
   with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
-    for skip in network.skips:
-      logits[skip], _ = network.logits(tf.constant(value), 3, False, skip=skip)
+    for skip in SKIPS:
+      logits[skip], _ = fcn_logits(POOLS, tf.constant(value), 3, False, skip=skip)
   with tf.Session() as session:
     session.run(tf.global_variables_initializer())
     weights = tf.global_variables('fcn/score_32/weights')[0]
@@ -108,96 +205,24 @@ def test_a_new_skip_starts_from_the_coarser_net_exactly(graph):
   # Each finer net reaches the image's border by fading instead of repeating, so the inside is compared.
   inside = np.s_[:, 32:-32, 32:-32]
   assert np.ptp(values['32s'][inside]) > 1e-3
-  np.testing.assert_allclose(values['16s'][inside], values['32s'][inside], atol=1e-4)
-  np.testing.assert_allclose(values['8s'][inside], values['32s'][inside], atol=1e-4)
+  np.testing.assert_allclose(values['16s'][inside], values['32s'][inside], rtol=1e-4)
+  np.testing.assert_allclose(values['8s'][inside], values['32s'][inside], rtol=1e-4)
 
 
-# --- geometry ---------------------------------------------------------------------------------------------------------
-
-
-def _ramp_features(images, is_training, **unused):
-  """Inception v3's strides, kernels and paddings, each layer only averaging: a coordinate comes out as a coordinate."""
-  del is_training, unused
-
-  def layer(net, kernel, stride, padding):
-    if padding == 'SAME':  # symmetric and size-preserving; a mirrored border would bend the ramp, so leave it alone
-      return net
-    return tf.nn.avg_pool2d(net, kernel, stride, padding)
-
-  net = images
-  for kernel, stride, padding in [(3, 2, 'VALID'), (3, 1, 'VALID'), (3, 1, 'SAME'), (3, 2, 'VALID'), (1, 1, 'VALID'),
-                                  (3, 1, 'VALID'), (3, 2, 'VALID')]:
-    net = layer(net, kernel, stride, padding)
-  end_points = {'Mixed_5d': net}
-  end_points['Mixed_6e'] = net = layer(net, 3, 2, 'VALID')
-  end_points['Mixed_7c'] = layer(net, 3, 2, 'VALID')
-  return end_points
-
-
-RAMP = backbones.Backbone(**{**backbones.INCEPTION_V3.__dict__, 'features': _ramp_features})
-
-
-@pytest.mark.parametrize('skip', ['32s', '16s', '8s'])
-@pytest.mark.parametrize('size', [(203, 170), (177, 261), (196, 195)])
-def test_a_coordinate_comes_out_where_it_went_in(size, skip, graph):
-  """A ramp of coordinates through the same strides and kernels is, inside the mirrored border, unchanged."""
-  rows, columns = np.meshgrid(*map(np.arange, size), indexing='ij')
-  images = np.stack([rows, columns, np.ones(size)], axis=-1)[None].astype(np.float32)
-  logits, _ = fcn_logits(RAMP, tf.constant(images), 3, False, skip=skip)
+def test_scale_of_a_tap(graph):
+  """Every score is half of what it is without."""
+  halved = dataclasses.replace(POOLS, taps=tuple(dataclasses.replace(tap, scale=0.5) for tap in POOLS.taps))
+  value = tf.constant(random_image(60, 50))
+  with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE, initializer=tf.ones_initializer()):
+    plain, scaled = (fcn_logits(backbone, value, 2, False)[1] for backbone in (POOLS, halved))
   with tf.Session() as session:
     session.run(tf.global_variables_initializer())
-    stride = skip[:-1]
-    for name in ['32', '16', '8']:
-      for variable in tf.global_variables(f'fcn/score_{name}/weights'):
-        # Only the finest tap is read; the coarser ones have their own runs.
-        variable.load((np.eye(3) if name == stride else np.zeros([3, 3]))[None, None].astype(np.float32), session)
-    value = session.run(logits)[0]
-  inside = np.s_[72:-72, 72:-72]
-  assert np.abs(value[inside] - images[0][inside]).max() < 1e-3
-
-
-def test_coarse_scores_fuse_onto_the_fine_cells_exactly(graph):
-  """A ramp that only the stride-32 tap scores passes both learned upscores and still comes out in place."""
-  size = (203, 311)
-  rows, columns = np.meshgrid(*map(np.arange, size), indexing='ij')
-  images = np.stack([rows, columns, np.ones(size)], axis=-1)[None].astype(np.float32)
-  logits, _ = fcn_logits(RAMP, tf.constant(images), 3, False)
-  with tf.Session() as session:
-    session.run(tf.global_variables_initializer())
-    tf.global_variables('fcn/score_32/weights')[0].load(np.eye(3, dtype=np.float32)[None, None], session)
-    value = session.run(logits)[0]
-  inside = np.s_[64:-64, 64:-64]
-  assert np.abs(value[inside] - images[0][inside]).max() < 1e-2
-
-
-@pytest.mark.parametrize('skip', ['32s', '16s', '8s'])
-def test_shifting_the_image_by_32_pixels_shifts_the_logits(skip, graph):
-  """Real Inception v3: away from the borders, which context reaches, nothing but the position changes."""
-  generator = np.random.default_rng(5)
-  wide = generator.uniform(0, 255, [1, 139, 96 + 32, 3]).astype(np.float32)
-  wide[:, :, :] *= 0.2  # small contrasts keep a random network's activations tame
-  images = tf.placeholder(tf.float32, [None, None, None, 3])
-  backbone = backbones.Backbone(**{**backbones.INCEPTION_V3.__dict__, 'features': _local_features})
-  logits, _ = fcn_logits(backbone, images, 3, False, skip=skip)
-  with tf.Session() as session:
-    session.run(tf.global_variables_initializer())
-    assign_random(session, seed=6)
-    left = session.run(logits, {images: np.pad(wide, [(0, 0), (0, 0), (0, 160), (0, 0)])})
-    right = session.run(logits, {images: np.pad(wide, [(0, 0), (0, 0), (32, 128), (0, 0)])})
-  assert np.ptp(left) > 1e-3
-  np.testing.assert_allclose(left[:, :, 64:192], right[:, :, 96:224], atol=1e-4)
-
-
-def _local_features(images, is_training, **options):
-  """Slim's Inception v3 cut to the layers whose context is short, so that a shift shows away from the borders."""
-  del is_training, options
-  slim_net = slim.nets.inception_v3
-  with slim.arg_scope(slim_net.inception_v3_arg_scope()), slim.arg_scope([slim.batch_norm], is_training=False):
-    net, end_points = slim_net.inception_v3_base(images / 127.5 - 1, final_endpoint='MaxPool_5a_3x3')
-  end_points['Mixed_5d'] = net
-  end_points['Mixed_6e'] = net = slim.max_pool2d(net, 3, 2, padding='VALID')
-  end_points['Mixed_7c'] = slim.max_pool2d(net, 3, 2, padding='VALID')
-  return end_points
+    for weights in tf.trainable_variables('fcn/score'):
+      if weights.op.name.endswith('weights'):
+        weights.load(np.ones(weights.shape, np.float32), session)
+    plain, scaled = session.run([plain['score_8'], scaled['score_8']])
+  np.testing.assert_allclose(scaled, plain / 2, rtol=1e-5)
+  assert plain.min() > 100
 
 
 def test_mirrored_pad_equals_numpy(graph):
@@ -235,13 +260,53 @@ def test_bilinear_kernel_by_hand(graph):
 
 # --- agreement with slim ----------------------------------------------------------------------------------------------
 
+OPTIONS = {'freeze_batch_norm': False, 'batch_norm_decay': 0.99, 'weight_decay': 0.0, 'dropout_keep_prob': 0.5}
+
+
+def test_vgg_equals_slims_own_at_224(graph):
+  """fc7 of the centre cell, whose fc6 reaches over the 7x7 cells that slim's sees; dropout is before it and in it."""
+  image = random_image(224, 224)
+  with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
+    ours = backbones.VGG_16.features(tf.constant(image), False, dropout=False, **OPTIONS)
+    dropped = backbones.VGG_16.features(tf.constant(image), False, dropout=True, **OPTIONS)
+    names = {v.op.name: v.shape.as_list() for v in slim.get_model_variables()}
+    with slim.arg_scope(slim.nets.vgg.vgg_arg_scope()):
+      _, slims = slim.nets.vgg.vgg_16(tf.constant(image) - [123.68, 116.78, 103.94], 11, is_training=False)
+  slims = {name.rpartition('/')[2]: end_point for name, end_point in slims.items()}  # slim names a second build anew
+  new = {v.op.name: v.shape.as_list() for v in slim.get_model_variables() if v.op.name not in names}
+  assert new == {'vgg_16/fc8/weights': [1, 1, 4096, 11], 'vgg_16/fc8/biases': [11]}
+  ours, dropped, pool3, fc7 = run(ours, dropped, slims['pool3'], slims['fc7'])
+  assert ours['fc7'].shape == (1, 7, 7, 4096) and fc7.shape == (1, 1, 1, 4096) and fc7.max() > 0.1
+  np.testing.assert_allclose(ours['pool3'], pool3, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(ours['fc7'][:, 3:4, 3:4], fc7, rtol=1e-3, atol=1e-4)
+  np.testing.assert_array_equal(ours['fc6'], dropped['fc6'])
+  assert np.abs(ours['fc7'] - dropped['fc7']).max() > 0.01
+
+
+def test_resnet_equals_slims_own(graph):
+  """With batch norm in training mode, which keeps an untrained network's features near one."""
+  image = random_image(97, 65)
+  with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
+    ours = backbones.RESNET_V1_50.features(tf.constant(image), True, dropout=False, **OPTIONS)
+    names = {v.op.name for v in slim.get_model_variables()}
+    with slim.arg_scope(slim.nets.resnet_v1.resnet_arg_scope()):
+      _, slims = slim.nets.resnet_v1.resnet_v1_50(tf.constant(image) - [123.68, 116.78, 103.94], 11, is_training=True)
+  assert {v.op.name for v in slim.get_model_variables()} - names == {
+      'resnet_v1_50/logits/weights', 'resnet_v1_50/logits/biases'}
+  shapes = {'block2/unit_3/bottleneck_v1': (1, 13, 9, 512), 'block3/unit_5/bottleneck_v1': (1, 7, 5, 1024),
+            'block4': (1, 4, 3, 2048)}
+  assert [tap.end_point for tap in backbones.RESNET_V1_50.taps] == list(reversed(shapes))
+  ours, slims = run({name: ours[name] for name in shapes}, {name: slims[f'resnet_v1_50/{name}'] for name in shapes})
+  for name, shape in shapes.items():
+    assert ours[name].shape == shape and ours[name].std() > 0.1
+    np.testing.assert_allclose(ours[name], slims[name], atol=1e-3 * ours[name].max())
+
 
 def test_features_equal_slims_own_at_299(graph, shared):
   """End point by end point, with the ImageNet weights; and slim's classifier logits from the map, averaged."""
-  image = np.random.default_rng(9).uniform(0, 255, [1, 299, 299, 3]).astype(np.float32)
+  image = random_image(299, 299)
   with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
-    ours = backbones.INCEPTION_V3.features(
-        tf.constant(image), False, freeze_batch_norm=False, batch_norm_decay=0.99, weight_decay=0.0)
+    ours = backbones.INCEPTION_V3.features(tf.constant(image), False, dropout=False, **OPTIONS)
     with slim.arg_scope(slim.nets.inception_v3.inception_v3_arg_scope()):
       slim_logits, slims = slim.nets.inception_v3.inception_v3(
           tf.constant(image / 127.5 - 1), num_classes=11, is_training=False, scope='InceptionV3')
@@ -258,7 +323,3 @@ def test_features_equal_slims_own_at_299(graph, shared):
   for name in names:
     np.testing.assert_allclose(ours[name], slims[name], atol=1e-5, err_msg=name)
   np.testing.assert_allclose(score_map.mean((1, 2)), slim_logits, atol=1e-4)
-
-
-def test_registry_is_built_from_the_backbone():
-  assert get_network('inception_v3').logits.args == fcn(backbones.INCEPTION_V3).logits.args

@@ -64,7 +64,7 @@ def _repair_slim():
 with _quiet_import():
   _repair_slim()
   import tf_slim as slim
-  import tf_slim.nets.inception_v3  # noqa: F401, makes slim.nets.inception_v3, whose import would be noisy elsewhere
+  import tf_slim.nets  # noqa: F401, makes slim.nets, whose import would be noisy elsewhere
 
 tf.disable_eager_execution()
 tf.enable_resource_variables()

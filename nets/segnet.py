@@ -1,0 +1,126 @@
+"""SegNet and SegNet-Basic, plain or Bayesian.
+
+Badrinarayanan, Kendall, Cipolla, "SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image Segmentation",
+PAMI 2017. Kendall, Badrinarayanan, Cipolla, "Bayesian SegNet", BMVC 2017, arXiv:1511.02680. What the papers leave open
+is as in the models that the authors released (github.com/alexgkendall/SegNet-Tutorial).
+"""
+
+from nets import vgg_encoder
+from nets.network import Network
+from nets.unpooling import max_pool, max_unpool
+from utils.compat import slim, tf
+
+SCOPE, BASIC_SCOPE = 'segnet', 'segnet_basic'  # of all that is not VGG's
+BASIC_UNITS, BASIC_CHANNELS, BASIC_KERNEL = 4, 64, 7
+DROPOUT_UNITS, BASIC_DROPOUT_UNITS = (3, 4, 5), (3, 4)  # the central ones (Bayesian SegNet, section 3)
+
+
+def segnet_logits(images, num_classes, is_training, *, skip=None, dropout=None, dropout_keep_prob=None,
+                  freeze_batch_norm=False, batch_norm_decay=0.99, weight_decay=5e-4):
+  """Builds SegNet: VGG-16's 13 convolutions, and 13 more that mirror them, after unpooling by VGG's own maxima.
+
+  With `dropout_keep_prob` it is Bayesian SegNet, whose paper keeps 0.5, with dropout behind the poolings 3 to 5 and
+  behind the decoders 5 to 3; without, it has no dropout.
+
+  29 445 643 parameters for CamVid's 11 classes, 117.8 MB; the paper's Table 6 has a model of 117 MB. Of these VGG's
+  convolutions make up 14.7 million, as in the paper (section 3). The released model has 3712 more: the decoder's
+  convolutions have biases there, which do nothing before a batch norm.
+
+  Args:
+    images: float32 [B, H, W, 3], RGB in 0..255, any H and W from 1, known or not. Nothing is padded: unpooling gives
+      back odd sizes exactly.
+    num_classes: number of classes.
+    is_training: whether batch norm, unless frozen, uses the batch's statistics.
+    skip: unused; there are no skips to choose.
+    dropout: whether dropout drops; None: as `is_training`.
+    dropout_keep_prob: kept by dropout; None: all.
+    freeze_batch_norm: keep batch norm at its moving averages while training.
+    batch_norm_decay: decay of the moving averages.
+    weight_decay: weight of the L2 loss on convolution weights; the default is that of the released solver.
+
+  Returns:
+    logits: float32 [B, H, W, num_classes]; a pixel belongs to the same pixel of the images.
+    end_points: dict with `pool1` .. `pool5` and `decoder5` .. `decoder1`.
+  """
+  del skip
+  drop = _dropout_at(DROPOUT_UNITS, is_training if dropout is None else dropout, dropout_keep_prob)
+  end_points, tokens = {}, {}
+  with vgg_encoder.arg_scope(train_batch_norm=is_training and not freeze_batch_norm,
+                             batch_norm_decay=batch_norm_decay, weight_decay=weight_decay):
+    net = vgg_encoder.normalize(images)
+    for block in range(1, len(vgg_encoder.LAYERS) + 1):
+      net, tokens[block] = max_pool(vgg_encoder.encode_block(net, block, SCOPE))
+      end_points[f'pool{block}'] = net = drop(net, block)
+    with tf.variable_scope(SCOPE):
+      for block in reversed(tokens):
+        names = [f'conv{block}_{layer}_D' for layer in range(vgg_encoder.LAYERS[block - 1], 0, -1)]
+        if block == 1:
+          names.remove('conv1_1_D')  # the last layer of all
+        net = vgg_encoder.decode_block(net, tokens[block], names, vgg_encoder.mirrored_channels(block))
+        end_points[f'decoder{block}'] = net = drop(net, block)
+      logits = slim.conv2d(net, num_classes, 3, activation_fn=None, normalizer_fn=None, scope='conv1_1_D')
+  return logits, end_points
+
+
+def segnet_basic_logits(images, num_classes, is_training, *, skip=None, dropout=None, dropout_keep_prob=None,
+                        freeze_batch_norm=False, batch_norm_decay=0.99, weight_decay=5e-4):
+  """Builds SegNet-Basic: four encoders and four decoders of one 7x7 convolution each (section 3.1).
+
+  As in the paper, no convolution but the last one has biases and the decoders have no ReLU. The paper normalizes images
+  by local contrast; here, as in the released model, each pixel is divided by a power of its own brightness (`lrn`),
+  which needs no statistics of the image, so that a part of an image gives the same as the whole.
+
+  1 416 075 parameters for CamVid's 11 classes, 0.6 % less than the 1.425 million of the paper's Table 1. All but 1739
+  are weights of the eight convolutions, 49 * 64 * (3 + 7 * 64), so that no reading of the text gives the paper's
+  number; the biases of the released model are 512 more.
+
+  Args:
+    images: float32 [B, H, W, 3], RGB in 0..255, any H and W from 1, known or not.
+    num_classes: number of classes.
+    is_training: whether batch norm, unless frozen, uses the batch's statistics.
+    skip: unused; there are no skips to choose.
+    dropout: whether dropout drops; None: as `is_training`.
+    dropout_keep_prob: kept by dropout, behind the poolings 3 and 4 and the decoders 4 and 3; None: all.
+    freeze_batch_norm: keep batch norm at its moving averages while training.
+    batch_norm_decay: decay of the moving averages.
+    weight_decay: weight of the L2 loss on convolution weights; the default is that of the released solver.
+
+  Returns:
+    logits: float32 [B, H, W, num_classes]; a pixel belongs to the same pixel of the images.
+    end_points: dict with `lrn`, `pool1` .. `pool4` and `decoder4` .. `decoder1`.
+  """
+  del skip
+  drop = _dropout_at(BASIC_DROPOUT_UNITS, is_training if dropout is None else dropout, dropout_keep_prob)
+  tokens = {}
+  with tf.variable_scope(BASIC_SCOPE), vgg_encoder.arg_scope(
+      train_batch_norm=is_training and not freeze_batch_norm, batch_norm_decay=batch_norm_decay,
+      weight_decay=weight_decay):
+    # x / (1 + 1e-4 / 5 * (R^2 + G^2 + B^2))^0.75: Caffe divides its alpha by the window of 5, which holds all channels.
+    net = tf.nn.local_response_normalization(images, depth_radius=2, bias=1.0, alpha=1e-4 / 5, beta=0.75)
+    end_points = {'lrn': net}
+    for unit in range(1, BASIC_UNITS + 1):
+      net = slim.conv2d(net, BASIC_CHANNELS, BASIC_KERNEL, scope=f'conv{unit}')
+      net, tokens[unit] = max_pool(net)
+      end_points[f'pool{unit}'] = net = drop(net, unit)
+    for unit in reversed(tokens):
+      net = max_unpool(net, tokens[unit])
+      net = slim.conv2d(net, BASIC_CHANNELS, BASIC_KERNEL, activation_fn=None, scope=f'conv_decode{unit}')
+      end_points[f'decoder{unit}'] = net = drop(net, unit)
+    logits = slim.conv2d(net, num_classes, 1, activation_fn=None, normalizer_fn=None, scope='conv_classifier')
+  return logits, end_points
+
+
+def _dropout_at(units, dropout, keep_prob):
+  """Returns `drop(features, unit)`, which drops behind those units that are among `units`."""
+
+  def drop(features, unit):
+    if unit not in units or keep_prob is None:
+      return features
+    return slim.dropout(features, keep_prob, is_training=dropout, scope='dropout')
+
+  return drop
+
+
+SEGNET = Network(name='segnet', logits=segnet_logits, pretrained='vgg_16',
+                 pretrained_scopes=(vgg_encoder.VGG_SCOPE,))
+SEGNET_BASIC = Network(name='segnet_basic', logits=segnet_basic_logits)

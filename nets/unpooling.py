@@ -1,0 +1,66 @@
+"""2x2 max pooling that remembers where the maxima were, and unpooling that puts values back there."""
+
+import collections
+
+from nets.geometry import spatial_size
+from utils.compat import tf
+
+_WINDOW = {'ksize': [1, 2, 2, 1], 'strides': [1, 2, 2, 1], 'padding': 'SAME'}
+
+# What max_unpool needs of a pooling: the positions of the maxima follow from these two.
+PoolToken = collections.namedtuple('PoolToken', ['features', 'pooled'])
+
+
+def max_pool(features):
+  """Pools windows of 2x2 pixels; at odd sizes the last row and column of windows hold what pixels there are.
+
+  Args:
+    features: float [B, H, W, C], any H and W from 1, known or not.
+
+  Returns:
+    pooled: [B, ceil(H / 2), ceil(W / 2), C].
+    token: what `max_unpool` takes.
+  """
+  pooled = tf.nn.max_pool2d(features, 2, 2, 'SAME')
+  return pooled, PoolToken(features, pooled)
+
+
+def max_unpool(values, token):
+  """Puts values where a pooling found its maxima and zeros elsewhere; of equal maxima, one position gets the value.
+
+  This is what the gradient of max pooling does with a gradient, and TensorFlow does that much faster than it scatters
+  by index. Its own gradient picks from those positions; none flows to the features that were pooled.
+
+  Args:
+    values: float [B, h, w, C], of the shape of what was pooled.
+    token: from `max_pool`.
+
+  Returns:
+    [B, H, W, C], the shape of the features before pooling.
+
+  Raises:
+    ValueError: if the values have another number of channels than what was pooled.
+  """
+  if values.shape[3] != token.pooled.shape[3]:
+    raise ValueError(f'{values.shape[3]} channels cannot be put where the maxima of {token.pooled.shape[3]} were')
+  return _unpool(values, *token)
+
+
+@tf.custom_gradient
+def _unpool(values, features, pooled):
+  """`max_unpool` with the token's parts as arguments, which is how TensorFlow sees that no variable is involved."""
+
+  def gradient(upstream):
+    # Each window has one position, so a sum over it picks. TensorFlow's own gradient of MaxPoolGrad is slower, and with
+    # the graph rewriter's bfloat16 it can lose positions: it looks for them by comparing values.
+    mask = tf.raw_ops.MaxPoolGrad(orig_input=features, orig_output=pooled, grad=tf.ones_like(pooled), **_WINDOW)
+    return _sum_pool(upstream * mask), None, None
+
+  return tf.raw_ops.MaxPoolGrad(orig_input=features, orig_output=pooled, grad=values, **_WINDOW), gradient
+
+
+def _sum_pool(features):
+  """Sums of windows of 2x2 pixels, of what pixels there are at odd sizes."""
+  rows, columns = (length % 2 for length in spatial_size(features))
+  # Padded, all windows hold four pixels: TensorFlow's average over fewer divides by fewer.
+  return 4.0 * tf.nn.avg_pool2d(tf.pad(features, [[0, 0], [0, rows], [0, columns], [0, 0]]), 2, 2, 'VALID')
