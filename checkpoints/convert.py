@@ -1,0 +1,181 @@
+"""Turns VGG weights in the forms of Caffe and MatConvNet into checkpoints, and Caffe's FCNs for VOC into a run.
+
+    python -m checkpoints.convert --input=VGG_ILSVRC_16_layers.caffemodel                # checkpoints/vgg_16.ckpt
+    python -m checkpoints.convert --input=imagenet-vgg-verydeep-19.mat --net=vgg_19      # checkpoints/vgg_19.ckpt
+    python -m checkpoints.convert --input=fcn8s-heavy-pascal.caffemodel                  # runs/voc-vgg_16-8s-caffe
+"""
+
+import os
+import shutil
+
+import numpy as np
+from absl import flags
+
+from checkpoints.caffe import read_caffemodel
+from checkpoints.caffe_fcn import FCN_MEANS, fcn_from_caffe, is_fcn
+from checkpoints.matconvnet import read_mat
+from checkpoints.slim_vgg import VGG_MEANS, VGGS, from_caffe, from_matconvnet
+from datasets.voc import VOC
+from nets import backbones, get_network
+from utils import errors, runs
+from utils.compat import tf
+from utils.errors import UserError
+from utils.files import make_folder, replacing, write_json
+
+TAPS = {backbone.name: backbone.taps for backbone in (backbones.VGG_16, backbones.VGG_19)}
+_MAT, _HDF5 = b'MATLAB ', b'\x89HDF'  # what such files begin with; a .caffemodel has no such mark
+
+
+def convert(path, vgg, output=None):
+  """Converts a file to a checkpoint or a run and prints what is in it.
+
+  Args:
+    path: a `.caffemodel` or a `.mat` file of MatConvNet; what it is, is told from its content.
+    vgg: the slim_vgg.Vgg that it holds.
+    output: the checkpoint to write, in the old single-file format (V1), as slim's own; or for an FCN the run's folder.
+      Default: checkpoints/NET.ckpt, or runs/voc-NET-SKIP-caffe.
+
+  Returns:
+    the path of what was written.
+
+  Raises:
+    UserError: if the file cannot be read, is not of this network, or nothing can be written; nothing is half written.
+  """
+  if output and os.path.exists(output) and os.path.exists(path) and os.path.samefile(path, output):
+    raise UserError(f'--output={output} is the file to convert; name another')
+  if _is_mat(path):
+    layers, means = read_mat(path)
+    if means is None:
+      print(f"{path} has no average image; VGG's own mean is taken")
+      means = VGG_MEANS
+    variables = from_matconvnet(layers, vgg, path=path, means=means)
+  else:
+    layers, means = read_caffemodel(path), VGG_MEANS
+    if is_fcn(layers):
+      return _convert_fcn(layers, vgg, path=path, output=output)
+    variables = from_caffe(layers, vgg, path=path)
+  output = output or f'checkpoints/{vgg.name}.ckpt'
+  write_checkpoint(output, variables)
+  _describe(variables, means, [name for name in layers if not any(variable.endswith(f'/{name}/weights')
+                                                                  for variable in variables)])
+  print(f'{output}: {vgg.name}, from {path}; next: python train.py --net={vgg.name} --checkpoint={output}')
+  return output
+
+
+def _convert_fcn(layers, vgg, *, path, output):
+  """Writes an FCN's run and says what it is. Returns its folder."""
+  variables, skip, left_out, notes = fcn_from_caffe(
+      layers, vgg, TAPS[vgg.name], path=path, num_classes=VOC.num_classes)
+  output = output or f'runs/voc-{vgg.name}-{skip}-caffe'
+  settings = {'dataset': VOC.name, 'net': vgg.name, 'skip': skip, 'data_dir': f'data/{VOC.name}', 'checkpoint': path}
+  write_run(output, variables, runs.make_config(settings, VOC, get_network(vgg.name)))
+  _describe(variables, FCN_MEANS, left_out)
+  for note in notes:
+    print(note)
+  print(f'{output}: FCN-{skip} on {vgg.name}, from {path}; next: python evaluate.py --ckpt={output}')
+  return output
+
+
+def _is_mat(path):
+  """Whether a file is MATLAB's, else it is taken for Caffe's. Raises UserError if it cannot be read, or is HDF5."""
+  try:
+    with open(path, 'rb') as file:
+      head = file.read(len(_MAT))
+  except OSError as error:
+    raise UserError(f'cannot read {path}: {error.strerror}') from error
+  if head.startswith(_HDF5):
+    raise UserError(f'{path} is an HDF5 file; only .caffemodel in protocol buffers and .mat files can be converted')
+  return head == _MAT or path.endswith('.mat')
+
+
+def _describe(variables, means, left_out):
+  """Prints the variables and their shapes, the file's mean, and the layers of the file that have no place in them."""
+  for name, value in variables.items():
+    print(f'  {name:<34} {"x".join(map(str, value.shape))}')
+  print(f'{len(variables)} variables, {sum(value.nbytes for value in variables.values()) / 1e6:.1f} MB')
+  theirs, here = (', '.join(f'{mean:.3f}' for mean in triple) for triple in (means, backbones.RGB_MEANS))
+  print(f'mean color (R, G, B): {theirs}; the biases of conv1_1 make up for the {here} that is subtracted here')
+  print(f'left out: {", ".join(left_out) or "nothing"}')
+
+
+def write_checkpoint(path, variables):
+  """Writes arrays as one file in slim's old checkpoint format (V1), whole or not at all.
+
+  Args:
+    path: of the file.
+    variables: dict from name to array.
+
+  Raises:
+    UserError: if it cannot be written.
+  """
+  make_folder(os.path.dirname(path) or '.')
+  if os.path.isdir(path):
+    raise UserError(f'--output={path} is a folder; give the name of the checkpoint, as {path.rstrip("/")}/vgg_16.ckpt')
+  with replacing(path) as temporary:
+    _save(path, variables, lambda names, values: tf.raw_ops.Save(
+        filename=temporary, tensor_names=names, data=values))
+
+
+def write_run(folder, variables, config):
+  """Writes a run's folder at step 0, whole or not at all: config.json, a checkpoint, and the list that names it.
+
+  Args:
+    folder: a folder that does not exist, or is empty.
+    variables: dict from name to array.
+    config: as of utils.runs.make_config.
+
+  Raises:
+    UserError: if there is something already, or nothing can be written.
+  """
+  folder = folder.rstrip('/')
+  if os.path.exists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
+    raise UserError(f'--output={folder} is there already; name a new folder for the run')
+  make_folder(os.path.dirname(folder) or '.')
+  temporary = f'{folder}.{os.getpid()}.tmp'
+  try:
+    os.mkdir(temporary)
+    write_json(os.path.join(temporary, runs.CONFIG), config)
+    variables = variables | {'global_step': np.int64(0)}
+    _save(folder, variables, lambda names, values: tf.raw_ops.SaveV2(
+        prefix=os.path.join(temporary, 'model.ckpt-0'), tensor_names=names, shape_and_slices=[''] * len(names),
+        tensors=values))
+    with open(os.path.join(temporary, 'checkpoint'), 'w', encoding='utf-8') as file:
+      file.write('model_checkpoint_path: "model.ckpt-0"\nall_model_checkpoint_paths: "model.ckpt-0"\n')
+    os.rename(temporary, folder)
+  except OSError as error:
+    raise UserError(f'cannot write {folder}: {error.strerror or error}') from error
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _save(path, variables, make_op):
+  """Runs the op that `make_op(names, tensors)` makes to save variables; raises UserError if it fails."""
+  with tf.Graph().as_default(), tf.Session(config=tf.ConfigProto(device_count={'GPU': 0})) as session:
+    values = {tf.placeholder(value.dtype, value.shape): value for value in variables.values()}
+    op = make_op(list(variables), list(values))
+    try:
+      session.run(op, values)
+    except tf.errors.OpError as error:
+      raise UserError(f'cannot write {path}: {error.message.splitlines()[0]}') from error
+
+
+def _define_flags():
+  flags.DEFINE_string('input', None, 'the .caffemodel, or the .mat file of MatConvNet', required=True)
+  flags.DEFINE_string('output', None, "checkpoint to write, or an FCN's run folder; default checkpoints/NET.ckpt, or "
+                      'runs/voc-NET-SKIP-caffe')
+  flags.DEFINE_string('net', 'vgg_16', f'which network it holds: {", ".join(VGGS)}')
+
+
+def main(argv):
+  """Converts --input."""
+  args = flags.FLAGS
+  if len(argv) > 1:
+    raise UserError(f'unexpected argument {argv[1]!r}; all arguments are flags, --help lists them')
+  if args.net not in VGGS:
+    raise UserError(f'--net={args.net}: known are {", ".join(VGGS)}')
+  convert(os.path.expanduser(args.input), VGGS[args.net], args.output and os.path.expanduser(args.output))
+
+
+if __name__ == '__main__':
+  _define_flags()
+  errors.run(main)
