@@ -1,16 +1,31 @@
-"""The datasets by name. A new one is a file of this folder and a line here."""
+"""The datasets by name. A new one is a file of this folder and a line here; a user's own is a folder and no code."""
+
+import os
 
 from datasets.camvid import CAMVID
+from datasets.camvid32 import CAMSEQ01, CAMVID32
+from datasets.coco import COCO
+from datasets.gta5 import GTA5
 from datasets.mit import MIT
+from datasets.own import own_dataset
 from datasets.shapes import SHAPES
+from datasets.vkitti import VKITTI, VKITTI2
 from datasets.voc import VOC, VOC2011, VOC_AUG
 from utils.errors import UserError
 
-DATASETS = {dataset.name: dataset for dataset in (SHAPES, VOC, VOC2011, VOC_AUG, CAMVID, MIT)}
+DATASETS = {dataset.name: dataset for dataset in (
+    SHAPES, VOC, VOC2011, VOC_AUG, CAMVID, CAMVID32, CAMSEQ01, MIT, COCO, GTA5, VKITTI, VKITTI2)}
 
 
 def get_dataset(name):
-  """Looks up a Dataset by the name that `--dataset` gives. Raises UserError that lists the known ones."""
-  if name not in DATASETS:
-    raise UserError(f'--dataset={name}: unknown dataset; known are {", ".join(DATASETS)}')
-  return DATASETS[name]
+  """Returns the Dataset of the name, or else of the folder (see `datasets.own`), that `--dataset` gives.
+
+  Raises:
+    UserError: if there is neither, listing the known names; or if the folder is not laid out as it should.
+  """
+  if name in DATASETS:
+    return DATASETS[name]
+  if os.sep in name or os.path.isdir(name):
+    return own_dataset(name, reserved=tuple(DATASETS))
+  raise UserError(f'--dataset={name}: unknown dataset; known are {", ".join(DATASETS)}, or give the path of a folder '
+                  'with images, labels and classes.txt')

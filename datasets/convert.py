@@ -20,6 +20,7 @@ from absl import flags
 
 from datasets import DATASETS, get_dataset, images, records
 from datasets.dataset import IGNORE_LABEL
+from datasets.own import OwnDataset, originals
 from datasets.workers import default_workers, ordered_map
 from utils import errors
 from utils.compat import tf
@@ -40,7 +41,7 @@ def convert(dataset, split, *, source_dir, data_dir, num_shards=8, num_workers=N
   Args:
     dataset: a Dataset.
     split: name of one of its splits.
-    source_dir: folder of the originals; unused by a generated dataset.
+    source_dir: folder of the originals; unused by a generated dataset and by the user's own.
     data_dir: folder to write to, made where it is missing.
     num_shards: number of shards, at most; no more than there are images.
     num_workers: number of processes; by default the number of cores.
@@ -51,7 +52,7 @@ def convert(dataset, split, *, source_dir, data_dir, num_shards=8, num_workers=N
     the dict that stands in `<split>.json`: 'dataset', 'split', 'num_examples', 'expected' (images in the original
     publication), 'num_shards', 'shard_bytes', 'skipped' (list of 'name', 'file', 'reason'), 'class_names',
     'class_pixels' (int a class), 'class_image_pixels' (pixels of all images in which the class occurs), 'void_pixels',
-    'fingerprint'.
+    'fingerprint'; of the user's own dataset also 'source_dir', its folder.
 
   Raises:
     BadFiles: listing every bad file; nothing is written then, and what stood there before is untouched.
@@ -66,8 +67,8 @@ def convert(dataset, split, *, source_dir, data_dir, num_shards=8, num_workers=N
   num_shards = min(num_shards, len(sources))
   num_workers = min(num_workers or default_workers(), len(sources))
   _refuse_other_dataset(dataset, data_dir)
-  fingerprint = _fingerprint(dataset, split, sources, num_shards)
-  stats = _up_to_date(data_dir, split, fingerprint, skip_bad)
+  fingerprint = _fingerprint(dataset, split, sources)
+  stats = _up_to_date(data_dir, split, fingerprint, num_shards=num_shards, skip_bad=skip_bad)
   if stats:
     say(f'{dataset.name} {split}: {stats["num_examples"]} images in {data_dir} are up to date')
     return stats
@@ -76,6 +77,8 @@ def convert(dataset, split, *, source_dir, data_dir, num_shards=8, num_workers=N
       stats = _write_shards(dataset, split, sources, data_dir=data_dir, num_shards=num_shards,
                             num_workers=num_workers, skip_bad=skip_bad, progress=progress)
       stats['fingerprint'] = fingerprint
+      if isinstance(dataset, OwnDataset):
+        stats['source_dir'] = os.path.abspath(dataset.root)
       _publish(stats, data_dir)
     except (OSError, tf.errors.OpError) as error:
       raise UserError(f'cannot write to {data_dir}: {str(error).splitlines()[0]}') from error
@@ -89,6 +92,7 @@ def _list_sources(dataset, split, source_dir):
   """Lists a split's sources, with the user's mistakes said."""
   if split not in dataset.splits:
     raise UserError(f'--splits: {dataset.name} has no split {split!r}; it has {", ".join(dataset.splits)}')
+  source_dir = originals(dataset, source_dir)
   if not dataset.generate and not source_dir:
     raise UserError(f'--source_dir: say where the originals of {dataset.name} are; they are to be had from '
                     f'{dataset.url}')
@@ -98,8 +102,14 @@ def _list_sources(dataset, split, source_dir):
   return sources
 
 
-def _fingerprint(dataset, split, sources, num_shards):
-  """Hashes all that the shards depend on: names, sizes and times of the originals, the dataset's record, the format."""
+def has_changed(dataset, split, *, source_dir, data_dir):
+  """Whether a split's originals are others than those that were converted, by names, sizes and times."""
+  sources = _list_sources(dataset, split, source_dir)
+  return records.read_stats(data_dir, split).get('fingerprint') != _fingerprint(dataset, split, sources)
+
+
+def _fingerprint(dataset, split, sources):
+  """Hashes all that the records depend on: names, sizes and times of the originals, the dataset's, the format."""
 
   def state(original):
     if isinstance(original, np.ndarray):
@@ -110,7 +120,8 @@ def _fingerprint(dataset, split, sources, num_shards):
     return [os.path.basename(original), stat.st_size, stat.st_mtime_ns]
 
   code = inspect.getsource(inspect.getmodule(dataset.generate)) if dataset.generate else ''
-  parts = [records.VERSION, dataset.name, list(dataset.classes), dataset.label_map.tolist(), code, split, num_shards,
+  reader = [getattr(dataset.read_label, key, None) for key in ('args', 'keywords')]  # of a partial: its colors
+  parts = [records.VERSION, dataset.name, list(dataset.classes), dataset.label_map.tolist(), code, reader, split,
            [[source.name, state(source.image), state(source.label)] for source in sources]]
   return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -119,20 +130,26 @@ def _refuse_other_dataset(dataset, data_dir):
   """Raises UserError if the folder holds the shards of another dataset, which would be lost."""
   for path in glob.glob(records.stats_path(glob.escape(data_dir), '*')):
     try:
-      found = read_json(path).get('dataset', dataset.name)
+      stats = read_json(path)
+      found, folder = stats.get('dataset', dataset.name), stats.get('source_dir')
     except (UserError, AttributeError):  # broken, or none of ours
       continue
     if found != dataset.name:
       raise UserError(f'--data_dir={data_dir} holds the dataset {found}, not {dataset.name}; every dataset needs a '
                       'folder of its own')
+    if (folder and isinstance(dataset, OwnDataset) and os.path.isdir(folder)
+        and not os.path.samefile(folder, dataset.root)):  # another folder of the same name
+      raise UserError(f'--data_dir={data_dir} holds the images of {folder}, not those of {dataset.root}; give them '
+                      'another --data_dir')
 
 
-def _up_to_date(data_dir, split, fingerprint, skip_bad):
+def _up_to_date(data_dir, split, fingerprint, *, num_shards, skip_bad):
   """Returns the stats of an earlier conversion if it would come out the same and its shards are whole, else None."""
   try:
     stats = read_json(records.stats_path(data_dir, split))
     sizes = [os.path.getsize(shard) for shard in records.shard_paths(data_dir, split)]
-    same = stats['fingerprint'] == fingerprint and stats['shard_bytes'] == sizes
+    same = (stats['fingerprint'] == fingerprint and stats['shard_bytes'] == sizes
+            and stats['num_shards'] == min(num_shards, stats['num_examples']))
     return stats if same and (skip_bad or not stats['skipped']) else None
   except (UserError, OSError, KeyError, TypeError):  # missing, broken or of an older format: to be made anew
     return None
@@ -235,6 +252,10 @@ def _describe(stats, data_dir, say):
   total = sum(stats['class_pixels']) + stats['void_pixels']
   say(f'{what}: {found} images in {data_dir}, {stats["num_shards"]} shards of {sum(stats["shard_bytes"]) / 1e6:.1f} MB '
       f'in all; {stats["void_pixels"] / total:.1%} of the pixels are void')
+  missing = [name for name, pixels in zip(stats['class_names'], stats['class_pixels']) if not pixels]
+  if missing:
+    say(f'{what}: no pixel of {len(missing)} of the {len(stats["class_names"])} classes: {", ".join(missing[:5])}'
+        f'{" and so on" if len(missing) > 5 else ""}')
   for entry in stats['skipped']:
     say(f'{what}: left out {entry["file"]}: {entry["reason"]}')
   if found != expected:
@@ -242,7 +263,7 @@ def _describe(stats, data_dir, say):
 
 
 def _define_flags():
-  flags.DEFINE_string('dataset', None, f'which dataset: {", ".join(DATASETS)}', required=True)
+  flags.DEFINE_string('dataset', None, f'dataset: {", ".join(DATASETS)}, or the folder of your own', required=True)
   flags.DEFINE_string('source_dir', '', 'folder of the originals; not needed for shapes')
   flags.DEFINE_string('data_dir', '', 'folder to write to; default data/DATASET')
   flags.DEFINE_list('splits', ['train', 'val'], 'splits to convert, separated by commas')

@@ -32,18 +32,18 @@ def find_root(source_dir, places, marker, *, dataset):
   raise UserError(f'--source_dir={source_dir} does not hold {dataset}: there is none of {looked}')
 
 
-def read_lines(path):
-  """Reads a split list.
+def read_text(path):
+  """Reads a text file of one thing a line.
 
   Returns:
-    a list of (where, fields): 'FILE:LINE' and the fields of a line that is not blank, split at white space.
+    a list of (where, line): 'FILE:LINE' and a line that is not blank, without white space around it.
 
   Raises:
     UserError: if the file is missing, holds no line, or is no text.
   """
   try:
-    with open(path, encoding='utf-8') as file:
-      lines = [(f'{path}:{number}', line.split()) for number, line in enumerate(file, 1) if line.strip()]
+    with open(path, encoding='utf-8-sig') as file:  # some editors put a byte order mark before the first line
+      lines = [(f'{path}:{number}', line.strip()) for number, line in enumerate(file, 1) if line.strip()]
   except OSError as error:
     raise UserError(f'cannot read the list {path}: {error.strerror}') from error
   except UnicodeDecodeError as error:
@@ -51,6 +51,18 @@ def read_lines(path):
   if not lines:
     raise UserError(f'the list {path} is empty')
   return lines
+
+
+def read_lines(path):
+  """Reads a split list of several fields a line.
+
+  Returns:
+    a list of (where, fields): 'FILE:LINE' and the fields of a line that is not blank, split at white space.
+
+  Raises:
+    UserError: as `read_text`.
+  """
+  return [(where, line.split()) for where, line in read_text(path)]
 
 
 def read_names(path):
@@ -105,8 +117,12 @@ def existing(path):
   return path
 
 
-def list_images(folder):
+def list_images(folder, extensions=IMAGE_EXTENSIONS):
   """Lists the images of a folder.
+
+  Args:
+    folder: path.
+    extensions: tuple of the lower-case endings that make a file an image.
 
   Returns:
     a dict of stem -> path, sorted by stem.
@@ -118,6 +134,6 @@ def list_images(folder):
     files = sorted(os.listdir(folder))
   except OSError as error:
     raise UserError(f'cannot list {folder}: {error.strerror}') from error
-  files = [file for file in files if file.lower().endswith(IMAGE_EXTENSIONS) and not file.startswith('.')]
+  files = [file for file in files if file.lower().endswith(extensions) and not file.startswith('.')]
   refuse_duplicates([os.path.splitext(file)[0] for file in files], folder)
   return {os.path.splitext(file)[0]: os.path.join(folder, file) for file in files}

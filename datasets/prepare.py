@@ -3,7 +3,8 @@
 import os
 
 from datasets import records
-from datasets.convert import convert
+from datasets.convert import convert, has_changed
+from datasets.own import OwnDataset, originals
 from utils import download
 from utils.errors import UserError
 
@@ -13,20 +14,27 @@ DOWNLOADS = 'downloads'  # subfolder of the data folder for archives as they cam
 def prepare(dataset, data_dir, source_dir=None, splits=('train', 'val')):
   """Makes sure that `data_dir` holds the TFRecords of the splits; says in a line each thing that it does.
 
-  What is there is used as it is. Else the originals are converted: those in `source_dir`, or in `data_dir` itself, or
-  else downloaded to `data_dir`/downloads (where archives fetched by hand may lie as well) and unpacked into `data_dir`.
+  What is there is used as it is; only the user's own dataset is converted again if its files have changed. What is not
+  there is converted from the originals: those in `source_dir`, or in `data_dir` itself, or else downloaded to
+  `data_dir`/downloads (where archives fetched by hand may lie as well) and unpacked into `data_dir`.
 
   Args:
     dataset: a Dataset.
     data_dir: the dataset's own folder, made where it is missing.
-    source_dir: folder of the originals, where the user has them.
+    source_dir: folder of the originals, where the user has them; the user's own dataset knows it.
     splits: names of the splits that are needed.
 
   Raises:
     UserError: if there are no originals and they cannot be downloaded, saying what is to be put where; if originals
       are bad; or if `data_dir` holds another dataset.
   """
+  source_dir = originals(dataset, source_dir)
   needed = [split for split in splits if not _is_converted(dataset, data_dir, split)]
+  if isinstance(dataset, OwnDataset):
+    for split in splits:
+      if split not in needed and has_changed(dataset, split, source_dir=source_dir, data_dir=data_dir):
+        print(f'{dataset.name}: {split} was converted from other files than are in {source_dir} now', flush=True)
+        convert(dataset, split, source_dir=source_dir, data_dir=data_dir)
   if not needed:
     return
   if not dataset.generate and source_dir is None:
@@ -68,7 +76,7 @@ def _download(dataset, data_dir, problem):
     raise UserError(f'{dataset.name}: no TFRecords and no originals in {data_dir} ({problem}), and no address to '
                     f'download them from; get them from {dataset.url}, and put them there or give --source_dir')
   for archive in dataset.archives:
-    folder = os.path.join(data_dir, os.path.basename(archive.member))
+    folder = os.path.join(data_dir, archive.folder or os.path.basename(archive.member))
     if os.path.exists(folder):  # unpacked whole, or the user's: if anything is missing, reading it will say so
       continue
     path = os.path.join(data_dir, DOWNLOADS, archive.filename)

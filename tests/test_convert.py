@@ -132,7 +132,7 @@ def test_a_change_is_noticed(change, tmp_path):
   elif change == 'classes':
     dataset = dataclasses.replace(TOY, classes=('x', 'y', 'other'))
   after = _convert(tmp_path, dataset=dataset, num_shards=num_shards)
-  same = change in ('truncated', 'no json', 'bad json')
+  same = change in ('shards', 'truncated', 'no json', 'bad json')
   assert (after['fingerprint'] == before['fingerprint']) == same
   expected = {'new image': 6, 'removed image': 4}.get(change, 5)
   assert len(_read(data)) == after['num_examples'] == expected

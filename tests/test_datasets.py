@@ -65,7 +65,20 @@ def test_label_maps():
   assert maps['voc_aug'] == maps['voc2011'] == maps['voc']
   assert maps['camvid'] == [*range(11), 255, *[-1] * 244]
   assert maps['mit'] == [255, *range(150), *[-1] * 105]
+  assert maps['camvid32'] == maps['camseq01'] == [*range(31), *[-1] * 224, 255]
+  assert maps['vkitti'] == maps['vkitti2'] == [*range(14), *[-1] * 241, 255]
+  coco = {0: 0, 1: 1, 11: 11, 12: -1, 13: 12, 26: -1, 27: 25, 90: 80, 91: -1, 255: 255}  # categories have gaps
+  assert {raw: maps['coco'][raw] for raw in coco} == coco
   assert label_map({3: 0}).dtype == np.int16
+
+
+@pytest.mark.parametrize('name', [name for name in DATASETS if DATASETS[name].archives])
+def test_archives_are_unpacked_to_folders_of_their_own(name):
+  """Else the second one would pass for unpacked."""
+  archives = DATASETS[name].archives
+  folders = [archive.folder or os.path.basename(archive.member) for archive in archives]
+  assert all(folders) and len(set(folders)) == len(archives)
+  assert len({archive.filename for archive in archives}) == len({archive.url for archive in archives}) == len(archives)
 
 
 def test_colormap_is_vocs():
@@ -255,7 +268,7 @@ def test_mit_as_it_is(shared):
   lines = (folder / 'ADEChallengeData2016/objectInfo150.txt').read_text().splitlines()[1:]
   assert dataset.classes == tuple(line.split('\t')[4].split(',')[0].strip() for line in lines)
   assert [len(dataset.sources(str(folder), split)) for split in ('train', 'val')] == [1, 3]
-  assert dataset.submission_offset == 1
+  assert dataset.submission.offset == 1
   source = dataset.sources(str(folder), 'val')[0]
   raw = images.read_label(source.label)
   ids = images.to_ids(raw, dataset.label_map, source.label)
