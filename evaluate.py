@@ -3,27 +3,31 @@
     python evaluate.py --ckpt=runs/voc-inception_v3-8s --split=val
 """
 
+import dataclasses
 import os
 
 import numpy as np
 from absl import flags
 
-from datasets import pipeline, records
 from datasets.dataset import IGNORE_LABEL
-from utils import charts, colors, errors, metrics
-from utils.compat import tf
+from datasets.workers import default_workers, ordered_map
+from utils import charts, colors, crf, errors, metrics
 from utils.errors import UserError
+from utils.evaluation import check_dataset, read
 from utils.files import make_folder, write_json
 from utils.predictor import Predictor
 from utils.progress import Progress
 from utils.runs import load_run
-from utils.session import PRECISIONS
+from utils.session import define_flags
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('ckpt', None, "run's folder, or one checkpoint in it", required=True)
 flags.DEFINE_string('split', 'val', 'split to evaluate')
 flags.DEFINE_string('data_dir', None, 'folder with the TFRecords; default: the one the run was trained from')
-flags.DEFINE_enum('precision', 'float32', PRECISIONS, 'of convolutions; bfloat16 needs a CPU with AVX512-BF16')
+flags.DEFINE_integer('samples', 0, 'passes with dropout to average; 0: one pass without dropout', lower_bound=0)
+flags.DEFINE_integer('seed', 0, 'of what --samples drop', lower_bound=0)
+define_flags()
+crf.define_flags()
 
 NUM_EXAMPLES = 4  # in the picture
 EXAMPLE_HEIGHT = 360  # pixels; taller ones are thinned out
@@ -32,83 +36,82 @@ EXAMPLE_HEIGHT = 360  # pixels; taller ones are thinned out
 def main(argv):
   if len(argv) > 1:
     raise UserError(f'unexpected argument {argv[1]!r}; all settings are flags, see --help')
+  settings = crf.from_flags(FLAGS)
   run = load_run(FLAGS.ckpt)
   data_dir = FLAGS.data_dir or run.config['flags']['data_dir']
-  num_images = check_dataset(run, data_dir)
+  num_images = check_dataset(run, data_dir, FLAGS.split)
   make_folder(run.folder)
-  with Predictor(run, FLAGS.precision) as predictor:
+  with Predictor(run, FLAGS.precision, samples=FLAGS.samples, seed=FLAGS.seed, gpu=FLAGS.gpu,
+                 gpu_memory_fraction=FLAGS.gpu_memory_fraction) as predictor:
     print(f'{run.checkpoint} (step {run.step}) on the {num_images} images of {FLAGS.split} in {data_dir}', flush=True)
-    matrix, examples = evaluate(run, predictor, data_dir, num_images)
+    matrix, plain_matrix, examples = evaluate(run, predictor, data_dir, num_images, settings)
   if not matrix.any():
     raise UserError(f'split {FLAGS.split!r} in {data_dir} has no labelled pixel')
-  report(run, matrix, examples, num_images)
+  report(run, matrix, plain_matrix, examples, num_images, settings)
 
 
-def check_dataset(run, data_dir):
-  """Returns the number of images in the split. Raises UserError if its classes are not the run's."""
-  stats = records.read_stats(data_dir, FLAGS.split)
-  classes = tuple(stats['class_names'])
-  if len(classes) != len(run.classes):
-    raise UserError(f'{data_dir} has {len(classes)} classes and {run.folder} was trained on {len(run.classes)}')
-  for index, (here, there) in enumerate(zip(classes, run.classes)):
-    if here != there:
-      raise UserError(f'class {index} is {here!r} in {data_dir} and {there!r} in {run.folder}')
-  return stats['num_examples']
-
-
-def evaluate(run, predictor, data_dir, num_images):
-  """Predicts a split image by image.
+def evaluate(run, predictor, data_dir, num_images, settings):
+  """Predicts a split image by image, and refines the labels by the CRF if there are `settings` of one.
 
   Returns:
-    `(matrix, examples)`: the confusion matrix, and a few small (image, truth, prediction) to look at.
+    `(matrix, plain_matrix, examples)`: the confusion matrix, the one without the CRF, and a few small (image, truth,
+    prediction) to look at.
   """
-  matrix = np.zeros([len(run.classes)] * 2, np.int64)
+  matrix, plain_matrix = np.zeros([2, len(run.classes), len(run.classes)], np.int64)
   shown = set(np.linspace(0, num_images - 1, NUM_EXAMPLES).astype(int).tolist())
   examples = []
   with Progress(num_images, 'images', label=FLAGS.split) as progress:
-    for index, (name, image, truth) in enumerate(read(data_dir)):
-      prediction = predictor.labels(image[None])[0]
+    labelled = label_refined(predictor, data_dir, settings) if settings else label(predictor, data_dir)
+    for index, (name, image, truth, prediction, plain) in enumerate(labelled):
       try:
         matrix += metrics.confusion_matrix(truth, prediction, len(run.classes), IGNORE_LABEL)
       except UserError as error:
         raise UserError(f'{data_dir}, {FLAGS.split}, record {name}: {error}') from error
+      if plain is not None:
+        plain_matrix += metrics.confusion_matrix(truth, plain, len(run.classes), IGNORE_LABEL)
       if index in shown:
         thin = (slice(None, None, -(-len(image) // EXAMPLE_HEIGHT)),) * 2
         examples.append((image[thin], truth[thin], prediction[thin]))
       progress.update()
   if progress.done != num_images:
     raise UserError(f'{data_dir} holds {progress.done} images of {FLAGS.split} and its JSON says {num_images}')
-  return matrix, examples
+  return matrix, plain_matrix, examples
 
 
-def read(data_dir):
-  """Yields (name, image uint8 [H, W, 3], truth int32 [H, W]) of every record of the split, at native size.
-
-  Raises:
-    UserError: that names the file and the record if one is broken.
-  """
-  with tf.Graph().as_default(), tf.device('/cpu:0'), tf.Session(config=tf.ConfigProto(
-      device_count={'GPU': 0}, use_per_session_threads=True)) as session:
-    batch = tf.data.make_one_shot_iterator(pipeline.evaluation_batches(data_dir, FLAGS.split)).get_next()
-    fetches = [batch['name'][0], tf.cast(batch['image'][0], tf.uint8), batch['label'][0]]
-    while True:
-      try:
-        name, image, truth = session.run(fetches)
-      except tf.errors.OutOfRangeError:
-        return
-      except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-        records.verify(records.shard_paths(data_dir, FLAGS.split))  # names the record
-        raise UserError(f'{data_dir}: {error.message.splitlines()[0]}') from error
-      yield name.decode(), image, truth
+def label(predictor, data_dir):
+  """Yields (name, image, truth, prediction, None) of every record, see `read`."""
+  for name, image, truth in read(data_dir, FLAGS.split):
+    yield name, image, truth, predictor.labels(image[None])[0], None
 
 
-def report(run, matrix, examples, num_images):
+def label_refined(predictor, data_dir, settings):
+  """Yields (name, image, truth, prediction, prediction without the CRF): the network here, the CRF in processes."""
+
+  def tasks():
+    for name, image, truth in read(data_dir, FLAGS.split):
+      reason = crf.too_large(image.shape[:2], predictor.num_classes)
+      if reason:
+        raise UserError(f'{data_dir}, {FLAGS.split}, record {name}: {reason}')
+      yield crf.make_task((name, truth), image, predictor.probabilities(image[None])[0], settings)
+
+  for task, prediction in ordered_map(crf.labels, tasks(), FLAGS.num_workers or default_workers()):
+    name, truth = task.key
+    yield name, task.image, truth, prediction, task.plain_labels
+
+
+def report(run, matrix, plain_matrix, examples, num_images, settings):
   """Prints the table and writes the files into the run's folder."""
   result = metrics.scores(matrix)
   print(metrics.table(result, run.classes))
+  if settings:
+    plain = metrics.scores(plain_matrix)['mean_iou']
+    print(f'mean IoU without the CRF: {100 * plain:.1f} %')
   value = metrics.to_json(result, run.classes, num_images, matrix=matrix)
-  value |= {'checkpoint': os.path.basename(run.checkpoint), 'step': run.step, 'precision': FLAGS.precision}
-  paths = [os.path.join(run.folder, name.format(FLAGS.split))
+  value |= {'checkpoint': os.path.basename(run.checkpoint), 'step': run.step, 'precision': FLAGS.precision,
+            'samples': FLAGS.samples}
+  if settings:
+    value |= {'crf': dataclasses.asdict(settings), 'mean_iou_without_crf': plain}
+  paths = [os.path.join(run.folder, name.format(FLAGS.split + ('-crf' if settings else '')))
            for name in ('metrics-{}.json', 'confusion-{}.png', 'examples-{}.png')]
   write_json(paths[0], value)
   title = f'{FLAGS.split}, step {run.step}: mean IoU {100 * result["mean_iou"]:.1f} %; rows in % of the true pixels'

@@ -4,6 +4,7 @@
 """
 
 import functools
+import os
 
 from absl import flags
 
@@ -13,12 +14,12 @@ from nets import NETWORKS, get_network
 from utils import errors, hooks, losses, runs, summaries, training, warm_start
 from utils.compat import tf
 from utils.errors import UserError
-from utils.session import PRECISIONS, session_config
+from utils.session import define_flags, session_config
 
 FLAGS = flags.FLAGS
 
 # What is trained, on what, from what.
-flags.DEFINE_string('dataset', 'shapes', f'dataset: {", ".join(DATASETS)}')
+flags.DEFINE_string('dataset', 'shapes', f'dataset: {", ".join(DATASETS)}, or the folder of your own')
 flags.DEFINE_string('net', 'inception_v3', f'network: {", ".join(NETWORKS)}')
 flags.DEFINE_string('skip', None, 'finest skip of an FCN: 32s, 16s or 8s; default: the finest')
 flags.DEFINE_string('data_dir', None, 'folder with the TFRecords, or with the originals; default data/DATASET')
@@ -39,13 +40,13 @@ flags.DEFINE_integer('warmup_steps', 0, 'steps over which the learning rate rise
 flags.DEFINE_float('adam_epsilon', 1e-8, "Adam's epsilon", lower_bound=0.0)
 flags.DEFINE_float('weight_decay', 4e-5, 'weight of the L2 loss', lower_bound=0.0)
 flags.DEFINE_float('gradient_clip_norm', 10.0, 'greatest norm of all gradients together; 0: no limit', lower_bound=0.0)
-flags.DEFINE_enum('class_weights', 'none', ['none', 'median_frequency'], 'weights of the classes in the loss')
+flags.DEFINE_enum('class_weights', 'none', ['none', *losses.CLASS_WEIGHTS], 'weights of the classes in the loss')
 flags.DEFINE_float('dropout_keep_prob', None, "kept by dropout; default: the network's own value", 0.01, 1.0)
 flags.DEFINE_bool('freeze_batch_norm', None,
                   'keep batch norm at its moving averages; default: yes with pretrained weights, no from scratch')
 flags.DEFINE_float('batch_norm_decay', 0.99, "decay of batch norm's moving averages", 0.0, 1.0)
 flags.DEFINE_list('trainable_scopes', [], 'scopes to train, e.g. fcn for the new layers alone; default: all')
-flags.DEFINE_enum('precision', 'float32', PRECISIONS, 'of convolutions; bfloat16 needs a CPU with AVX512-BF16')
+define_flags()
 
 # Augmentation.
 flags.DEFINE_list('crop_size', ['319', '415'], 'H,W of the crops trained on; 32k + 31 wastes no pixel')
@@ -56,7 +57,7 @@ flags.DEFINE_float('color_jitter', 0.0, 'greatest change of brightness, contrast
 # Bookkeeping: may change from one start of a run to the next.
 BOOKKEEPING = ('data_dir', 'source_dir', 'max_steps', 'checkpoint', 'run_dir', 'eval_split', 'eval_steps', 'early_stop',
                'save_minutes', 'keep_checkpoints', 'log_steps', 'summary_steps', 'summarize_gradients', 'threads',
-               'precision')
+               'precision', 'gpu', 'gpu_memory_fraction')
 flags.DEFINE_string('eval_split', 'val', 'split to evaluate during training')
 flags.DEFINE_integer('eval_steps', 500, 'steps between evaluations, which keep the best checkpoint; 0: none', 0)
 flags.DEFINE_integer('early_stop', 0, 'stop after so many evaluations without a better mean IoU; 0: never', 0)
@@ -76,15 +77,18 @@ def main(argv):
   run_dir = FLAGS.run_dir or '-'.join(filter(None, (f'runs/{dataset.name}', network.name, skip)))
   data_dir = FLAGS.data_dir or f'data/{dataset.name}'
   splits = ('train', FLAGS.eval_split) if FLAGS.eval_steps else ('train',)
+  session_settings = session_config(FLAGS.precision, FLAGS.threads, gpu=FLAGS.gpu,
+                                    gpu_memory_fraction=FLAGS.gpu_memory_fraction)
   with runs.locked(run_dir):
     settings = {name: FLAGS[name].value for name in own_flags()}
+    settings |= {'dataset': os.path.normpath(FLAGS.dataset)}  # 'photos/' is 'photos'
     settings |= {'skip': skip, 'freeze_batch_norm': freeze_batch_norm(network), 'data_dir': data_dir}
     config = runs.make_config(settings, dataset, network)
     runs.save_config(run_dir, config, may_differ=BOOKKEEPING)
     prepare.prepare(dataset, data_dir, source_dir=FLAGS.source_dir, splits=splits)
     tf.set_random_seed(FLAGS.seed)
     try:
-      train(dataset, network, run_dir=run_dir, data_dir=data_dir)
+      train(dataset, network, run_dir=run_dir, data_dir=data_dir, config=session_settings)
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
       for split in splits:  # a bad record is named with its file
         records.verify(records.shard_paths(data_dir, split), num_classes=dataset.num_classes)
@@ -122,8 +126,8 @@ def pair(name, convert):
   return first, second
 
 
-def train(dataset, network, *, run_dir, data_dir):
-  """Builds the graph and runs it to --max_steps."""
+def train(dataset, network, *, run_dir, data_dir, config):
+  """Builds the graph and runs it to --max_steps; `config` is the session's."""
   resumed = runs.latest_checkpoint(run_dir)
   start_step = int(runs.read_tensors(resumed, ['global_step'])['global_step']) if resumed else 0
   if start_step >= FLAGS.max_steps:
@@ -156,7 +160,7 @@ def train(dataset, network, *, run_dir, data_dir):
   scaffold = tf.train.Scaffold(init_fn=init_fn, saver=tf.train.Saver(
       max_to_keep=FLAGS.keep_checkpoints, save_relative_paths=True))  # so that a run's folder can be moved
   with tf.train.MonitoredTrainingSession(
-      checkpoint_dir=run_dir, scaffold=scaffold, config=session_config(FLAGS.precision, FLAGS.threads),
+      checkpoint_dir=run_dir, scaffold=scaffold, config=config,
       hooks=make_hooks(outputs, batch, logits_fn, dataset=dataset, network=network, run_dir=run_dir,
                        data_dir=data_dir, scaffold=scaffold),
       save_checkpoint_secs=None, save_checkpoint_steps=None, save_summaries_steps=None, save_summaries_secs=None,
@@ -170,7 +174,7 @@ def class_weights(data_dir):
   if FLAGS.class_weights == 'none':
     return None
   stats = records.read_stats(data_dir, 'train')
-  return losses.median_frequency_weights(stats['class_pixels'], stats['class_image_pixels'])
+  return losses.CLASS_WEIGHTS[FLAGS.class_weights](stats['class_pixels'], stats['class_image_pixels'])
 
 
 def start(network):

@@ -44,11 +44,30 @@ class Source:
   Attributes:
     name: unique within its split; predictions and error messages carry it.
     image: path of the encoded image, or the image itself as uint8 [H, W, 3]; None for a dataset that is generated.
-    label: path of the label picture, or raw labels as an integer array [H, W]; None for a dataset that is generated.
+    label: path of the label picture, or raw labels as an integer array [H, W]; or whatever else the dataset's
+      `read_label` takes, an os.PathLike that names the file it came from. None for a dataset that is generated.
   """
   name: str
   image: object = None
   label: object = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Submission:
+  """What a dataset's evaluation server takes: an archive of one label PNG for each image of its test split.
+
+  Attributes:
+    url: where the archive is uploaded.
+    archive: its file name, which ends in '.tar.gz' or '.zip'.
+    folder: where the PNGs lie in it; '' for its top.
+    offset: what is added to the ids (MIT counts from 1).
+    palette: whether the PNGs carry the dataset's palette; greyscale otherwise.
+  """
+  url: str
+  archive: str
+  folder: str = ''
+  offset: int = 0
+  palette: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,15 +82,15 @@ class Dataset:
     sources: `sources(source_dir, split)` lists the split's `Source`s; raises UserError if the layout is not there.
     label_map: the one map from raw labels to ids: int16 [256], where raw value v has the id `label_map[v]`,
       IGNORE_LABEL for void and -1 for a value that the dataset does not have.
-    read_label: `read_label(path)` -> raw labels, uint8 [H, W], of a label file; None for the usual picture of ids or
-      palette indices. A function of a module, since other processes call it.
+    read_label: `read_label(label)` -> raw labels, uint8 [H, W], of a Source's label; None for the usual picture of ids
+      or palette indices. A function of a module, since other processes call it.
     generate: `generate(source)` -> (image uint8 [H, W, 3], raw labels uint8 [H, W]) for a dataset that is computed, not
       read; None otherwise. A function of a module as well.
     url: where its originals are described and to be had.
     licence: under which terms, in a line.
     archives: what `datasets.prepare` downloads and unpacks to get the originals; empty where it has to be fetched by
       hand (an account, a form) or is generated.
-    submission_offset: what the dataset's evaluation server adds to the ids in a label PNG (MIT counts from 1).
+    submission: what its evaluation server takes, a Submission; None where there is none.
   """
   name: str
   classes: tuple
@@ -84,7 +103,7 @@ class Dataset:
   url: str = ''
   licence: str = ''
   archives: tuple = ()
-  submission_offset: int = 0
+  submission: Submission | None = None
 
   @property
   def num_classes(self):

@@ -8,7 +8,7 @@ import os
 
 from datasets import lists
 from datasets.archives import ARCHIVES
-from datasets.dataset import IGNORE_LABEL, Dataset, Source, colormap, label_map
+from datasets.dataset import IGNORE_LABEL, Dataset, Source, Submission, colormap, label_map
 
 # The first name of each line of objectInfo150.txt.
 CLASSES = (
@@ -52,4 +52,6 @@ MIT = Dataset(
     url='http://sceneparsing.csail.mit.edu/',
     licence='annotations BSD 3-clause; photographs for research and education only, not redistributed',
     archives=ARCHIVES['mit'],
-    submission_offset=1)
+    # By the development kit (CSAILVision/sceneparsing): README.md, "Submission format", wants a zip of PNGs named as
+    # the images; demoEvaluation.m wants them grey and of the images' size, with 1 to 150 for the classes.
+    submission=Submission(url='http://sceneparsing.csail.mit.edu/eval/', archive='submission.zip', offset=1))

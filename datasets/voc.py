@@ -12,7 +12,7 @@ import scipy.io
 
 from datasets import images, lists
 from datasets.archives import ARCHIVES
-from datasets.dataset import IGNORE_LABEL, Dataset, Source, colormap, label_map
+from datasets.dataset import IGNORE_LABEL, Dataset, Source, Submission, colormap, label_map
 
 CLASSES = (
     'background', 'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow',
@@ -79,6 +79,18 @@ def _read_aug_label(path):
   return raw.astype(np.uint8)
 
 
+def _submission(year):
+  """The evaluation server's rules.
+
+  By VOC's development kit: section 5.3 of its document asks for palette PNGs with ids from 0 to 20 and VOC's colors;
+  VOCinit.m names the folder; VOCevalseg.m refuses an id above 20, so void too, and another size than the image's.
+  "comp6" may be trained on any data but the test images, as a network that starts from ImageNet is; "comp5" is for
+  VOC's own data alone. The server unpacks .tgz and .tar.gz, not .tar (zhanghang1989/PyTorch-Encoding, issue 225).
+  """
+  return Submission(url='http://host.robots.ox.ac.uk:8080/', archive='results.tar.gz',
+                    folder=f'results/VOC{year}/Segmentation/comp6_test_cls', palette=True)
+
+
 VOC = Dataset(
     name='voc',
     classes=CLASSES,
@@ -88,7 +100,8 @@ VOC = Dataset(
     label_map=label_map({**{label: label for label in range(len(CLASSES))}, IGNORE_LABEL: IGNORE_LABEL}),
     url='http://host.robots.ox.ac.uk/pascal/VOC/voc2012/',
     licence="photographs from Flickr, under Flickr's terms of use; free for research",
-    archives=ARCHIVES['voc'])
+    archives=ARCHIVES['voc'],
+    submission=_submission(2012))
 
 VOC2011 = Dataset(
     name='voc2011',
@@ -99,7 +112,8 @@ VOC2011 = Dataset(
     label_map=VOC.label_map,
     url='http://host.robots.ox.ac.uk/pascal/VOC/voc2011/',
     licence=VOC.licence,
-    archives=ARCHIVES['voc2011'])
+    archives=ARCHIVES['voc2011'],
+    submission=_submission(2011))
 
 VOC_AUG = Dataset(
     name='voc_aug',
@@ -111,4 +125,5 @@ VOC_AUG = Dataset(
     read_label=_read_aug_label,
     url=f'{VOC.url} and http://home.bharathh.info/pubs/codes/SBD/download.html',
     licence=f'{VOC.licence}; SBD: free for research, with citation of Hariharan et al. 2011',
-    archives=ARCHIVES['voc_aug'])
+    archives=ARCHIVES['voc_aug'],
+    submission=VOC.submission)

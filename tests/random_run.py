@@ -30,7 +30,7 @@ def load(session, values, variables):
               {variable.initializer.inputs[1]: values[variable.op.name] for variable in variables})
 
 
-def write_run(folder, classes, *, skip='8s', seed=0, dataset='camvid', data_dir='data/camvid', step=1234, offset=0):
+def write_run(folder, classes, *, skip='8s', seed=0, dataset='camvid', data_dir='data/camvid', step=1234):
   """Writes config.json and a checkpoint of an Inception v3 FCN, as train.py does. Returns `folder`."""
   from nets import get_network
   from utils.compat import tf
@@ -38,7 +38,7 @@ def write_run(folder, classes, *, skip='8s', seed=0, dataset='camvid', data_dir=
   palette = np.random.default_rng(1).integers(0, 256, (len(classes), 3)).tolist()
   config = {
       'flags': {'data_dir': str(data_dir)},
-      'dataset': {'name': dataset, 'classes': list(classes), 'palette': palette, 'submission_offset': offset},
+      'dataset': {'name': dataset, 'classes': list(classes), 'palette': palette},
       'network': {'name': 'inception_v3', 'skip': skip},
   }
   folder.mkdir(parents=True, exist_ok=True)

@@ -117,3 +117,30 @@ def test_palette_of_a_real_voc_label_survives(shared, tmp_path):
   with Image.open(tmp_path / 'a.png') as copy, Image.open(original) as picture:
     np.testing.assert_array_equal(np.asarray(copy), label)
     np.testing.assert_array_equal(np.asarray(copy.convert('RGB')), np.asarray(picture.convert('RGB')))
+
+
+def test_heat_gets_lighter_from_zero_to_the_top_and_no_further():
+  painted = colors.heat(np.array([np.linspace(0, 0.02, 101), np.full(101, 7.0)], np.float32), 0.02)
+  assert painted.shape == (2, 101, 3) and painted.dtype == np.uint8
+  luminance = painted[0] @ [0.299, 0.587, 0.114]
+  assert luminance[0] < 2 and luminance[-1] > 240 and (np.diff(luminance) >= 0).all()
+  assert np.abs(np.diff(luminance)).max() < 6  # no step looks like an edge
+  assert (painted[1] == painted[0, -1]).all()
+
+
+def test_heat_of_nothing_is_black():
+  assert (colors.heat(np.zeros([2, 3], np.float32), 0.0) == colors.heat(np.zeros([1, 1]), 1.0)).all()
+
+
+@pytest.mark.parametrize('size', [(1, 1), (40, 31), (50, 900)])
+def test_the_scale_stands_under_the_picture_and_shows_every_color(size):
+  picture = colors.heat(np.random.default_rng(0).random(size), 1.0)
+  below = colors.with_scale(picture, 0.034, 'what it is')[size[0]:]
+  assert (colors.with_scale(picture, 0.034, 'what it is')[:size[0], :size[1]] == picture).all()
+  assert below.shape[1] >= max(size[1], 100) and below.shape[0] > 40
+  bar = below[below.shape[0] * 5 // 11]  # a row through the bar
+  assert (bar[[0, -1]] == 255).all()
+  inside = bar[(bar < 255).any(axis=-1)] @ np.array([0.299, 0.587, 0.114])
+  assert inside[0] < 10 and inside[-1] > 235 and (np.diff(inside) >= 0).all()
+  ink = (below < 100).all(axis=-1)
+  assert ink[:len(ink) // 3].any() and ink[-len(ink) // 3:].any()  # the title above it, the numbers below

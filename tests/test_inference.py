@@ -1,21 +1,22 @@
 """inference.py as users run it: every kind of picture, broken ones, tiles, what evaluation servers want."""
 
-import json
 import os
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
 import pytest
 from PIL import Image
 from random_run import write_run
 
+from datasets.voc import VOC
 from utils import colors
 from utils.predictor import Predictor
 from utils.runs import load_run
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-CLASSES = ('sky', 'road', 'car', 'tree', 'sign')
+CLASSES = VOC.classes
 
 
 def infer(*args):
@@ -33,7 +34,7 @@ def pixels(height, width, seed=0, channels=3):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  return write_run(tmp_path_factory.mktemp('run'), CLASSES)
+  return write_run(tmp_path_factory.mktemp('run'), CLASSES, dataset='voc')
 
 
 @pytest.fixture(scope='module')
@@ -137,42 +138,84 @@ def test_large_images_go_through_tiles(folder, predictor, tmp_path):
   assert (label == whole.argmax(axis=-1)).mean() > 0.85
 
 
-@pytest.mark.parametrize('offset', [0, 1])
-def test_submission_is_what_the_evaluation_servers_want(folder, predictor, tmp_path, offset):
-  config = json.loads((folder / 'config.json').read_text())
-  config['dataset']['submission_offset'] = offset
-  run = tmp_path / 'run'
-  run.mkdir()
-  for file in folder.iterdir():
-    (run / file.name).symlink_to(file)
-  (run / 'config.json').unlink()
-  (run / 'config.json').write_text(json.dumps(config))
-  Image.fromarray(pixels(45, 64)).save(tmp_path / 'a.png')
-  process = infer(f'--ckpt={run}', '--submission', f'--output_dir={tmp_path / "out"}', tmp_path / 'a.png')
+def test_samples_say_how_sure_the_labels_are(folder, tmp_path):
+  """In one piece and in tiles: the mean's labels, and a picture of the uncertainty with its scale."""
+  sizes = {'small': (45, 64), 'large': (420, 700)}
+  for name, size in sizes.items():
+    Image.fromarray(pixels(*size)).save(tmp_path / f'{name}.png')
+  process = infer(f'--ckpt={folder}', f'--output_dir={tmp_path / "out"}', '--samples=3', '--probabilities',
+                  '--uncertainty=entropy', '--max_pixels=90000', '--tile_size=352', tmp_path)
   assert process.returncode == 0, process.stderr
-  assert os.listdir(tmp_path / 'out') == ['a.png']
-  with Image.open(tmp_path / 'out' / 'a.png') as picture:
-    assert picture.mode == ('L' if offset else 'P')
-    np.testing.assert_array_equal(np.asarray(picture), predictor.labels(pixels(45, 64)[None])[0] + offset)
+  for name, (height, width) in sizes.items():
+    mean = np.load(tmp_path / 'out' / f'{name}_probabilities.npy').astype(np.float32)
+    np.testing.assert_allclose(mean.sum(axis=-1), 1, atol=5e-3)
+    label = read_label(tmp_path / 'out' / f'{name}_label.png')
+    chosen = np.take_along_axis(mean, label[..., None].astype(int), axis=-1)[..., 0]
+    assert (chosen >= mean.max(axis=-1) - 1e-3).all()
+    with Image.open(tmp_path / 'out' / f'{name}_uncertainty.png') as picture:
+      painted = np.asarray(picture)[:height, :width]
+      assert picture.mode == 'RGB' and picture.height > height
+    entropy = -(mean * np.log(np.maximum(mean, 1e-6))).sum(axis=-1)
+    expected = colors.heat(entropy, np.quantile(entropy, 0.998))
+    assert np.abs(painted.astype(int) - expected).mean() < 3
+
+
+def test_submission_is_the_archive_that_the_evaluation_server_takes(folder, predictor, tmp_path):
+  """Of the images that the list names, in VOC's layout; datasets.submission has checked it."""
+  sizes = {'2008_1': (45, 64), '2008_2': (31, 20), 'not_listed': (5, 6)}
+  (tmp_path / 'in').mkdir()
+  for name, size in sizes.items():
+    Image.fromarray(pixels(*size)).save(tmp_path / 'in' / f'{name}.png')
+  (tmp_path / 'test.txt').write_text('2008_2\n2008_1\n')
+  process = infer(f'--ckpt={folder}', '--submission', f'--list={tmp_path / "test.txt"}',
+                  f'--output_dir={tmp_path / "out"}', tmp_path / 'in')
+  assert process.returncode == 0, process.stderr
+  assert f'{tmp_path / "out" / "results.tar.gz"}: 2 label PNGs for http' in process.stdout
+  with tarfile.open(tmp_path / 'out' / 'results.tar.gz') as archive:
+    names = archive.getnames()
+    assert [os.path.split(name) for name in names] == [
+        ('results/VOC2012/Segmentation/comp6_test_cls', f'{name}.png') for name in ('2008_1', '2008_2')]
+    for name in names:
+      with Image.open(archive.extractfile(name)) as picture:
+        size = sizes[os.path.basename(name)[:-4]]
+        assert picture.mode == 'P' and (picture.height, picture.width) == size
+        assert (np.asarray(picture) == predictor.labels(pixels(*size)[None])[0]).mean() > 0.999
+
+
+def test_a_submission_with_an_image_left_out_is_not_packed(folder, tmp_path):
+  Image.fromarray(pixels(5, 6)).save(tmp_path / 'a.png')
+  (tmp_path / 'b.png').write_bytes((tmp_path / 'a.png').read_bytes()[:50])
+  process = infer(f'--ckpt={folder}', '--submission', f'--output_dir={tmp_path / "out"}', tmp_path)
+  assert process.returncode == 1 and process.stderr.endswith('b.png; no archive is written\n')
+  assert os.listdir(tmp_path / 'out') == ['results']
 
 
 def test_submission_never_overwrites_its_input(folder, tmp_path):
   Image.fromarray(pixels(5, 6)).save(tmp_path / 'a.png')
   before = (tmp_path / 'a.png').read_bytes()
-  process = infer(f'--ckpt={folder}', '--submission', f'--output_dir={tmp_path}', tmp_path / 'a.png')
+  folder_of_labels = tmp_path / 'results/VOC2012/Segmentation/comp6_test_cls'
+  folder_of_labels.mkdir(parents=True)
+  os.rename(tmp_path / 'a.png', folder_of_labels / 'a.png')
+  process = infer(f'--ckpt={folder}', '--submission', f'--output_dir={tmp_path}', folder_of_labels)
   assert process.returncode == 1 and 'would overwrite an input' in process.stderr
-  assert (tmp_path / 'a.png').read_bytes() == before
+  assert (folder_of_labels / 'a.png').read_bytes() == before
 
 
 @pytest.mark.parametrize('args,message', [
     (['--ckpt=/nowhere/run', 'a.png'], '--ckpt=/nowhere/run: no such run folder or checkpoint'),
     (['--ckpt=RUN'], 'no images given'),
     (['--ckpt=RUN', '--tile_size=100', 'a.png'], '--tile_size=100'),
+    (['--ckpt=RUN', '--list=RUN/names.txt', 'RUN/a.png'], 'names.txt: 1 of its 2 names are not among the images'),
+    (['--ckpt=RUN', '--gpu=7', 'RUN/a.png'], '--gpu=7: '),
     (['--ckpt=RUN', '--output_dir=RUN/config.json', 'a.png'], 'config.json'),
     (['a.png'], 'ckpt'),
 ])
-def test_a_bad_flag_is_one_line(folder, args, message):
-  process = infer(*(arg.replace('RUN', str(folder)) for arg in args))
+def test_a_bad_flag_is_one_line(folder, tmp_path, args, message):
+  for file in folder.iterdir():
+    (tmp_path / file.name).symlink_to(file)
+  (tmp_path / 'names.txt').write_text('a\nb\n')
+  Image.fromarray(pixels(5, 6)).save(tmp_path / 'a.png')
+  process = infer(*(arg.replace('RUN', str(tmp_path)) for arg in args))
   assert process.returncode == 1
   errors = [line for line in process.stderr.splitlines() if line.startswith('error: ')]
   assert len(errors) == 1 and message in errors[0]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from utils.compat import tf
-from utils.losses import median_frequency_weights, segmentation_loss
+from utils.losses import CLASS_WEIGHTS, enet_weights, median_frequency_weights, segmentation_loss
 
 
 def evaluate(logits, labels, **options):
@@ -57,3 +57,20 @@ def test_median_frequency_by_hand():
   """Frequencies 0.5, 0.1, 0.2 and an absent class: the median of those present is 0.2."""
   weights = median_frequency_weights([50, 10, 10, 0], [100, 100, 50, 0])
   np.testing.assert_allclose(weights, [0.4, 2.0, 1.0, 0.0])
+
+
+def test_enet_weights_by_hand():
+  """1 / ln 1.52 and 1 / ln 1.27 for a half and a quarter of all pixels; a class without pixels has none."""
+  np.testing.assert_allclose(enet_weights([200, 100, 100, 0]), [2.388286, 4.183805, 4.183805, 0.0], rtol=1e-6)
+  np.testing.assert_allclose(enet_weights([10**9, 1]), [1 / np.log(2.02), 1 / np.log(1.02)], rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', CLASS_WEIGHTS)
+def test_every_scheme_weighs_rare_classes_up(name):
+  weights = CLASS_WEIGHTS[name]([900, 90, 0, 10], [1000, 1000, 0, 1000])
+  assert weights.shape == (4,) and weights[2] == 0
+  assert 0 < weights[0] < weights[1] < weights[3]
+
+
+def test_enet_weights_are_finite_without_any_pixels():
+  np.testing.assert_array_equal(enet_weights([0, 0]), [0, 0])

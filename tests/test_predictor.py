@@ -8,11 +8,12 @@ from PIL import Image
 from random_run import load, random_values, write_run
 
 from nets import get_network
+from nets.network import Network
 from utils import predictor as predictor_lib
 from utils.compat import slim, tf
 from utils.errors import UserError
 from utils.predictor import Predictor, checked_values, freeze
-from utils.runs import load_run
+from utils.runs import Run, load_run
 from utils.session import supports_bfloat16
 from utils.tiles import probability_bands
 
@@ -181,6 +182,62 @@ def _with_config(folder, target, change):
       (target / file.name).symlink_to(file)
   (target / 'config.json').write_text(json.dumps(config))
   return load_run(str(target))
+
+
+def _tiny_logits(images, num_classes, is_training, *, dropout=None, dropout_keep_prob=None, **unused):
+  """Convolution, batch norm, dropout, convolution."""
+  features = slim.conv2d(images / 255, 30, 3, normalizer_fn=slim.batch_norm,
+                         normalizer_params={'is_training': is_training}, scope='first')
+  features = slim.dropout(features, dropout_keep_prob or 0.5, is_training=dropout)
+  return slim.conv2d(features, num_classes, 1, activation_fn=None, scope='second'), {}
+
+
+@pytest.fixture
+def tiny_run(tmp_path, monkeypatch):
+  """Makes runs of a tiny network: `tiny_run(dropout_keep_prob=...)`."""
+  monkeypatch.setattr(predictor_lib, 'get_network', lambda name: Network(name=name, logits=_tiny_logits))
+  with tf.Graph().as_default(), tf.Session() as session:
+    _tiny_logits(tf.zeros([1, 8, 8, 3]), len(CLASSES), False)
+    load(session, random_values(tf.global_variables()), tf.global_variables())
+    prefix = tf.train.Saver().save(session, str(tmp_path / 'model.ckpt'))
+
+  def run(**flags):
+    config = {'flags': flags, 'network': {'name': 'tiny', 'skip': None}, 'dataset': {'classes': CLASSES}}
+    return Run(folder=str(tmp_path), checkpoint=prefix, step=1, config=config)
+
+  return run
+
+
+def test_samples_scatter_around_the_network_without_dropout(tiny_run):
+  """The less is dropped, the less; batch norm stays at its moving averages all the while."""
+  with Predictor(tiny_run()) as made:
+    plain = made.probabilities(IMAGES)
+  variances = []
+  for keep_prob, difference in ((0.5, 0.15), (0.9, 0.06), (0.999, 0.006)):
+    with Predictor(tiny_run(dropout_keep_prob=keep_prob), samples=6) as made:
+      mean, variance = made.sampled(IMAGES)
+      np.testing.assert_array_equal(made.labels(IMAGES), made.probabilities(IMAGES).argmax(axis=-1))
+    assert mean.shape == plain.shape and variance.shape == IMAGES.shape[:3]
+    np.testing.assert_allclose(mean.sum(axis=-1), 1, atol=1e-5)
+    assert 1e-5 < np.abs(mean - plain).mean() < difference
+    variances.append(variance.mean())
+  assert variances[0] > 2 * variances[1] > 20 * variances[2] > 0
+
+
+def test_samples_follow_from_the_seed_and_not_from_what_was_labelled_before(tiny_run):
+  with Predictor(tiny_run(), samples=3, seed=4) as first, Predictor(tiny_run(), samples=3, seed=4) as second:
+    first.labels(IMAGES[:, :40])
+    one, two = first.sampled(IMAGES), second.sampled(IMAGES)
+  with Predictor(tiny_run(), samples=3, seed=5) as other:
+    three = other.sampled(IMAGES)
+  for value, same, different in zip(one, two, three):
+    np.testing.assert_array_equal(value, same)
+    assert (value != different).mean() > 0.9
+
+
+def test_samples_of_a_network_that_drops_nothing_are_refused(tiny_run):
+  with pytest.raises(UserError, match='--samples=8: tiny with --dropout_keep_prob=1 drops nothing'):
+    Predictor(tiny_run(dropout_keep_prob=1.0), samples=8)
 
 
 def test_another_number_of_classes_is_refused_by_name_and_shapes(folder, tmp_path):

@@ -85,6 +85,12 @@ def test_other_settings_are_refused_and_bookkeeping_is_not(folder):
   assert json.loads((folder / 'config.json').read_text())['flags']['log_steps'] == 50
 
 
+def test_other_classes_are_refused(folder):
+  other = {**CONFIG, 'dataset': {**CONFIG['dataset'], 'classes': ['b', 'a']}}
+  with pytest.raises(UserError, match='a, b there, b, a here'):
+    runs.save_config(str(folder), other)
+
+
 def test_a_start_that_failed_before_its_first_checkpoint_is_forgotten(tmp_path):
   runs.save_config(str(tmp_path), CONFIG)
   runs.save_config(str(tmp_path), {**CONFIG, 'flags': {'seed': 7}})

@@ -1,4 +1,4 @@
-"""Label maps as pictures: colours, overlays, legends and palette PNGs."""
+"""Label maps as pictures: colours, overlays, legends and palette PNGs; maps of numbers with a scale."""
 
 import io
 
@@ -11,6 +11,9 @@ VOID = 255  # label of pixels that are not scored
 VOID_COLOR = (224, 224, 192)  # as in the palette of VOC's label PNGs
 _BACKGROUND = (255, 255, 255)
 _INK = (30, 30, 30)
+_HEAT = np.array([  # from 0 to the top in equal steps: matplotlib's inferno (CC0), lighter at every step
+    (0, 0, 4), (33, 12, 74), (86, 16, 110), (137, 34, 106), (187, 55, 84), (227, 89, 50), (249, 140, 10),
+    (249, 201, 50), (252, 255, 164)])
 
 
 def full_palette(palette):
@@ -127,11 +130,62 @@ def with_legend(picture, ids, classes, palette):
   Returns:
     uint8 [H + h, max(W, w), 3]; `picture` is its upper left corner, unchanged.
   """
-  font_size = int(np.clip(picture.shape[1] // 40, 14, 48))
-  strip = legend(ids, classes, palette, width=picture.shape[1], font_size=font_size)
+  strip = legend(ids, classes, palette, width=picture.shape[1], font_size=_font_size(picture))
+  return _stacked(picture, strip)
+
+
+def _font_size(picture):
+  """Pixels of the letters under a picture."""
+  return int(np.clip(picture.shape[1] // 40, 14, 48))
+
+
+def _stacked(picture, strip):
+  """Puts a strip that is no narrower under a picture, which is padded with white on its right."""
   missing = strip.shape[1] - picture.shape[1]
-  picture = np.pad(picture, ((0, 0), (0, missing), (0, 0)), constant_values=255)
-  return np.concatenate([picture, strip])
+  return np.concatenate([np.pad(picture, ((0, 0), (0, missing), (0, 0)), constant_values=255), strip])
+
+
+def heat(values, top):
+  """Paints numbers, from black for 0 to pale yellow for `top` and above; the greater, the lighter.
+
+  Args:
+    values: float [H, W], from 0.
+    top: what is lightest; where it is 0 all is black.
+
+  Returns:
+    uint8 [H, W, 3], RGB.
+  """
+  places = np.linspace(0, 255, len(_HEAT))
+  table = np.stack([np.interp(np.arange(256), places, channel) for channel in _HEAT.T], axis=-1)
+  levels = np.clip(values * (255 / top if top else 0), 0, 255)
+  return np.rint(table).astype(np.uint8)[np.rint(levels).astype(np.uint8)]
+
+
+def with_scale(picture, top, title):
+  """Puts what the colours of `heat` mean under a picture: a title, and a bar with numbers from 0 to `top` and more.
+
+  Args:
+    picture: uint8 [H, W, 3], RGB.
+    top: what was given to `heat`.
+    title: what the numbers are, in a few words.
+
+  Returns:
+    uint8 [H + h, max(W, w), 3]; `picture` is its upper left corner, unchanged.
+  """
+  size = _font_size(picture)
+  font = ImageFont.load_default(size)
+  pad, numbers = size // 2, [f'{share * top:.2g}' for share in (0, 0.25, 0.5, 0.75)] + [f'{top:.2g}+']
+  narrowest = max(font.getlength(title), font.getlength('  '.join(numbers))) + 2 * pad
+  width = max(picture.shape[1], int(np.ceil(narrowest)))
+  strip = Image.new('RGB', (width, 3 * size + 4 * pad), _BACKGROUND)
+  draw = ImageDraw.Draw(strip)
+  draw.text((pad, pad + size // 2), title, fill=_INK, font=font, anchor='lm')
+  bar = heat(np.tile(np.linspace(0, 1, width - 2 * pad), (size, 1)), 1)
+  strip.paste(Image.fromarray(bar), (pad, 2 * pad + size))
+  for place, number in zip(np.linspace(pad, width - pad - 1, len(numbers)), numbers):
+    anchor = 'l' if place == pad else 'r' if number is numbers[-1] else 'm'
+    draw.text((place, 3 * pad + 2 * size + size // 2), number, fill=_INK, font=font, anchor=f'{anchor}m')
+  return _stacked(picture, np.asarray(strip))
 
 
 def label_png(label, palette):

@@ -45,3 +45,28 @@ def median_frequency_weights(class_pixels, class_image_pixels):
   weights = np.zeros_like(frequency)
   weights[present] = np.median(frequency[present]) / frequency[present]
   return weights
+
+
+def enet_weights(class_pixels, class_image_pixels=None):
+  """Weights 1 / ln(1.02 + p) for a class of frequency p: from 1.4 for all pixels to 50 for the rarest class.
+
+  ENet (Paszke et al., arXiv:1606.02147), section 5.2.
+
+  Args:
+    class_pixels: int [C], pixels of each class.
+    class_image_pixels: unused; there so that all of CLASS_WEIGHTS are called alike.
+
+  Returns:
+    float64 [C]; 0 for a class without pixels, as in the authors' code.
+  """
+  del class_image_pixels
+  pixels = np.asarray(class_pixels, np.float64)
+  frequency = pixels / max(pixels.sum(), 1.0)
+  return np.where(pixels > 0, 1.0 / np.log(1.02 + frequency), 0.0)
+
+
+CLASS_WEIGHTS = {
+    # Each is called with the pixels of each class, and with the pixels of all images in which it occurs.
+    'median_frequency': median_frequency_weights,
+    'enet': enet_weights,
+}

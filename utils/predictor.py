@@ -12,6 +12,7 @@ import ctypes
 import numpy as np
 
 from nets import get_network
+from utils import sampling
 from utils.compat import tf
 from utils.errors import UserError
 from utils.runs import open_checkpoint, read_tensors
@@ -28,24 +29,38 @@ class Predictor:
     num_classes: number of classes.
   """
 
-  def __init__(self, run, precision='float32', *, fold=True, threads=0):
+  def __init__(self, run, precision='float32', *, samples=0, seed=0, fold=True, threads=0, gpu=None,
+               gpu_memory_fraction=0.0):
     """Builds and freezes the run's network.
 
     Args:
       run: a utils.runs.Run.
       precision: 'float32' or 'bfloat16', see utils.session.session_config.
+      samples: number of passes with dropout that are averaged (utils/sampling.py); 0 for one pass without dropout.
+      seed: what is dropped follows from it and the number of the pass.
       fold: whether to fold batch norms; False is there to measure what folding gains.
       threads: see utils.session.session_config.
+      gpu: see there.
+      gpu_memory_fraction: see there.
 
     Raises:
-      UserError: if the checkpoint does not hold exactly the run's network, or the precision is not available.
+      UserError: if the checkpoint does not hold exactly the run's network, the precision or a GPU is not available, or
+        samples are asked of a network that drops nothing.
     """
-    config = session_config(precision, threads)
+    config = session_config(precision, threads, gpu=gpu, gpu_memory_fraction=gpu_memory_fraction)
     # The graph never changes: with this, the session drops its own copy of all the weights.
     config.experimental.optimize_for_static_graph = True
     self.num_classes = len(run.classes)
+    self._samples, self._seed = samples, seed
+    frozen = _frozen(run, fold=fold, dropout=samples > 0)
+    if samples:
+      self._seeds = sampling.take_seeds(frozen)
+      self._shared = sampling.shared_tensors(frozen, 'images', self._seeds)
+      if not self._seeds:
+        raise UserError(f'--samples={samples}: {_described(run)} drops nothing, so all passes would be the same; '
+                        'samples need a network that was trained with --dropout_keep_prob below 1')
     with tf.Graph().as_default() as graph:
-      tf.import_graph_def(_frozen(run, fold=fold), name='')
+      tf.import_graph_def(frozen, name='')
     self._session = tf.Session(graph=graph, config=config)
     self.labels(np.zeros([1, 1, 1, 3], np.uint8))  # the first call optimises the graph, in many copies of the weights
     _return_free_memory()
@@ -59,6 +74,8 @@ class Predictor:
     Returns:
       uint8 [B, H, W], label ids.
     """
+    if self._samples:
+      return self.probabilities(images).argmax(axis=-1).astype(np.uint8)
     return self._run('labels', images)
 
   def probabilities(self, images):
@@ -68,9 +85,29 @@ class Predictor:
       images: uint8 [B, H, W, 3], RGB; H and W from 1.
 
     Returns:
-      float32 [B, H, W, num_classes]; the classes sum to one.
+      float32 [B, H, W, num_classes]; the classes sum to one. With samples, their mean.
     """
+    if self._samples:
+      return self.sampled(images, measure=None)[0]
     return self._run('probabilities', images)
+
+  def sampled(self, images, measure=sampling.MEASURES[0]):
+    """Averages passes with dropout. What lies before the first dropout is computed once, not in every pass.
+
+    Args:
+      images: uint8 [B, H, W, 3], RGB; H and W from 1.
+      measure: of uncertainty, see utils.sampling.average.
+
+    Returns:
+      `(mean, uncertainty)`: float32 [B, H, W, num_classes], whose classes sum to one, and float32 [B, H, W]; or None.
+    """
+    shared = dict(zip(self._shared, self._session.run(self._shared, {'images:0': images})))
+
+    def draw(number):
+      seeds = {name: [self._seed, number * len(self._seeds) + place] for place, name in enumerate(self._seeds)}
+      return self._session.run('probabilities:0', {**shared, **seeds})
+
+    return sampling.average(draw, self._samples, measure)
 
   def _run(self, output, images):
     return self._session.run(f'{output}:0', {'images:0': images})
@@ -86,10 +123,19 @@ class Predictor:
     self.close()
 
 
-def _frozen(run, *, fold):
-  """The GraphDef of a run's network from `images` to _OUTPUTS, weights inside as constants."""
+def _described(run):
+  """The run's network in a few words."""
+  network, keep_prob = run.config['network'], run.config['flags'].get('dropout_keep_prob')
+  name = '-'.join(filter(None, (network['name'], network.get('skip'))))
+  return name + (f' with --dropout_keep_prob={keep_prob:g}' if keep_prob else '')
+
+
+def _frozen(run, *, fold, dropout=False):
+  """The GraphDef of a run's network from `images` to _OUTPUTS, weights inside as constants; dropout as in training."""
   network = run.config['network']
   options = {'skip': network['skip']} if network.get('skip') else {}
+  if dropout:
+    options |= {'dropout': True, 'dropout_keep_prob': run.config['flags'].get('dropout_keep_prob')}
   with tf.Graph().as_default() as graph:
     images = tf.placeholder(tf.uint8, [None, None, None, 3], name='images')
     logits, _ = get_network(network['name']).logits(tf.cast(images, tf.float32), len(run.classes), False, **options)

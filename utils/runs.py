@@ -28,7 +28,7 @@ class Run:
     folder: the run's folder, where results are written.
     checkpoint: prefix of the checkpoint's files.
     step: number of training steps behind it.
-    config: what `train.py` saved: `flags`, `dataset` (name, classes, palette, submission_offset), `network` (name,
+    config: what `train.py` saved: `flags`, `dataset` (name, classes, palette), `network` (name,
       skip), `versions`, `commit`, `command`.
   """
   folder: str
@@ -162,7 +162,6 @@ def make_config(settings, dataset, network):
           'name': dataset.name,
           'classes': list(dataset.classes),
           'palette': dataset.palette.tolist(),
-          'submission_offset': dataset.submission_offset,
       },
       'network': {'name': network.name, 'skip': settings['skip']},
       'versions': {'python': sys.version.split()[0], **{name: importlib.metadata.version(name) for name in PACKAGES}},
@@ -196,7 +195,11 @@ def save_config(folder, config, may_differ=()):
   if latest_checkpoint(folder):  # a start that failed before its first checkpoint leaves nothing to mix
     if not os.path.exists(path):
       raise UserError(f'{folder} holds checkpoints but no {CONFIG}; give this run another --run_dir')
-    there, here = read_json(path)['flags'], config['flags']
+    saved = read_json(path)
+    if saved['dataset']['classes'] != config['dataset']['classes']:
+      raise UserError(f'{folder} holds a run on other classes: {", ".join(saved["dataset"]["classes"])} there, '
+                      f'{", ".join(config["dataset"]["classes"])} here; give this one another --run_dir')
+    there, here = saved['flags'], config['flags']
     differing = [name for name in here if name not in may_differ and there.get(name) != here[name]]
     if differing:
       listed = ', '.join(f'--{name} ({there.get(name)} there, {here[name]} here)' for name in differing)

@@ -1,0 +1,215 @@
+"""Label PNGs packed as a dataset's evaluation server takes them, and the check that they are what it wants.
+
+The servers' rules, and where they stand, are in the datasets' records (`datasets.dataset.Submission`).
+
+    python -m datasets.submission --dataset=voc --images=VOC2012/JPEGImages \\
+        --list=VOC2012/ImageSets/Segmentation/test.txt predictions/results.tar.gz
+"""
+
+import io
+import os
+import tarfile
+import zipfile
+import zlib
+
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from datasets import DATASETS, get_dataset, lists
+from datasets.images import read_rgb
+from utils import colors, errors
+from utils.errors import UserError
+from utils.files import make_folder, replacing
+from utils.progress import Progress
+
+FLAGS = flags.FLAGS
+_LISTED = 5  # problems that one error lists before it only counts them
+_MOST_BYTES = 2**26  # of one PNG; a submission may come from anywhere
+
+
+def dataset_with_server(name, classes):
+  """Returns the Dataset that a run was trained on.
+
+  Args:
+    name: of the run's dataset.
+    classes: the run's class names.
+
+  Raises:
+    UserError: if no evaluation server is known for it, or its classes are not the run's.
+  """
+  dataset = DATASETS.get(name)
+  if dataset is None or dataset.submission is None:
+    known = ', '.join(known for known, dataset in DATASETS.items() if dataset.submission)
+    raise UserError(f'--submission: no evaluation server is known for the dataset {name}; there are for {known}')
+  if tuple(classes) != tuple(dataset.classes):
+    raise UserError(f'--submission: the run was trained on other classes than those of {name}')
+  return dataset
+
+
+def label_folder(dataset, output_dir):
+  """The folder in which the label PNGs of a submission are collected; made where it is missing."""
+  folder = os.path.join(output_dir, dataset.submission.folder)
+  make_folder(folder)
+  return folder
+
+
+def write_label(path, label, dataset):
+  """Writes a label map, uint8 [H, W] of ids, as the PNG that the dataset's server takes."""
+  rules = dataset.submission
+  colors.write_label_png(path, label.astype(np.int32) + rules.offset, dataset.palette if rules.palette else None)
+
+
+def pack(dataset, output_dir, sizes):
+  """Packs the label PNGs in `label_folder` and checks the archive, which is there when all is right and not before.
+
+  Args:
+    dataset: a Dataset with a submission.
+    output_dir: as given to `label_folder`; the archive is written here.
+    sizes: dict of name -> (height, width) of all images.
+
+  Returns:
+    the archive's path.
+
+  Raises:
+    UserError: as `check`, or if the archive cannot be written.
+  """
+  rules = dataset.submission
+  target, folder = os.path.join(output_dir, rules.archive), label_folder(dataset, output_dir)
+  members = [(os.path.join(folder, f'{name}.png'), _member(rules, name)) for name in sorted(sizes)]
+  with replacing(target) as temporary:
+    if rules.archive.endswith('.zip'):
+      with zipfile.ZipFile(temporary, 'w') as archive:  # stored as they are: PNGs are compressed already
+        for path, member in members:
+          archive.write(path, member)
+    else:
+      with tarfile.open(temporary, 'w:gz', compresslevel=1) as archive:
+        for path, member in members:
+          archive.add(path, member, filter=_anonymous)
+    check(dataset, temporary, sizes, called=target)
+  return target
+
+
+def _member(rules, name):
+  return f'{rules.folder}/{name}.png' if rules.folder else f'{name}.png'
+
+
+def _anonymous(info):
+  """Leaves out of a tar who has made it."""
+  info.uid = info.gid = 0
+  info.uname = info.gname = ''
+  return info
+
+
+def check(dataset, path, sizes, called=None):
+  """Checks a submission: an archive, or the folder that it is packed from.
+
+  Args:
+    dataset: a Dataset with a submission.
+    path: of the archive or folder.
+    sizes: dict of name -> (height, width) of all images that the server will look for.
+    called: what messages call the submission; by default its path.
+
+  Raises:
+    UserError: if a PNG is missing, comes twice or belongs to no image, or is not of its image's size, of ids that the
+      dataset has, and with the palette or in the grey that the server wants; naming the first few.
+  """
+  rules = dataset.submission
+  missing, problems = {_member(rules, name): name for name in sizes}, []
+  known = dict(missing)
+  with Progress(len(sizes), 'label PNGs', label='checking') as progress:
+    for member, data in _read(path, rules):
+      if member not in missing:
+        problems.append(f'{member} {"comes twice" if member in known else "belongs to no image"}')
+        continue
+      problem = _problem(data, dataset, sizes[missing.pop(member)])
+      if problem:
+        problems.append(f'{member} {problem}')
+      progress.update()
+  problems += [f'{member} is missing' for member in sorted(missing)]
+  if problems:
+    more = f', and {len(problems) - _LISTED} more' if len(problems) > _LISTED else ''
+    raise UserError(f'{called or path} is not what {rules.url} takes: {"; ".join(problems[:_LISTED])}{more}')
+
+
+def _read(path, rules):
+  """Yields (path inside, bytes) of every file of a submission; None in place of too many bytes."""
+  kind = 'folder' if os.path.isdir(path) else 'zip' if rules.archive.endswith('.zip') else 'tar.gz'
+  try:
+    if kind == 'folder':
+      for name in sorted(os.listdir(os.path.join(path, rules.folder))):
+        if name.endswith('.png'):
+          with open(os.path.join(path, rules.folder, name), 'rb') as file:
+            yield _member(rules, name.removesuffix('.png')), _limited(file)
+    elif kind == 'zip':
+      with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+          if not info.is_dir():
+            with archive.open(info) as file:
+              yield info.filename, _limited(file)
+    else:
+      with tarfile.open(path, 'r:gz') as archive:
+        for info in archive:
+          if not info.isdir():
+            yield os.path.normpath(info.name), _limited(archive.extractfile(info)) if info.isfile() else None
+  except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, RuntimeError) as error:
+    raise UserError(f'{path} cannot be read as {kind}: {getattr(error, "strerror", None) or error}') from error
+
+
+def _limited(file):
+  data = file.read(_MOST_BYTES + 1)
+  return data if len(data) <= _MOST_BYTES else None
+
+
+def _problem(data, dataset, size):
+  """What is wrong with a label PNG of an image of `size`, in words that follow its name; None if nothing is."""
+  rules = dataset.submission
+  if data is None:
+    return f'is no file of less than {_MOST_BYTES >> 20} MiB'
+  try:
+    picture = Image.open(io.BytesIO(data), formats=['PNG'])
+    if (picture.height, picture.width) != tuple(size):
+      return f'is {picture.width}x{picture.height} pixels, but its image is {size[1]}x{size[0]}'
+    picture.load()
+  except MemoryError:
+    raise
+  except Exception as error:  # Pillow's decoders raise nearly anything on broken data
+    return f'cannot be decoded as PNG: {error}'
+  if picture.mode != ('P' if rules.palette else 'L'):
+    return f'has pixels of mode {picture.mode}; a {"palette" if rules.palette else "greyscale"} PNG is wanted'
+  values = np.asarray(picture)
+  lowest, highest = rules.offset, rules.offset + dataset.num_classes - 1
+  if values.min() < lowest or values.max() > highest:
+    return f'has values from {values.min()} to {values.max()}; valid are {lowest} to {highest}'
+  if rules.palette and picture.getpalette()[:3 * dataset.num_classes] != dataset.palette.ravel().tolist():
+    return f'has another palette than {dataset.name}'
+  return None
+
+
+def _define_flags():
+  servers = ', '.join(name for name, dataset in DATASETS.items() if dataset.submission)
+  flags.DEFINE_enum('dataset', None, servers.split(', '), 'whose rules', required=True)
+  flags.DEFINE_string('images', None, 'folder with the images', required=True)
+  flags.DEFINE_string('list', None, 'names of the images that are asked for, one a line; default: all of --images')
+
+
+def main(argv):
+  if len(argv) != 2:
+    raise UserError('name one archive, or the folder that it is packed from, after the flags')
+  dataset = get_dataset(FLAGS.dataset)
+  images = lists.list_images(FLAGS.images)
+  names = lists.read_names(FLAGS.list) if FLAGS.list else list(images)
+  sizes = {}
+  with Progress(len(names), 'images', label='reading sizes') as progress:
+    for name in names:
+      if name not in images:
+        raise UserError(f'--images={FLAGS.images}: no image {name}, which {FLAGS.list} names')
+      sizes[name] = read_rgb(images[name]).shape[:2]
+      progress.update()
+  check(dataset, argv[1], sizes)
+  print(f'{argv[1]}: {len(sizes)} label PNGs, as {dataset.submission.url} takes them')
+
+
+if __name__ == '__main__':
+  _define_flags()
+  errors.run(main)
