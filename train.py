@@ -102,7 +102,7 @@ def own_flags():
 
 def chosen_skip(network):
   """The skip to build, None for a network without skips."""
-  skip = FLAGS.skip or (network.skips[-1] if network.skips else None)
+  skip = FLAGS.skip or network.finest_skip
   if skip and skip not in network.skips:
     raise UserError(f'--skip={skip}: {network.name} has {", ".join(network.skips) or "no skips to choose"}')
   return skip

@@ -1,6 +1,8 @@
 """Takes images out of the TFRecords again, as files to look at or to run inference.py on.
 
     python -m datasets.export --dataset=camvid --split=val --output_dir=photos --count=6
+
+With --labels it writes a folder in the layout that train.py takes as --dataset (see datasets/own.py).
 """
 
 import itertools
@@ -16,14 +18,18 @@ from utils.files import make_folder, replacing
 FLAGS = flags.FLAGS
 
 
-def export(data_dir, split, *, output_dir, count=None):
+def export(dataset, data_dir, *, split, output_dir, count=None, labels=False):
   """Writes images of a split, encoded as they are in its records, as `NAME.jpg` or `NAME.png`.
 
+  With `labels`, images go to `images`, labels of ids, 255 void, to `labels`, and the classes to `classes.txt`.
+
   Args:
-    data_dir: folder with the dataset's shards.
+    dataset: a Dataset.
+    data_dir: folder with its shards.
     split: name of the split.
     output_dir: where to write; made where it is missing.
     count: number of images, the first ones; None for all.
+    labels: whether to write the labels and the classes, too.
 
   Returns:
     list of the images' paths.
@@ -32,17 +38,29 @@ def export(data_dir, split, *, output_dir, count=None):
     UserError: if there are no shards, or the folder cannot be written.
   """
   shards = records.shard_paths(data_dir, split)
-  make_folder(output_dir)
+  images_dir, labels_dir = (os.path.join(output_dir, kind) if labels else output_dir for kind in ('images', 'labels'))
+  make_folder(images_dir)
+  make_folder(labels_dir)
   paths = []
-  for name, extension, encoded in itertools.islice(_images(shards), count):
-    paths.append(os.path.join(output_dir, f'{os.path.basename(name)}.{extension}'))
-    with replacing(paths[-1]) as temporary, open(temporary, 'wb') as file:
-      file.write(encoded)
+  for name, extension, image, label in itertools.islice(_examples(shards), count):
+    name = os.path.basename(name)
+    paths.append(os.path.join(images_dir, f'{name}.{extension}'))
+    _write(paths[-1], image)
+    if labels:
+      _write(os.path.join(labels_dir, f'{name}.png'), label)
+  if labels:
+    lines = [f'{name} {",".join(map(str, color))}\n' for name, color in zip(dataset.classes, dataset.palette.tolist())]
+    _write(os.path.join(output_dir, 'classes.txt'), ''.join(lines).encode())
   return paths
 
 
-def _images(shards):
-  """Yields (name, file extension, encoded image) of every record."""
+def _write(path, encoded):
+  with replacing(path) as temporary, open(temporary, 'wb') as file:
+    file.write(encoded)
+
+
+def _examples(shards):
+  """Yields (name, file extension, encoded image, encoded label) of every record."""
   with tf.Graph().as_default(), tf.Session() as session:
     serialized = tf.data.make_one_shot_iterator(tf.data.TFRecordDataset(shards)).get_next()
     while True:
@@ -50,8 +68,9 @@ def _images(shards):
         features = tf.train.Example.FromString(session.run(serialized)).features.feature
       except tf.errors.OutOfRangeError:
         return
-      name, kind, encoded = (features[f'image/{key}'].bytes_list.value[0] for key in ('name', 'format', 'encoded'))
-      yield name.decode(), 'jpg' if kind == b'jpeg' else 'png', encoded
+      name, kind, image, label = (features[key].bytes_list.value[0] for key in (
+          'image/name', 'image/format', 'image/encoded', 'label/encoded'))
+      yield name.decode(), 'jpg' if kind == b'jpeg' else 'png', image, label
 
 
 def _define_flags():
@@ -59,14 +78,15 @@ def _define_flags():
   flags.DEFINE_string('data_dir', None, 'folder with the TFRecords; default data/DATASET')
   flags.DEFINE_string('split', 'val', 'split to take')
   flags.DEFINE_string('output_dir', 'photos', 'where to write')
+  flags.DEFINE_bool('labels', False, 'also write labels and classes.txt')
   flags.DEFINE_integer('count', 0, 'number of images, the first ones; 0: all', lower_bound=0)
 
 
 def main(argv):
   del argv
   dataset = get_dataset(FLAGS.dataset)
-  paths = export(FLAGS.data_dir or f'data/{dataset.name}', FLAGS.split, output_dir=FLAGS.output_dir,
-                 count=FLAGS.count or None)
+  paths = export(dataset, FLAGS.data_dir or f'data/{dataset.name}', split=FLAGS.split, output_dir=FLAGS.output_dir,
+                 count=FLAGS.count or None, labels=FLAGS.labels)
   print(f'{len(paths)} images of {dataset.name} {FLAGS.split} in {FLAGS.output_dir}')
 
 

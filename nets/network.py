@@ -28,3 +28,8 @@ class Network:
   pretrained: str | None = None
   pretrained_scopes: tuple = ()
   pretrained_batch_norm: bool = False
+
+  @property
+  def finest_skip(self):
+    """The skip that is built unless another is asked for; None for a network without skips."""
+    return self.skips[-1] if self.skips else None

@@ -16,6 +16,7 @@ from datasets import convert as converter
 from datasets import export, get_dataset, images, records
 from datasets.convert import BadFiles, convert
 from datasets.dataset import Dataset, Source, colormap, label_map
+from datasets.own import own_dataset
 from utils.compat import tf
 from utils.errors import UserError
 
@@ -345,7 +346,25 @@ def test_export_gives_back_the_originals_bytes(tmp_path):
   """`datasets.export` writes images as they were encoded, the first `count` of them, under their names."""
   _originals(tmp_path / 'in')
   convert(TOY, 'train', source_dir=str(tmp_path / 'in'), data_dir=str(tmp_path / 'data'), num_workers=1, progress=False)
-  written = export.export(str(tmp_path / 'data'), 'train', output_dir=str(tmp_path / 'out'), count=3)
+  written = export.export(TOY, str(tmp_path / 'data'), split='train', output_dir=str(tmp_path / 'out'), count=3)
   assert len(written) == 3 == len(os.listdir(tmp_path / 'out'))
   for path in map(pathlib.Path, written):
     assert path.read_bytes() == (tmp_path / 'in/train' / path.name).read_bytes()
+
+
+def test_export_with_labels_is_a_dataset_of_ones_own(tmp_path):
+  """What comes out, converted again, holds the same images, ids and void pixels under the same classes and colors."""
+  _originals(tmp_path / 'in')
+  convert(TOY, 'train', source_dir=str(tmp_path / 'in'), data_dir=str(tmp_path / 'in/data'), num_workers=1,
+          progress=False)
+  export.export(TOY, str(tmp_path / 'in/data'), split='train', output_dir=str(tmp_path / 'out'), labels=True)
+  names = ''.join(f'{number}\n' for number in range(len(SIZES)))
+  for split in ('train', 'val'):
+    (tmp_path / f'out/{split}.txt').write_text(names)
+  own = own_dataset(str(tmp_path / 'out'))
+  assert own.classes == TOY.classes and np.array_equal(own.palette, TOY.palette)
+  _convert(tmp_path / 'out', dataset=own)
+  for first, second in zip(_read(tmp_path / 'in/data'), _read(tmp_path / 'out/data'), strict=True):
+    assert first['name'] == second['name']
+    np.testing.assert_array_equal(first['image'], second['image'])
+    np.testing.assert_array_equal(first['label'], second['label'])

@@ -98,10 +98,10 @@ def in_turn(functions, *, steps, warmup_steps):
 def save_run(folder, dataset, network):
   """Writes an untrained run with random weights, to warm-start from and to use; returns its checkpoint's prefix."""
   with tf.Graph().as_default(), tf.Session(config=session_config()) as session:
-    network.logits(tf.zeros([1, 75, 75, 3]), dataset.num_classes, False, skip=network.skips[-1])
+    network.logits(tf.zeros([1, 75, 75, 3]), dataset.num_classes, False, skip=network.finest_skip)
     tf.train.get_or_create_global_step()
     session.run(tf.global_variables_initializer())
-    write_json(os.path.join(folder, runs.CONFIG), runs.make_config({'skip': network.skips[-1]}, dataset, network))
+    write_json(os.path.join(folder, runs.CONFIG), runs.make_config({'skip': network.finest_skip}, dataset, network))
     return tf.train.Saver(hooks.model_variables_and_step()).save(
         session, os.path.join(folder, 'model.ckpt'), global_step=0, write_meta_graph=False)
 
@@ -119,14 +119,15 @@ def bare_step(setup, precision):
     batch = {'image': stored(rng.uniform(0, 255, (*pixels, 3)).astype(np.float32)),
              'label': stored(rng.integers(0, setup.dataset.num_classes, pixels, np.int32))}
     step = training.make_step(
-        functools.partial(network.logits, num_classes=setup.dataset.num_classes, skip=network.skips[-1],
-                          is_training=True, freeze_batch_norm=True),
+        functools.partial(network.logits, num_classes=setup.dataset.num_classes, skip=network.finest_skip,
+                          is_training=True, freeze_batch_norm=network.pretrained_batch_norm),
         rate=tf.constant(1e-4), pretrained_scopes=network.pretrained_scopes, new_layers_rate=10.0, clip_norm=10.0)
     loss = step(batch).loss
-    init_fn, _ = warm_start.restore_pretrained(setup.checkpoint, network.pretrained_scopes)
     with tf.Session(config=session_config(precision)) as session:
       session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
-      init_fn(None, session)
+      if network.pretrained:
+        init_fn, _ = warm_start.restore_pretrained(setup.checkpoint, network.pretrained_scopes)
+        init_fn(None, session)
       yield functools.partial(session.run, loss)
 
 
@@ -147,8 +148,8 @@ def script_command(script, options):
 def train_command(setup, precision, run_dir, **options):
   """The command that trains as users do; `options` are flags of train.py beside those that the setup fixes."""
   return script_command('train.py', {
-      'dataset': setup.dataset.name, 'net': setup.network.name, 'skip': setup.network.skips[-1],
-      'data_dir': setup.data_dir, 'checkpoint': setup.checkpoint, 'run_dir': run_dir, 'batch_size': setup.batch_size,
+      'dataset': setup.dataset.name, 'net': setup.network.name, 'data_dir': setup.data_dir, 'run_dir': run_dir,
+      'checkpoint': setup.checkpoint if setup.network.pretrained else 'none', 'batch_size': setup.batch_size,
       'crop_size': '{},{}'.format(*setup.size), 'precision': precision, **options})
 
 
@@ -336,7 +337,7 @@ def about(setup):
   """What figures depend on: the machine, how busy it was, the code and the settings; a dict for the JSON."""
   with open('/proc/cpuinfo', encoding='utf-8') as file:
     models = [line.split(':', 1)[1].strip() for line in file if line.startswith('model name')]
-  config = runs.make_config({'skip': setup.network.skips[-1]}, setup.dataset, setup.network)
+  config = runs.make_config({'skip': setup.network.finest_skip}, setup.dataset, setup.network)
   return {
       'command': ' '.join(['python -m utils.benchmark', *sys.argv[1:]]),
       'machine': {
