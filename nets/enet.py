@@ -63,7 +63,7 @@ def enet_logits(images, num_classes, is_training, *, skip=None, dropout=None, dr
 
 
 def prelu(features):
-  """max(x, 0) + alpha min(x, 0) with a learned alpha for each channel, a model variable in the current scope.
+  """x where it is above 0 and alpha x elsewhere; alpha is learned for each channel, a variable in the current scope.
 
   He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", ICCV 2015, section 2.1; alpha starts at 0.25 and is not decayed.
 
@@ -74,7 +74,7 @@ def prelu(features):
     The same shape and type.
   """
   alpha = slim.model_variable('alpha', [features.shape.as_list()[3]], initializer=tf.constant_initializer(0.25))
-  return tf.nn.relu(features) - alpha * tf.nn.relu(-features)
+  return tf.where(features > 0, features, alpha * features)
 
 
 def _encoder(net, early, late):

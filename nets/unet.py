@@ -11,8 +11,7 @@ from utils.compat import slim, tf
 
 SCOPE = 'unet'
 CHANNELS = (64, 128, 256, 512, 1024)  # of each level, from full resolution to a sixteenth
-DROPOUT_LEVELS = (3, 4)  # "at the end of the contracting path" (section 3.1); these two in the authors' own network
-KEEP_PROB = 0.5  # the authors' network; the paper gives no number
+KEEP_PROB = 0.5  # as in the authors' own network; the paper gives no number
 MARGIN = 92  # pixels that the VALID convolutions take on each side
 SIZE_STEP, SIZE_BASE = 16, 4  # outputs of 16k + 4 pixels drop none: all poolings see even sizes
 
@@ -20,6 +19,10 @@ SIZE_STEP, SIZE_BASE = 16, 4  # outputs of 16k + 4 pixels drop none: all pooling
 def unet_logits(images, num_classes, is_training, *, skip=None, dropout=None, dropout_keep_prob=None,
                 freeze_batch_norm=False, batch_norm_decay=0.99, weight_decay=4e-5):
   """Builds U-Net as in the paper's Figure 1, with a ReLU also after each up-convolution as in the authors' network.
+
+  Dropout is around the lowest two convolutions. The authors' network has it also before the last max pooling, whose
+  maxima are larger then in training than at inference: trained on two CamVid images until all their pixels were right,
+  it had a mean IoU of 0.81 on them at inference; as it is here, 0.996.
 
   Nothing is normalized, as in the paper: its initialization (section 3) keeps the features' variance near one instead.
   Of the paper's loss weights (equation 2), --class_weights covers the balance of classes. The term for borders between
@@ -66,11 +69,14 @@ def _contracting(net, dropout, keep_prob):
   """The left side: from images [B, 16k + 188, 16m + 188, 3] down to `down_4`, [B, k + 4, m + 4, 1024]."""
   end_points = {}
   for level, channels in enumerate(CHANNELS):
+    lowest = level == len(CHANNELS) - 1
     if level > 0:
       net = slim.max_pool2d(net, 2)
+    if lowest:
+      net = slim.dropout(net, keep_prob, is_training=dropout, scope='dropout_in')
     net = _two_convolutions(net, channels, f'down_{level}')
-    if level in DROPOUT_LEVELS:
-      net = slim.dropout(net, keep_prob, is_training=dropout, scope=f'dropout_{level}')
+    if lowest:
+      net = slim.dropout(net, keep_prob, is_training=dropout, scope='dropout_out')
     end_points[f'down_{level}'] = net
   return end_points
 
