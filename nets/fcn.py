@@ -64,7 +64,7 @@ def fcn_logits(backbone, images, num_classes, is_training, *, skip=SKIPS[-1], dr
 
   taps = backbone.taps[:SKIPS.index(skip) + 1]
   with tf.variable_scope(SCOPE), slim.arg_scope(
-      [slim.conv2d], weights_initializer=tf.zeros_initializer(), activation_fn=None,
+      [slim.conv2d], weights_initializer=tf.zeros_initializer(), activation_fn=None, normalizer_fn=_add_biases,
       weights_regularizer=slim.l2_regularizer(weight_decay)):
     fused = None
     for coarser, tap in zip((None,) + taps, taps):
@@ -87,6 +87,15 @@ def _padded_size(backbone, length):
   steps = (length + 2 * backbone.margin - base + step - 1) // step
   steps = max(steps, 1) if isinstance(steps, int) else tf.maximum(steps, 1)
   return base + step * steps
+
+
+def _add_biases(scores):
+  """Adds the biases of a score layer: a sum, because TensorFlow fuses the gradient of slim's BiasAdd with the weights'.
+
+  oneDNN's gradient of both at once in bfloat16 writes past the end of the biases, and crashes, where more than 2048
+  channels go into less than 16 classes, as on VGG's fc7 (tensorflow 2.21, brgconv_bwd_w:avx10_1_512_amx).
+  """
+  return scores + slim.model_variable('biases', scores.shape[-1:], initializer=tf.zeros_initializer())
 
 
 def _upscore(scores, coarse, fine, size):

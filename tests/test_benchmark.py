@@ -161,8 +161,9 @@ def test_all_parts(tmp_path):
   for split in ('train', 'val'):
     convert(few, split, source_dir=None, data_dir=str(tmp_path / 'data'), num_workers=1, progress=False)
   output = tmp_path / 'new/benchmark.json'
-  result = run_benchmark(f'--data_dir={tmp_path / "data"}', '--height=43', '--width=61', '--batch_size=1', '--steps=2',
-                         '--warmup_steps=1', '--precisions=float32', f'--output={output}')
+  result = run_benchmark('--net=segnet_basic', f'--data_dir={tmp_path / "data"}', '--height=43', '--width=61',
+                         '--batch_size=1', '--steps=2', '--warmup_steps=1', '--precisions=float32',
+                         f'--output={output}')
   assert result.returncode == 0, result.stderr
   written = json.loads(output.read_text())
   lines = written['results']
@@ -176,5 +177,5 @@ def test_all_parts(tmp_path):
   assert all(0.3 < peak < 5 for peak in peaks)  # TensorFlow with the network's weights is above, a tiny crop below
   assert (written['dataset'], written['size'], written['batch_size']) == ('shapes', [43, 61], 1)
   assert written['machine']['cores'] >= 1 and written['versions']['tensorflow']
-  assert written['command'].startswith('python -m utils.benchmark --data_dir=')
+  assert written['command'].startswith('python -m utils.benchmark --net=')
   assert not list(output.parent.glob('*.tmp'))

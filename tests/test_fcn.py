@@ -225,6 +225,14 @@ def test_scale_of_a_tap(graph):
   assert plain.min() > 100
 
 
+def test_no_bias_is_trained_by_the_fused_gradient(graph):
+  """TensorFlow fuses BiasAddGrad with the gradient of the weights, which in bfloat16 spoils memory on VGG's fc7."""
+  logits, _ = fcn_logits(POOLS, tf.constant(random_image(60, 50)), 3, True)
+  gradients = tf.gradients(tf.reduce_sum(logits), tf.trainable_variables())
+  assert len(gradients) == 8 and None not in gradients
+  assert 'BiasAddGrad' not in {op.type for op in graph.get_operations()}
+
+
 def test_mirrored_pad_equals_numpy(graph):
   value = np.random.default_rng(7).normal(size=[2, 5, 3, 2]).astype(np.float32)
   padded = run(mirrored_pad(tf.constant(value), (7, 9), (30, 21)))

@@ -126,13 +126,16 @@ def header():
 
 
 def comparison(without, refined, classes):
-  """Lines that compare two Scores class by class, in percent."""
+  """Lines that compare two Scores class by class, in percent; classes in neither truth nor predictions are left out."""
   width = max(map(len, (*classes, 'mean IoU')))
   rows = [*zip(classes, without.result['class_iou'], refined.result['class_iou']),
           ('mean IoU', without.result['mean_iou'], refined.result['mean_iou'])]
   lines = [f'{"class":{width}}  without     with   change']
-  return '\n'.join(lines + [f'{name:{width}}  {100 * a:7.2f}  {100 * b:7.2f}  {100 * (b - a):+7.2f}'
-                            for name, a, b in rows])
+  for name, before, after in rows:
+    if not (np.isnan(before) and np.isnan(after)):
+      cells = [f'{100 * value:{sign}7.2f}' for value, sign in ((before, ''), (after, ''), (after - before, '+'))]
+      lines.append('  '.join([f'{name:{width}}', *cells]).replace('+nan', '   -').replace('nan', '  -'))
+  return '\n'.join(lines)
 
 
 def pick(num_images, count):
