@@ -67,6 +67,7 @@ with _quiet_import():
   import tf_slim.nets  # noqa: F401, makes slim.nets, whose import would be noisy elsewhere
 
 tf.disable_eager_execution()
+tf.disable_tensor_equality()  # graphs compare tensors by identity anyway; this way large ones are built much faster
 tf.enable_resource_variables()
 tf.disable_control_flow_v2()  # an optimizer inside tf.cond (utils/training.py) makes its variables around it only so
 tf.logging.set_verbosity(tf.logging.ERROR)
