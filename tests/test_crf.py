@@ -302,10 +302,28 @@ def test_coordinate_search_goes_round_until_nothing_changes(rounds, expected):
             for one in trials]
 
   grid = {'gaussian_xy': (1.0, 2.0, 3.0, 4.0), 'steps': (1, 2, 3, 4)}
-  best, tried = crf_search.search(score, start=crf.Settings(gaussian_xy=1.0, steps=1), grid=grid, rounds=rounds,
-                                  show=shown.append)
+  start = crf.Settings(gaussian_xy=1.0, gaussian_weight=1.0, steps=1)
+  best, tried = crf_search.search(score, start=start, grid=grid, rounds=rounds, show=shown.append)
   assert (best.settings.gaussian_xy, best.settings.steps) == expected  # worked out by hand
   assert len(set(asked)) == len(asked) and [one.settings for one in tried] == asked and shown == tried
+
+
+def test_search_tries_no_width_of_a_term_without_weight():
+  start = crf.Settings(gaussian_weight=0.0, bilateral_weight=2.0)
+  grid = {'gaussian_xy': (1.0, 2.0), 'bilateral_xy': (7.0, 9.0)}
+  _, tried = crf_search.search(lambda trials, label: [crf_search.Score(one, {'mean_iou': 0.5}, 0.0) for one in trials],
+                               start=start, grid=grid, rounds=1, show=lambda one: None)
+  assert [(one.settings.gaussian_xy, one.settings.bilateral_xy) for one in tried] == [(3, 25), (3, 7), (3, 9)]
+
+
+def test_comparison_leaves_out_classes_that_are_nowhere():
+  scores = [crf_search.Score(None, {'class_iou': np.array(ious), 'mean_iou': mean}, 0.0)
+            for ious, mean in (([0.5, np.nan, 0.25], 0.375), ([0.625, np.nan, np.nan], 0.625))]
+  assert crf_search.comparison(*scores, ('road', 'unicorn', 'sign')).splitlines() == [
+      'class     without     with   change',
+      'road        50.00    62.50   +12.50',
+      'sign        25.00        -        -',
+      'mean IoU    37.50    62.50   +25.00']
 
 
 @pytest.mark.parametrize('num_images,count,expected', [
