@@ -13,8 +13,10 @@ from random_run import write_run
 from datasets import images, records
 from datasets.camvid import CAMVID
 from datasets.dataset import Source
-from utils import charts
+from utils import charts, metrics
 from utils.compat import tf
+from utils.predictor import Predictor
+from utils.runs import load_run
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -134,6 +136,21 @@ def test_what_is_printed_and_written(run, data_dir):
     with Image.open(run / name) as picture:
       assert picture.mode == 'RGB' and min(picture.size) > 100
   assert [name for name in os.listdir(run) if name.endswith('.tmp')] == []
+
+
+def test_samples_are_averaged(run):
+  """The confusion matrix is that of the mean of the passes, and another than without dropout."""
+  process = script('evaluate', f'--ckpt={run}', '--samples=2', '--seed=3')
+  assert process.returncode == 0, process.stderr
+  value = json.loads((run / 'metrics-val.json').read_text())
+  assert value['samples'] == 2
+  matrices = []
+  for samples in (2, 0):
+    with Predictor(load_run(str(run)), samples=samples, seed=3) as predictor:
+      matrices.append(sum(metrics.confusion_matrix(np.where(source.label == 11, 255, source.label),
+                                                   predictor.labels(source.image[None])[0], len(CAMVID.classes))
+                          for source in drawn_sources()))
+  assert value['confusion_matrix'] == matrices[0].tolist() != matrices[1].tolist()
 
 
 def test_a_corrupt_record_is_named_and_older_results_stay(run, tmp_path):
