@@ -1,5 +1,6 @@
 """Gets a dataset ready for training, by whatever is still to do: download, unpack, convert."""
 
+import glob
 import os
 
 from datasets import records
@@ -79,9 +80,16 @@ def _download(dataset, data_dir, problem):
     folder = os.path.join(data_dir, archive.folder or os.path.basename(archive.member))
     if os.path.exists(folder):  # unpacked whole, or the user's: if anything is missing, reading it will say so
       continue
-    path = os.path.join(data_dir, DOWNLOADS, archive.filename)
+    path = _archive_path(data_dir, archive.filename)
     if not os.path.exists(path):
       print(f'{dataset.name}: nothing in {data_dir} yet; downloading {archive.url} to {path}', flush=True)
     download.fetch(archive.url, path, archive.size, digest=archive.digest)
     print(f'{dataset.name}: unpacking {path} to {folder}', flush=True)
     download.extract(path, folder, member=archive.member)
+
+
+def _archive_path(data_dir, filename):
+  """Where an archive is, or is to be downloaded to: another dataset beside `data_dir` may have it already."""
+  path = os.path.join(data_dir, DOWNLOADS, filename)
+  beside = os.path.join(glob.escape(os.path.dirname(os.path.abspath(data_dir))), '*', DOWNLOADS, glob.escape(filename))
+  return path if os.path.exists(path) else next(iter(sorted(glob.glob(beside))), path)

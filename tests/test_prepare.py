@@ -70,6 +70,14 @@ def check_converted(data_dir, splits=('train', 'val')):
     assert records.verify(records.shard_paths(str(data_dir), split), num_classes=21) == len(SPLITS[split])
 
 
+def test_an_archive_that_another_dataset_has_is_not_downloaded_again(tmp_path, capsys):
+  write_tar(tmp_path / 'data/voc/downloads/VOCtrainval_11-May-2012.tar')
+  prepare(voc_from('http://127.0.0.1:9/'), str(tmp_path / 'data/voc_aug'))
+  check_converted(tmp_path / 'data/voc_aug')
+  assert not (tmp_path / 'data/voc_aug/downloads').exists()
+  assert 'downloading' not in capsys.readouterr().out
+
+
 def test_downloads_unpacks_and_converts(tmp_path, capsys):
   write_tar(tmp_path / 'web/voc.tar')
   data_dir = tmp_path / 'data'
