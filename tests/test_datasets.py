@@ -7,20 +7,12 @@ import sys
 import numpy as np
 import pytest
 import scipy.io
+from originals import write
 from PIL import Image
 
 from datasets import DATASETS, get_dataset, images, shapes
 from datasets.dataset import IGNORE_LABEL, colormap, label_map
 from utils.errors import UserError
-
-
-def _write(path, data=b''):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  if isinstance(data, np.ndarray):
-    Image.fromarray(data).save(path)
-  else:
-    path.write_bytes(data.encode() if isinstance(data, str) else data)
-
 
 # --- every dataset ---
 
@@ -94,10 +86,10 @@ def test_colormap_is_vocs():
 def _camvid(folder, lines=None):
   """Lays out two images as the SegNet tutorial does."""
   for name in ('a', 'b'):
-    _write(folder / f'train/{name}.png', np.zeros((3, 4, 3), np.uint8))
-    _write(folder / f'trainannot/{name}.png', np.zeros((3, 4), np.uint8))
+    write(folder / f'train/{name}.png', np.zeros((3, 4, 3), np.uint8))
+    write(folder / f'trainannot/{name}.png', np.zeros((3, 4), np.uint8))
   lines = lines or [f'/SegNet/CamVid/train/{name}.png /SegNet/CamVid/trainannot/{name}.png' for name in ('a', 'b')]
-  _write(folder / 'train.txt', '\n'.join(lines) + '\n\n')
+  write(folder / 'train.txt', '\n'.join(lines) + '\n\n')
   return str(folder)
 
 
@@ -129,7 +121,7 @@ def test_camvid_takes_the_same_image_in_another_format(tmp_path):
 ])
 def test_camvid_refuses_a_bad_list(line, problem, tmp_path):
   folder = _camvid(tmp_path)
-  _write(tmp_path / 'train.txt', line.encode(errors='surrogateescape'))
+  write(tmp_path / 'train.txt', line.encode(errors='surrogateescape'))
   with pytest.raises(UserError, match=problem):
     get_dataset('camvid').sources(folder, 'train')
 
@@ -149,13 +141,13 @@ def test_camvid_as_it_is(shared):
 def _voc(root, train=('a', 'b'), val=('c',)):
   """Lays out a devkit with label pictures that hold the class 1 and, in the corner, the boundary."""
   for name in (*train, *val):
-    _write(root / f'JPEGImages/{name}.jpg', np.zeros((3, 4, 3), np.uint8))
+    write(root / f'JPEGImages/{name}.jpg', np.zeros((3, 4, 3), np.uint8))
     label = Image.frombytes('P', (4, 3), b'\xff' + b'\1' * 11)
     label.putpalette(colormap(256).tobytes())
     (root / 'SegmentationClass').mkdir(exist_ok=True)
     label.save(root / f'SegmentationClass/{name}.png')
   for split, names in (('train', train), ('val', val), ('trainval', train + val)):
-    _write(root / f'ImageSets/Segmentation/{split}.txt', '\n'.join(names))
+    write(root / f'ImageSets/Segmentation/{split}.txt', '\n'.join(names))
 
 
 @pytest.mark.parametrize('name, place', [
@@ -175,7 +167,7 @@ def test_voc_is_found_from_any_folder_above(name, place, tmp_path):
     ('/a', "found '/a'"), ('', 'is empty')])
 def test_voc_refuses_a_bad_list(text, problem, tmp_path):
   _voc(tmp_path)
-  _write(tmp_path / 'ImageSets/Segmentation/train.txt', text)
+  write(tmp_path / 'ImageSets/Segmentation/train.txt', text)
   with pytest.raises(UserError, match=problem):
     get_dataset('voc').sources(str(tmp_path), 'train')
 
@@ -203,10 +195,10 @@ def _save_mat(path, labels):
 
 def _sbd(root, train, val):
   for name in train + val:
-    _write(root / f'img/{name}.jpg', np.zeros((2, 5, 3), np.uint8))
+    write(root / f'img/{name}.jpg', np.zeros((2, 5, 3), np.uint8))
     _save_mat(root / f'cls/{name}.mat', np.arange(10, dtype=np.uint8).reshape(2, 5))
-  _write(root / 'train.txt', '\n'.join(train))
-  _write(root / 'val.txt', '\n'.join(val))
+  write(root / 'train.txt', '\n'.join(train))
+  write(root / 'val.txt', '\n'.join(val))
 
 
 @pytest.mark.parametrize('place', ['benchmark_RELEASE/dataset', 'dataset', 'sbd'])
@@ -248,7 +240,7 @@ def test_mit_pairs_by_name(tmp_path):
   root = tmp_path / 'ADEChallengeData2016'
   for kind, names in (('images', ('b.jpg', 'a.jpg', '.DS_Store', 'notes.txt')), ('annotations', ('a.png', 'c.png'))):
     for name in names:
-      _write(root / kind / 'training' / name)
+      write(root / kind / 'training' / name)
   sources = get_dataset('mit').sources(str(tmp_path), 'train')
   assert [source.name for source in sources] == ['a', 'b', 'c']
   assert sources == get_dataset('mit').sources(str(root), 'train')
@@ -257,7 +249,7 @@ def test_mit_pairs_by_name(tmp_path):
       [('annotations/training/a.png', 'is empty (0 bytes)'), ('images/training/a.jpg', 'is empty (0 bytes)')],
       [('annotations/training/b.png', 'does not exist'), ('images/training/b.jpg', 'is empty (0 bytes)')],
       [('annotations/training/c.png', 'is empty (0 bytes)'), ('images/training/c.jpg', 'does not exist')]]
-  _write(root / 'images/training/a.png')
+  write(root / 'images/training/a.png')
   with pytest.raises(UserError, match='images/training: the name a comes twice'):
     get_dataset('mit').sources(str(tmp_path), 'train')
 
