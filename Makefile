@@ -28,8 +28,9 @@ lint: .venv/test-ready
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	touch $@
 
-.venv/test-ready: requirements-dev.txt .venv/demo-ready
+.venv/test-ready: requirements-dev.txt requirements-coco.txt requirements-crf.txt .venv/demo-ready
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
+	-$(BIN)/python -m pip install --quiet --requirement requirements-crf.txt  # built here; its tests skip without it
 	touch $@
 
 clean:
