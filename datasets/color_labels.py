@@ -26,9 +26,8 @@ def read_color_label(path, colors):
   Raises:
     BadFile: if it cannot be decoded, is a JPEG (whose colors are not exact), or holds a color that is not in `colors`.
   """
-  rgb = images.read_rgb(path).astype(np.uint32)
+  packed = _packed(images.read_rgb(path))
   _refuse_jpeg(path)
-  packed = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
   known, ids = _sorted_table(colors)
   places = np.minimum(np.searchsorted(known, packed), len(known) - 1)
   unknown = known[places] != packed
@@ -37,11 +36,16 @@ def read_color_label(path, colors):
   return ids[places]
 
 
+def _packed(rgb):
+  """Turns colors, integers of 0..255 [..., 3], into 24-bit numbers, uint32 [...]."""
+  rgb = rgb.astype(np.uint32)
+  return rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
+
+
 @functools.lru_cache(maxsize=8)
 def _sorted_table(colors):
   """Returns the colors as sorted 24-bit numbers, uint32 [N], and the raw id of each, uint8 [N]."""
-  rgb = np.array([color for color, _ in colors], np.uint32)
-  packed = rgb[:, 0] << 16 | rgb[:, 1] << 8 | rgb[:, 2]
+  packed = _packed(np.array([color for color, _ in colors]))
   order = np.argsort(packed)
   return packed[order], np.array([raw_id for _, raw_id in colors], np.uint8)[order]
 

@@ -79,14 +79,13 @@ def own_dataset(path, reserved=()):
   _check_layout(path, root)
   classes = read_classes(os.path.join(root, _CLASSES))
   pictures, labels = _pairs(root)
-  colors = _colors(classes) if _are_colors(labels, classes) else None
-  known = tuple((line.color, raw_id) for raw_id, line in enumerate(classes) if line.color)
+  colors = tuple((line.color, raw_id) for raw_id, line in enumerate(classes) if line.color)
   ignored = tuple(raw_id for raw_id, line in enumerate(classes) if line.ignore)
   kept = [raw_id for raw_id, line in enumerate(classes) if not line.ignore]
-  if colors:
+  if _are_colors(labels, classes):
     read_label = functools.partial(color_labels.read_color_label, colors=colors)
   else:
-    read_label = functools.partial(read_id_label, colors=known, ignored=ignored)
+    read_label = functools.partial(read_id_label, colors=colors, ignored=ignored)
   return OwnDataset(
       name=_name(root, reserved),
       classes=tuple(classes[raw_id].name for raw_id in kept),
@@ -222,10 +221,6 @@ def _are_colors(labels, classes):
       raise UserError(f'{line.where}: the class {line.name!r} has no color, but labels such as {colors[0]} are RGB '
                       f'pictures (ids are to be greyscale or palette pictures); {_FORM}')
   return bool(colors)
-
-
-def _colors(classes):
-  return tuple((line.color, raw_id) for raw_id, line in enumerate(classes))
 
 
 def read_id_label(path, colors, ignored):
