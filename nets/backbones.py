@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
+from nets.atrous_inception import inception_v3_base
 from nets.geometry import mirrored_pad, spatial_size
 from utils.compat import slim, tf
 
@@ -35,13 +36,14 @@ class Backbone:
     features: `features(images, is_training, *, freeze_batch_norm, batch_norm_decay, weight_decay, dropout,
       dropout_keep_prob)` -> dict of end points; images are float32 [B, H, W, 3], RGB in 0..255, of a size that
       `size_step` and `size_base` allow.
-    taps: the maps to score, the coarsest first.
+    taps: the maps to score, the coarsest first; each stride is half of the one before.
     size_step: valid input sizes are size_step * k + size_base with k = 1, 2, ...: those drop no pixel.
     size_base: see size_step.
     margin: least padding on each side, so that every image pixel lies where the upsampled scores reach.
     scopes: variable scopes that its ImageNet checkpoint fills.
     batch_norm: whether it has batch norms.
     dropout_keep_prob: kept by the dropout before the coarsest score layer, the value of slim's classifier.
+    pretrained: name of its ImageNet checkpoint, where that is not its own name.
   """
   name: str
   features: Callable
@@ -52,6 +54,12 @@ class Backbone:
   scopes: tuple
   batch_norm: bool
   dropout_keep_prob: float
+  pretrained: str | None = None
+
+  @property
+  def skips(self):
+    """Names of the FCNs over this backbone after the stride of the finest tap used: '32s', '16s', ..."""
+    return tuple(f'{tap.stride}s' for tap in self.taps)
 
 
 def _inception_features(images, is_training, *, base, scope, freeze_batch_norm, batch_norm_decay, weight_decay,
@@ -104,7 +112,7 @@ INCEPTION_V1 = Backbone(
     name='inception_v1',
     features=functools.partial(
         _inception_features, base=slim.nets.inception_v1.inception_v1_base, scope='InceptionV1'),
-    taps=(Tap('Mixed_5c', 32, 8), Tap('Mixed_4f', 16, 0), Tap('Mixed_3c', 8, 0)),
+    taps=(Tap('Mixed_5c', 32, 8), Tap('Mixed_4f', 16, 0), Tap('Mixed_3c', 8, 0), Tap('Conv2d_2c_3x3', 4, 0)),
     size_step=32,
     size_base=1,
     margin=0,
@@ -118,7 +126,7 @@ INCEPTION_V2 = Backbone(
     features=functools.partial(
         _inception_features, base=slim.nets.inception_v2.inception_v2_base, scope='InceptionV2'),
     # SAME padding and odd kernels only: inputs of 32k + 1 pixels have cells on both their border pixels.
-    taps=(Tap('Mixed_5c', 32, 0), Tap('Mixed_4e', 16, 0), Tap('Mixed_3c', 8, 0)),
+    taps=(Tap('Mixed_5c', 32, 0), Tap('Mixed_4e', 16, 0), Tap('Mixed_3c', 8, 0), Tap('Conv2d_2c_3x3', 4, 0)),
     size_step=32,
     size_base=1,
     margin=0,
@@ -131,28 +139,49 @@ INCEPTION_V3 = Backbone(
     name='inception_v3',
     features=functools.partial(
         _inception_features, base=slim.nets.inception_v3.inception_v3_base, scope='InceptionV3'),
-    # VALID padding in the stem and both reductions puts the centres here; sizes 32k + 43 give k, 2k + 1, 4k + 3 cells.
-    taps=(Tap('Mixed_7c', 32, 37), Tap('Mixed_6e', 16, 21), Tap('Mixed_5d', 8, 13)),
+    # VALID padding in the stem and both reductions puts the centres here; sizes 32k + 43 give k, 2k + 1, 4k + 3 and
+    # 8k + 7 cells.
+    taps=(Tap('Mixed_7c', 32, 37), Tap('Mixed_6e', 16, 21), Tap('Mixed_5d', 8, 13), Tap('Conv2d_4a_3x3', 4, 9)),
     size_step=32,
     size_base=43,
-    margin=6,  # a transposed convolution of stride s and kernel 2s - 1 starts at input pixel 6 for s = 8, 16 and 32
+    margin=6,  # a transposed convolution of stride s and kernel 2s - 1 starts at input pixel 6 for s = 4, 8, 16 and 32
     scopes=('InceptionV3',),
     batch_norm=True,
     dropout_keep_prob=0.8,
 )
 
 
+def _atrous_inception_v3(output_stride, taps, size_base):
+  """The Backbone of Inception v3 with Mixed_7c at a finer stride; see nets/atrous_inception.py for its geometry."""
+  return dataclasses.replace(
+      INCEPTION_V3,
+      name=f'inception_v3_stride{output_stride}',
+      features=functools.partial(
+          _inception_features, base=functools.partial(inception_v3_base, output_stride=output_stride),
+          scope='InceptionV3'),
+      taps=taps,
+      size_base=size_base,  # 32k + 27 or 32k + 19: the maps that are split have even numbers of rows and columns
+      pretrained='inception_v3',
+  )
+
+
+INCEPTION_V3_STRIDE16 = _atrous_inception_v3(
+    16, (Tap('Mixed_7c', 16, 21), Tap('Mixed_5d', 8, 13), Tap('Conv2d_4a_3x3', 4, 9)), 27)
+INCEPTION_V3_STRIDE8 = _atrous_inception_v3(8, (Tap('Mixed_7c', 8, 13), Tap('Conv2d_4a_3x3', 4, 9)), 19)
+
+
 def _resnet_v1(name, units):
   """The Backbone of a ResNet v1 whose blocks have so many units.
 
-  slim puts the stride of a block into its last unit, so that the deepest map at strides 8 and 16 is the last but one
-  unit of blocks 2 and 3. All windows are odd and padded equally on both sides, given inputs of 32k + 1 pixels.
+  slim puts the stride of a block into its last unit, so that the deepest map at strides 4, 8 and 16 is the last but
+  one unit of blocks 1, 2 and 3. All windows are odd and padded equally on both sides, given inputs of 32k + 1 pixels.
   """
   return Backbone(
       name=name,
       features=functools.partial(_resnet_v1_features, net=getattr(slim.nets.resnet_v1, name), scope=name),
       taps=(Tap('block4', 32, 0), Tap(f'block3/unit_{units[2] - 1}/bottleneck_v1', 16, 0),
-            Tap(f'block2/unit_{units[1] - 1}/bottleneck_v1', 8, 0)),
+            Tap(f'block2/unit_{units[1] - 1}/bottleneck_v1', 8, 0),
+            Tap(f'block1/unit_{units[0] - 1}/bottleneck_v1', 4, 0)),
       size_step=32,
       size_base=1,
       margin=0,
@@ -175,7 +204,8 @@ def _vgg(name, repeats):
   return Backbone(
       name=name,
       features=functools.partial(_vgg_features, scope=name, repeats=repeats),
-      taps=(Tap('fc7', 32, 15.5), Tap('pool4', 16, 7.5, scale=0.01), Tap('pool3', 8, 3.5, scale=0.01)),
+      taps=(Tap('fc7', 32, 15.5), Tap('pool4', 16, 7.5, scale=0.01), Tap('pool3', 8, 3.5, scale=0.01),
+            Tap('pool2', 4, 1.5, scale=0.01)),
       size_step=32,
       size_base=0,
       margin=0,

@@ -1,16 +1,17 @@
-"""FCN-32s, FCN-16s and FCN-8s over any backbone.
+"""FCN-32s, FCN-16s, FCN-8s and FCN-4s over any backbone.
 
 Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015, sections 3 and 4.
 """
 
 import functools
 
+from nets.context import CONTEXTS
 from nets.geometry import bilinear_kernel, bilinear_upsample, mirrored_pad, spatial_size
 from nets.network import Network
 from utils.compat import slim, tf
 
-SKIPS = ('32s', '16s', '8s')  # number of taps used: 1, 2, 3
 SCOPE = 'fcn'  # variable scope of all that is not the backbone's
+DEFAULT_SKIP = '8s'  # the paper's finest
 
 
 def fcn(backbone):
@@ -18,67 +19,145 @@ def fcn(backbone):
   return Network(
       name=backbone.name,
       logits=functools.partial(fcn_logits, backbone),
-      skips=SKIPS,
-      pretrained=backbone.name,
+      skips=backbone.skips,
+      default_skip=DEFAULT_SKIP,
+      options=('decoder_channels', 'context', 'input_scale'),
+      pretrained=backbone.pretrained or backbone.name,
       pretrained_scopes=backbone.scopes,
       pretrained_batch_norm=backbone.batch_norm,
   )
 
 
-def fcn_logits(backbone, images, num_classes, is_training, *, skip=SKIPS[-1], dropout=None, dropout_keep_prob=None,
-               freeze_batch_norm=False, batch_norm_decay=0.99, weight_decay=4e-5):
-  """Builds an FCN: score layers on the taps, fused from coarse to fine, upsampled to the images' own size.
-
-  Score layers start at zero, as in the paper (section 4.2), so that a net with one more skip starts as the coarser one.
+def fcn_logits(backbone, images, num_classes, is_training, *, skip=DEFAULT_SKIP, decoder_channels=0, context='none',
+               input_scale=1.0, dropout=None, dropout_keep_prob=None, freeze_batch_norm=False, batch_norm_decay=0.99,
+               weight_decay=4e-5):
+  """Builds an FCN: the backbone's maps fused from coarse to fine, scored, and upsampled to the images' own size.
 
   Args:
     backbone: a Backbone.
     images: float32 [B, H, W, 3], RGB in 0..255, any H and W from 1, known or not.
     num_classes: number of classes.
     is_training: whether batch norm, unless frozen, uses the batch's statistics.
-    skip: one of SKIPS.
+    skip: one of the backbone's skips.
+    decoder_channels: 0 to fuse class scores, as in the paper; else the number of feature channels that are fused, and
+      scored on the finest map.
+    context: 'none', or a key of nets.context.CONTEXTS: what widens the view of the coarsest map of a decoder.
+    input_scale: factor by which the images are resized before they enter the backbone.
     dropout: whether dropout drops; None: as `is_training`.
     dropout_keep_prob: kept by dropout; None: the backbone's value.
-    freeze_batch_norm: keep batch norm at its moving averages while training; its offsets are trained all the same.
+    freeze_batch_norm: keep the backbone's batch norms at their moving averages while training; their offsets are
+      trained all the same. A decoder's batch norms are new, and never frozen.
     batch_norm_decay: decay of the moving averages. slim's 0.9997 takes ten thousand steps to forget its start.
     weight_decay: weight of the L2 loss on convolution weights, slim's value for Inception.
 
   Returns:
     logits: float32 [B, H, W, num_classes]; a pixel belongs to the same pixel of the images.
-    end_points: dict from name to activation: the backbone's, and `score_STRIDE` of each tap used.
+    end_points: dict from name to activation: the backbone's, and `score_STRIDE` of each map scored.
 
   Raises:
-    ValueError: if `skip` is none of SKIPS.
+    ValueError: if `skip` is none of the backbone's, or a context is asked for without a decoder.
   """
-  if skip not in SKIPS:
-    raise ValueError(f'skip={skip!r} is none of {", ".join(SKIPS)}')
+  if skip not in backbone.skips:
+    raise ValueError(f'skip={skip!r} is none of {", ".join(backbone.skips)}')
+  if context != 'none' and not decoder_channels:
+    raise ValueError(f'context={context!r} needs decoder_channels above 0')
   size = spatial_size(images)
-  padded = tuple(_padded_size(backbone, length) for length in size)
-  before = tuple((total - length) // 2 for total, length in zip(padded, size))
+  images = _rescaled(images, input_scale)
+  scaled = spatial_size(images)
+  padded = tuple(_padded_size(backbone, length) for length in scaled)
+  before = tuple((total - length) // 2 for total, length in zip(padded, scaled))
   dropout = is_training if dropout is None else dropout
   dropout_keep_prob = dropout_keep_prob or backbone.dropout_keep_prob
   end_points = backbone.features(
       mirrored_pad(images, before, padded), is_training, freeze_batch_norm=freeze_batch_norm,
       batch_norm_decay=batch_norm_decay, weight_decay=weight_decay, dropout=dropout,
       dropout_keep_prob=dropout_keep_prob)
+  for tap in backbone.taps:
+    if tap.scale != 1.0:
+      end_points[tap.end_point] *= tap.scale
 
-  taps = backbone.taps[:SKIPS.index(skip) + 1]
-  with tf.variable_scope(SCOPE), slim.arg_scope(
-      [slim.conv2d], weights_initializer=tf.zeros_initializer(), activation_fn=None, normalizer_fn=_add_biases,
-      weights_regularizer=slim.l2_regularizer(weight_decay)):
+  taps = backbone.taps[:backbone.skips.index(skip) + 1]
+  drop = functools.partial(slim.dropout, keep_prob=dropout_keep_prob, is_training=dropout, scope='dropout')
+  with tf.variable_scope(SCOPE), slim.arg_scope([slim.conv2d], weights_regularizer=slim.l2_regularizer(weight_decay)):
+    if decoder_channels:
+      with slim.arg_scope([slim.batch_norm], is_training=is_training, decay=batch_norm_decay):
+        features = _decoded(taps, end_points, decoder_channels, context=context)
+      score = end_points[f'score_{taps[-1].stride}'] = _score(drop(features), num_classes, taps[-1])
+    else:
+      score = _fused_scores(taps, end_points, num_classes, drop)
+
+  # In pixels of the images: where the cells lie, and how far apart.
+  ratio = tuple(tf.cast(inner, tf.float32) / tf.cast(outer, tf.float32) for inner, outer in zip(scaled, size))
+  first = tuple((taps[-1].first - tf.cast(offset, tf.float32) + 0.5) / r - 0.5 for offset, r in zip(before, ratio))
+  return bilinear_upsample(score, tuple(taps[-1].stride / r for r in ratio), first, size), end_points
+
+
+def _fused_scores(taps, end_points, num_classes, drop):
+  """Scores every map, and adds the upsampled scores of the coarser one to each: the paper's skips.
+
+  Score layers start at zero, as in the paper (section 4.2), so that a net with one more skip starts as the coarser one.
+
+  Args:
+    taps: Taps, the coarsest first.
+    end_points: dict from name to features; the scores are added to it as `score_STRIDE`.
+    num_classes: number of classes.
+    drop: dropout, applied to the coarsest features.
+
+  Returns:
+    float [B, h, w, num_classes] on the cells of the last tap.
+  """
+  fused = None
+  for coarser, tap in zip((None,) + taps, taps):
+    features = end_points[tap.end_point]
+    score = _score(drop(features) if coarser is None else features, num_classes, tap)
+    fused = score if coarser is None else score + _upscore(fused, coarser, tap, spatial_size(score))
+    end_points[f'score_{tap.stride}'] = fused
+  return fused
+
+
+def _decoded(taps, end_points, channels, *, context):
+  """Brings every map to the same number of channels and fuses them from coarse to fine.
+
+  Adding laterals to upsampled features is as in Lin et al., "Feature Pyramid Networks", CVPR 2017, section 3.
+
+  Args:
+    taps: Taps, the coarsest first.
+    end_points: dict from name to features.
+    channels: number of channels.
+    context: 'none' or a key of CONTEXTS.
+
+  Returns:
+    float [B, h, w, channels] on the cells of the last tap.
+  """
+  with slim.arg_scope([slim.conv2d], normalizer_fn=slim.batch_norm, normalizer_params={'scale': True},
+                      weights_initializer=slim.variance_scaling_initializer()):
     fused = None
     for coarser, tap in zip((None,) + taps, taps):
-      features = end_points[tap.end_point]
-      if tap.scale != 1.0:
-        features *= tap.scale
+      lateral = slim.conv2d(end_points[tap.end_point], channels, 1, scope=f'lateral_{tap.stride}')
       if coarser is None:
-        features = slim.dropout(features, dropout_keep_prob, is_training=dropout, scope='dropout')
-      score = slim.conv2d(features, num_classes, 1, scope=f'score_{tap.stride}')
-      fused = score if coarser is None else score + _upscore(fused, coarser, tap, spatial_size(score))
-      end_points[f'score_{tap.stride}'] = fused
-    first = tuple(taps[-1].first - tf.cast(offset, tf.float32) for offset in before)
-    logits = bilinear_upsample(fused, taps[-1].stride, first, size)
-  return logits, end_points
+        fused = lateral if context == 'none' else CONTEXTS[context](lateral, channels, stride=tap.stride)
+      else:
+        first = (coarser.first - tap.first) / tap.stride
+        fused = lateral + bilinear_upsample(fused, 2, (first, first), spatial_size(lateral))
+        fused = slim.conv2d(fused, channels, 3, scope=f'fuse_{tap.stride}')
+  return fused
+
+
+def _score(features, num_classes, tap):
+  """Class scores of every cell of the Tap `tap`, which start at zero."""
+  return slim.conv2d(features, num_classes, 1, weights_initializer=tf.zeros_initializer(), activation_fn=None,
+                     normalizer_fn=_add_biases, scope=f'score_{tap.stride}')
+
+
+def _rescaled(images, scale):
+  """Resizes images by a factor, bilinearly, at least to one pixel."""
+  if scale == 1.0:
+    return images
+  lengths = spatial_size(images)
+  size = [max(round(length * scale), 1) if isinstance(length, int)
+          else tf.maximum(tf.cast(tf.round(tf.cast(length, tf.float32) * scale), tf.int32), 1) for length in lengths]
+  # The resizing of TensorFlow 2 samples at pixel centres; TensorFlow 1's shifts by up to half a pixel.
+  return tf.compat.v2.image.resize(images, size, method='bilinear')
 
 
 def _padded_size(backbone, length):

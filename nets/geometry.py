@@ -59,7 +59,7 @@ def bilinear_upsample(scores, stride, first, size):
 
   Args:
     scores: float [B, h, w, C].
-    stride: pixels between two cells.
+    stride: pixels between two cells, one number or (along a column, along a row).
     first: (row, column) of the centre of cell (0, 0), in pixels of the output.
     size: (height, width) of the output.
 
@@ -67,8 +67,9 @@ def bilinear_upsample(scores, stride, first, size):
     float [B, size[0], size[1], C].
   """
   rows, columns = spatial_size(scores)
-  vertical = upsampling_matrix(rows, stride, first[0], size[0])
-  horizontal = upsampling_matrix(columns, stride, first[1], size[1])
+  strides = stride if isinstance(stride, tuple) else (stride, stride)
+  vertical = upsampling_matrix(rows, strides[0], first[0], size[0])
+  horizontal = upsampling_matrix(columns, strides[1], first[1], size[1])
   # Columns first: the product over the still few rows is the cheaper one.
   wide = tf.einsum('pw,bhwc->bhpc', horizontal, scores)
   return tf.einsum('ph,bhwc->bpwc', vertical, wide)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from nets import NETWORKS, backbones, get_network
-from nets.fcn import SKIPS, fcn_logits
+from nets.context import CONTEXTS
+from nets.fcn import fcn_logits
 from nets.geometry import bilinear_kernel, bilinear_upsample, mirrored_pad, upsampling_matrix
 from utils.compat import slim, tf
 
@@ -23,32 +24,42 @@ def run(*tensors, feed=None):
 
 
 def test_unknown_skip(graph):
-  with pytest.raises(ValueError, match='32s, 16s, 8s'):
-    get_network('inception_v3').logits(tf.zeros([1, 9, 9, 3]), 3, False, skip='4s')
+  with pytest.raises(ValueError, match='32s, 16s, 8s, 4s'):
+    get_network('inception_v3').logits(tf.zeros([1, 9, 9, 3]), 3, False, skip='2s')
+
+
+def test_context_needs_a_decoder(graph):
+  with pytest.raises(ValueError, match='decoder_channels'):
+    get_network('inception_v3').logits(tf.zeros([1, 9, 9, 3]), 3, False, context='psp')
 
 
 @pytest.mark.parametrize('name', BACKBONES)
 def test_records(name):
   network, backbone = NETWORKS[name], BACKBONES[name]
-  assert network.name == network.pretrained == backbone.name == name
-  assert network.skips == SKIPS and network.pretrained_scopes == backbone.scopes
-  assert [tap.stride for tap in backbone.taps] == [32, 16, 8]
+  assert network.name == backbone.name == name and network.pretrained == (backbone.pretrained or name)
+  assert network.skips == backbone.skips and network.default_skip == '8s'
+  assert network.pretrained_scopes == backbone.scopes
+  strides = [tap.stride for tap in backbone.taps]
+  assert strides in ([32, 16, 8, 4], [16, 8, 4], [8, 4])
 
 
 # --- geometry of every backbone ---------------------------------------------------------------------------------------
 
 # Skip, and the stride of the only tap that is scored: the finest by itself, and what passes the learned upscores.
-PATHS = [('32s', 32), ('16s', 16), ('8s', 8), ('8s', 32), ('8s', 16)]
+def paths(backbone):
+  strides = [tap.stride for tap in backbone.taps]
+  return [(f'{stride}s', stride) for stride in strides] + [(f'{strides[-1]}s', stride) for stride in strides[:-1]]
+
 
 Probe = collections.namedtuple('Probe', 'backbone logits shapes')
 
 
-def pass_on(getter, name, shape=None, *, scored, **options):
-  """Makes every convolution pass on the mean of its channels at its kernel's centre, and score one tap alone."""
+def pass_on(getter, name, shape=None, *, scored, choice='/score_', **options):
+  """Makes every convolution pass on the mean of its channels at its kernel's centre, of those of `choice` but one."""
   kind = name.rpartition('/')[2]
   if kind.endswith('weights') and '/upscore_' not in name:
     share = 1.0 if kind == 'depthwise_weights' else 1.0 / shape[2]
-    share *= '/score_' not in name or f'/{scored}/' in name
+    share *= choice not in name or f'/{scored}/' in name
     pads = [[(size - 1) // 2, size // 2] for size in shape[:2]] + [[0, 0], [0, 0]]
     options['initializer'] = lambda shape, *_, **__: tf.pad(tf.fill([1, 1, *shape[2:]], share), pads)
   return getter(name, shape=shape, **options)
@@ -68,7 +79,7 @@ def without_centred_pools(graph):
 
 @pytest.fixture(scope='module', params=BACKBONES)
 def probe(request):
-  """A backbone through which a coordinate should pass unchanged, built once under the heads of all PATHS.
+  """A backbone through which a coordinate should pass unchanged, built once under the heads of all its paths.
 
   `logits(images)` gives a dict from path to [B, H, W], `shapes` the shapes of the backbone's trainable variables.
   """
@@ -82,13 +93,14 @@ def probe(request):
   with tf.Graph().as_default() as graph:
     images = tf.placeholder(tf.float32, [None, None, None, 3], name='images')
     names = {}
-    for skip, stride in PATHS:
+    for skip, stride in paths(backbone):
       with tf.variable_scope(f'path_{skip}_{stride}',
                              custom_getter=functools.partial(pass_on, scored=f'score_{stride}')):
         logits, _ = fcn_logits(dataclasses.replace(backbone, features=features), images, 1, False, skip=skip)
       names[skip, stride] = tf.squeeze(logits, axis=-1).name
     init = tf.global_variables_initializer().name
-    shapes = {v.op.name.partition('/')[2]: v.shape.as_list() for v in tf.trainable_variables('path_32s_32')}
+    scope = 'path_{}_{}'.format(*paths(backbone)[0])
+    shapes = {v.op.name.partition('/')[2]: v.shape.as_list() for v in tf.trainable_variables(scope)}
   with tf.Graph().as_default(), tf.Session() as session:
     tf.import_graph_def(without_centred_pools(graph), name='')
     session.run(init)
@@ -127,7 +139,8 @@ def test_shifting_the_image_by_32_pixels_shifts_the_logits(probe):
 
 def test_features_are_zero_where_slims_preprocessing_is(probe):
   """[-1, 1] for Inception; less the mean colour, here its mean over the channels, for VGG and ResNet v1."""
-  zero, hundred = probe.logits(in_brightness([np.zeros([9, 9]), np.full([9, 9], 100)]))['32s', 32][:, 4, 4]
+  logits = probe.logits(in_brightness([np.zeros([9, 9]), np.full([9, 9], 100)]))
+  zero, hundred = logits[paths(probe.backbone)[0]][:, 4, 4]
   middle = 127.5 if probe.backbone.name.startswith('inception') else (123.68 + 116.78 + 103.94) / 3
   assert 200 - 100 * zero / (hundred - zero) == pytest.approx(middle, abs=0.01)
 
@@ -152,7 +165,7 @@ CHECKPOINTS = {
 
 
 def test_variables_are_those_of_the_published_checkpoint(probe):
-  parameters, variables, name, shape = CHECKPOINTS[probe.backbone.name]
+  parameters, variables, name, shape = CHECKPOINTS[probe.backbone.pretrained or probe.backbone.name]
   assert sum(np.prod(shape) for shape in probe.shapes.values()) == parameters
   assert len(probe.shapes) == variables and probe.shapes[name] == shape
   assert {name.split('/')[0] for name in probe.shapes} == set(probe.backbone.scopes)
@@ -165,7 +178,8 @@ def pooled_features(images, is_training, **unused):
   """Features of three channels on Inception v3's cells, no pixel of a valid size dropped."""
   del is_training, unused
   end_points, net = {}, images
-  for name, kernel, stride in [('Mixed_5d', 27, 8), ('Mixed_6e', 3, 2), ('Mixed_7c', 3, 2)]:
+  for name, kernel, stride in [
+      ('Conv2d_4a_3x3', 19, 4), ('Mixed_5d', 3, 2), ('Mixed_6e', 3, 2), ('Mixed_7c', 3, 2)]:
     end_points[name] = net = tf.nn.avg_pool2d(net, kernel, stride, 'VALID')
   return end_points
 
@@ -182,20 +196,20 @@ def test_parameter_count_of_the_heads(graph):
   assert sum(np.prod(v.shape.as_list()) for v in tf.trainable_variables('fcn')) == 3 * (7 * 3 + 7) + 2 * 9 * 7 * 7
 
 
-@pytest.mark.parametrize('skip', SKIPS)
+@pytest.mark.parametrize('skip', POOLS.skips)
 def test_starts_with_equal_scores(skip, graph):
   """Score layers start at zero: every class is equally likely, the loss is the logarithm of the number of classes."""
   logits, end_points = fcn_logits(POOLS, tf.constant(random_image(50, 40)), 6, True, skip=skip)
   assert np.all(run(logits) == 0)
-  assert [name for name in end_points if name.startswith('score')] == ['score_32', 'score_16', 'score_8'][
-      :SKIPS.index(skip) + 1]
+  assert [name for name in end_points if name.startswith('score')] == [
+      'score_32', 'score_16', 'score_8', 'score_4'][:POOLS.skips.index(skip) + 1]
 
 
 def test_a_new_skip_starts_from_the_coarser_net_exactly(graph):
-  """With the 32s score layer trained and the new skips at zero, 16s and 8s interpolate the same scores."""
+  """With the 32s score layer trained and the new skips at zero, 16s, 8s and 4s interpolate the same scores."""
   value, logits = random_image(139, 170), {}
   with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
-    for skip in SKIPS:
+    for skip in POOLS.skips:
       logits[skip], _ = fcn_logits(POOLS, tf.constant(value), 3, False, skip=skip)
   with tf.Session() as session:
     session.run(tf.global_variables_initializer())
@@ -207,6 +221,56 @@ def test_a_new_skip_starts_from_the_coarser_net_exactly(graph):
   assert np.ptp(values['32s'][inside]) > 1e-3
   np.testing.assert_allclose(values['16s'][inside], values['32s'][inside], rtol=1e-4)
   np.testing.assert_allclose(values['8s'][inside], values['32s'][inside], rtol=1e-4)
+  np.testing.assert_allclose(values['4s'][inside], values['32s'][inside], rtol=1e-4)
+
+
+RAMP = np.stack([np.arange(231.0)[:, None] + 2 * np.arange(242.0)] * 3, axis=-1)[None].astype(np.float32)
+
+
+@pytest.mark.parametrize('skip, stride', paths(POOLS))
+def test_a_ramp_passes_a_decoder(skip, stride, graph):
+  """Each map by itself comes out where it went in, and so does what passes the upsampling of coarser ones."""
+  del graph
+  with tf.variable_scope(tf.get_variable_scope(), custom_getter=functools.partial(
+      pass_on, scored=f'lateral_{stride}', choice='/lateral_')):
+    logits, _ = fcn_logits(POOLS, tf.constant(RAMP), 2, False, skip=skip, decoder_channels=5)
+  inside = np.s_[0, 88:-88, 88:-88, 1]
+  ramp, value = RAMP[inside], run(logits)[inside]
+  value *= np.ptp(ramp) / np.ptp(value)  # batch norms add their epsilon to a variance of one
+  np.testing.assert_allclose(value, ramp, atol=0.05)
+
+
+@pytest.mark.parametrize('scale', [0.6, 1.5, 2.0])
+@pytest.mark.parametrize('known', [True, False])
+def test_a_ramp_passes_another_input_scale(scale, known, graph):
+  images = tf.constant(RAMP) if known else tf.placeholder_with_default(RAMP, [None, None, None, 3])
+  with tf.variable_scope(tf.get_variable_scope(), custom_getter=functools.partial(pass_on, scored='score_4')):
+    logits, _ = fcn_logits(POOLS, images, 1, False, skip='4s', input_scale=scale)
+  assert logits.shape.as_list()[1:3] == ([231, 242] if known else [None, None])
+  inside = np.s_[0, 88:-88, 88:-88, 0]
+  np.testing.assert_allclose(run(logits)[inside], RAMP[inside], atol=0.05)
+
+
+def test_parameter_count_of_a_decoder(graph):
+  """A 1x1 lateral a map, a 3x3 convolution a fusion, a gain and an offset each; then the scores."""
+  fcn_logits(POOLS, tf.constant(random_image(75, 75)), 7, False, skip='4s', decoder_channels=6)
+  counted = sum(np.prod(v.shape.as_list()) for v in tf.trainable_variables('fcn'))
+  assert counted == 4 * (3 * 6 + 12) + 3 * (9 * 6 * 6 + 12) + 6 * 7 + 7
+
+
+def test_a_decoders_batch_norms_are_trained_beside_a_frozen_backbone(graph):
+  fcn_logits(POOLS, tf.constant(random_image(75, 75)), 7, True, decoder_channels=6, freeze_batch_norm=True)
+  assert len(tf.get_collection(tf.GraphKeys.UPDATE_OPS)) == 2 * 5
+
+
+@pytest.mark.parametrize('context', CONTEXTS)
+def test_a_context_is_built_into_a_decoder(context, graph):
+  """At an unknown size, with a gradient for each of its variables."""
+  images = tf.placeholder_with_default(random_image(75, 91), [None, None, None, 3])
+  logits, _ = fcn_logits(POOLS, images, 2, False, decoder_channels=8, context=context)
+  weights = tf.trainable_variables('fcn/context')
+  assert weights and None not in tf.gradients(logits, weights)
+  assert run(logits).shape == (1, 75, 91, 2)
 
 
 def test_scale_of_a_tap(graph):
@@ -301,8 +365,8 @@ def test_resnet_equals_slims_own(graph):
       _, slims = slim.nets.resnet_v1.resnet_v1_50(tf.constant(image) - [123.68, 116.78, 103.94], 11, is_training=True)
   assert {v.op.name for v in slim.get_model_variables()} - names == {
       'resnet_v1_50/logits/weights', 'resnet_v1_50/logits/biases'}
-  shapes = {'block2/unit_3/bottleneck_v1': (1, 13, 9, 512), 'block3/unit_5/bottleneck_v1': (1, 7, 5, 1024),
-            'block4': (1, 4, 3, 2048)}
+  shapes = {'block1/unit_2/bottleneck_v1': (1, 25, 17, 256), 'block2/unit_3/bottleneck_v1': (1, 13, 9, 512),
+            'block3/unit_5/bottleneck_v1': (1, 7, 5, 1024), 'block4': (1, 4, 3, 2048)}
   assert [tap.end_point for tap in backbones.RESNET_V1_50.taps] == list(reversed(shapes))
   ours, slims = run({name: ours[name] for name in shapes}, {name: slims[f'resnet_v1_50/{name}'] for name in shapes})
   for name, shape in shapes.items():
