@@ -11,6 +11,7 @@ from absl import flags
 import checkpoints
 from datasets import DATASETS, get_dataset, pipeline, prepare, records
 from nets import NETWORKS, get_network
+from nets.context import CONTEXTS
 from utils import errors, hooks, losses, runs, summaries, training, warm_start
 from utils.compat import tf
 from utils.errors import UserError
@@ -21,7 +22,10 @@ FLAGS = flags.FLAGS
 # What is trained, on what, from what.
 flags.DEFINE_string('dataset', 'shapes', f'dataset: {", ".join(DATASETS)}, or the folder of your own')
 flags.DEFINE_string('net', 'inception_v3', f'network: {", ".join(NETWORKS)}')
-flags.DEFINE_string('skip', None, 'finest skip of an FCN: 32s, 16s or 8s; default: the finest')
+flags.DEFINE_string('skip', None, 'finest skip of an FCN: 32s, 16s, 8s or 4s; default: 8s')
+flags.DEFINE_integer('decoder_channels', 0, 'features that an FCN fuses before it scores; 0: fuses class scores', 0)
+flags.DEFINE_enum('context', 'none', ['none', *CONTEXTS], "module that widens the view of a decoder's coarsest map")
+flags.DEFINE_float('input_scale', 1.0, 'factor by which an FCN resizes images for its backbone', 0.1, 10.0)
 flags.DEFINE_string('data_dir', None, 'folder with the TFRecords, or with the originals; default data/DATASET')
 flags.DEFINE_string('source_dir', None, 'folder with the originals, where it is not --data_dir')
 flags.DEFINE_string('checkpoint', None, 'pretrained checkpoint, or "none"; default: the ImageNet weights, downloaded')
@@ -35,15 +39,20 @@ flags.DEFINE_integer('batch_size', 4, 'images a step', lower_bound=1)
 flags.DEFINE_integer('max_steps', 4000, 'length of the run in steps', lower_bound=1)
 flags.DEFINE_float('learning_rate', 1e-4, 'highest learning rate of the pretrained layers', lower_bound=0.0)
 flags.DEFINE_float('new_layers_rate', 10.0, 'factor on the learning rate of the new layers', lower_bound=0.0)
+flags.DEFINE_float('layer_rate_decay', 1.0, 'factor on the rate from each pretrained layer to the one before it', 0, 1)
 flags.DEFINE_enum('schedule', 'poly', list(training.SCHEDULES), 'learning rate over the run')
 flags.DEFINE_integer('warmup_steps', 0, 'steps over which the learning rate rises from zero', lower_bound=0)
 flags.DEFINE_float('adam_epsilon', 1e-8, "Adam's epsilon", lower_bound=0.0)
 flags.DEFINE_float('weight_decay', 4e-5, 'weight of the L2 loss', lower_bound=0.0)
+flags.DEFINE_float('decoupled_weight_decay', 0.0, 'share of the rate by which weights shrink a step, as in AdamW', 0.0)
+flags.DEFINE_float('ema_decay', 0.0, 'decay of moving averages of the weights, which are then evaluated; 0: none', 0, 1)
 flags.DEFINE_float('gradient_clip_norm', 10.0, 'greatest norm of all gradients together; 0: no limit', lower_bound=0.0)
+flags.DEFINE_string('loss', 'cross_entropy', f'{", ".join(losses.LOSSES)}, or several with + between')
 flags.DEFINE_enum('class_weights', 'none', ['none', *losses.CLASS_WEIGHTS], 'weights of the classes in the loss')
 flags.DEFINE_float('dropout_keep_prob', None, "kept by dropout; default: the network's own value", 0.01, 1.0)
 flags.DEFINE_bool('freeze_batch_norm', None,
                   'keep batch norm at its moving averages; default: yes with pretrained weights, no from scratch')
+flags.DEFINE_bool('train_offsets', True, 'train the gains and offsets of batch norms, frozen or not')
 flags.DEFINE_float('batch_norm_decay', 0.99, "decay of batch norm's moving averages", 0.0, 1.0)
 flags.DEFINE_list('trainable_scopes', [], 'scopes to train, e.g. fcn for the new layers alone; default: all')
 define_flags()
@@ -53,6 +62,8 @@ flags.DEFINE_list('crop_size', ['319', '415'], 'H,W of the crops trained on; 32k
 flags.DEFINE_list('scale_range', ['0.7', '1.6'], 'least,greatest random scale')
 flags.DEFINE_bool('flip', True, 'mirror half of the images')
 flags.DEFINE_float('color_jitter', 0.0, 'greatest change of brightness, contrast, saturation', 0.0, 1.0)
+flags.DEFINE_float('cutout', 0.0, 'share of the crop that one rectangle covers', 0.0, 1.0)
+flags.DEFINE_float('class_mix', 0.0, 'probability that half of the classes of another image are pasted on', 0.0, 1.0)
 
 # Bookkeeping: may change from one start of a run to the next.
 BOOKKEEPING = ('data_dir', 'source_dir', 'max_steps', 'checkpoint', 'run_dir', 'eval_split', 'eval_steps', 'early_stop',
@@ -73,8 +84,9 @@ def main(argv):
   if len(argv) > 1:
     raise UserError(f'unexpected argument {argv[1]!r}; all settings are flags, see --help')
   dataset, network = get_dataset(FLAGS.dataset), get_network(FLAGS.net)
-  skip = chosen_skip(network)
-  run_dir = FLAGS.run_dir or '-'.join(filter(None, (f'runs/{dataset.name}', network.name, skip)))
+  shape = shape_options(network)
+  losses.loss_functions(FLAGS.loss)
+  run_dir = FLAGS.run_dir or '-'.join(filter(None, (f'runs/{dataset.name}', network.name, shape['skip'])))
   data_dir = FLAGS.data_dir or f'data/{dataset.name}'
   splits = ('train', FLAGS.eval_split) if FLAGS.eval_steps else ('train',)
   session_settings = session_config(FLAGS.precision, FLAGS.threads, gpu=FLAGS.gpu,
@@ -82,7 +94,7 @@ def main(argv):
   with runs.locked(run_dir):
     settings = {name: FLAGS[name].value for name in own_flags()}
     settings |= {'dataset': os.path.normpath(FLAGS.dataset)}  # 'photos/' is 'photos'
-    settings |= {'skip': skip, 'freeze_batch_norm': freeze_batch_norm(network), 'data_dir': data_dir}
+    settings |= {**shape, 'freeze_batch_norm': freeze_batch_norm(network), 'data_dir': data_dir}
     config = runs.make_config(settings, dataset, network)
     runs.save_config(run_dir, config, may_differ=BOOKKEEPING)
     prepare.prepare(dataset, data_dir, source_dir=FLAGS.source_dir, splits=splits)
@@ -100,12 +112,17 @@ def own_flags():
   return sorted(flag.name for flag in FLAGS.get_key_flags_for_module(FLAGS.find_module_defining_flag('skip')))
 
 
-def chosen_skip(network):
-  """The skip to build, None for a network without skips."""
-  skip = FLAGS.skip or network.finest_skip
+def shape_options(network):
+  """The arguments of network.logits that shape the graph; `skip` is None for a network without skips."""
+  skip = FLAGS.skip or network.default_skip
   if skip and skip not in network.skips:
     raise UserError(f'--skip={skip}: {network.name} has {", ".join(network.skips) or "no skips to choose"}')
-  return skip
+  for name in ('decoder_channels', 'context', 'input_scale'):
+    if name not in network.options and FLAGS[name].value != FLAGS[name].default:
+      raise UserError(f'--{name}={FLAGS[name].value}: {network.name} has no such option')
+  if FLAGS.context != 'none' and not FLAGS.decoder_channels:
+    raise UserError(f'--context={FLAGS.context} needs --decoder_channels above 0')
+  return {'skip': skip, **{name: FLAGS[name].value for name in network.options}}
 
 
 def freeze_batch_norm(network):
@@ -135,14 +152,14 @@ def train(dataset, network, *, run_dir, data_dir, config):
     return
   augmentation = pipeline.Augmentation(
       crop_size=pair('crop_size', int), scale_range=pair('scale_range', float), flip=FLAGS.flip,
-      color_jitter=FLAGS.color_jitter)
+      color_jitter=FLAGS.color_jitter, cutout=FLAGS.cutout, class_mix=FLAGS.class_mix)
   batches = tf.data.make_initializable_iterator(pipeline.training_batches(
       data_dir, 'train', batch_size=FLAGS.batch_size, augmentation=augmentation, seed=FLAGS.seed,
       start_step=start_step))
   tf.add_to_collection(tf.GraphKeys.TABLE_INITIALIZERS, batches.initializer)  # Scaffold runs these
   batch = batches.get_next()
 
-  logits_fn = functools.partial(network.logits, num_classes=dataset.num_classes, skip=chosen_skip(network))
+  logits_fn = functools.partial(network.logits, num_classes=dataset.num_classes, **shape_options(network))
   rate = training.learning_rate(
       tf.train.get_or_create_global_step(), schedule=FLAGS.schedule, base=FLAGS.learning_rate,
       max_steps=FLAGS.max_steps, warmup_steps=FLAGS.warmup_steps)
@@ -151,8 +168,9 @@ def train(dataset, network, *, run_dir, data_dir, config):
                         batch_norm_decay=FLAGS.batch_norm_decay, weight_decay=FLAGS.weight_decay,
                         dropout_keep_prob=FLAGS.dropout_keep_prob),
       rate=rate, pretrained_scopes=network.pretrained_scopes, new_layers_rate=FLAGS.new_layers_rate,
-      scopes=FLAGS.trainable_scopes, class_weights=class_weights(data_dir), clip_norm=FLAGS.gradient_clip_norm,
-      adam_epsilon=FLAGS.adam_epsilon)
+      layer_rate_decay=FLAGS.layer_rate_decay, scopes=FLAGS.trainable_scopes, offsets=FLAGS.train_offsets,
+      loss=FLAGS.loss, class_weights=class_weights(data_dir), clip_norm=FLAGS.gradient_clip_norm,
+      adam_epsilon=FLAGS.adam_epsilon, decoupled_weight_decay=FLAGS.decoupled_weight_decay, ema_decay=FLAGS.ema_decay)
   outputs = step(batch)
   init_fn = None if resumed else start(network)
   if resumed:
@@ -207,7 +225,8 @@ def make_hooks(outputs, batch, logits_fn, *, dataset, network, run_dir, data_dir
   chain += [tf.train.SummarySaverHook(save_steps=FLAGS.summary_steps, summary_writer=writer, summary_op=op)
             for op in summary_ops]
   if FLAGS.eval_steps:
-    with tf.variable_scope(tf.get_variable_scope(), reuse=True):
+    getter = training.averaged(outputs.averages) if outputs.averages else None
+    with tf.variable_scope(tf.get_variable_scope(), reuse=True, custom_getter=getter):
       chain.append(hooks.EvaluateHook(
           pipeline.evaluation_batches(data_dir, FLAGS.eval_split), functools.partial(logits_fn, is_training=False),
           dataset=dataset, split=FLAGS.eval_split, run_dir=run_dir, writer=writer, log_hook=log,

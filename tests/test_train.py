@@ -83,7 +83,8 @@ def test_log_and_files(whole):
   assert len(re.findall(r'^step [36]  val: mean IoU 0\.\d+, pixel accuracy 0\.\d+', output, re.M)) == 2
   assert {'config.json', 'best', 'checkpoint', 'model.ckpt-6.index'} <= set(os.listdir(run_dir))
   config = json.loads((run_dir / 'config.json').read_text())
-  assert config['network'] == {'name': 'inception_v3', 'skip': '8s'}
+  assert config['network'] == {
+      'name': 'inception_v3', 'skip': '8s', 'decoder_channels': 0, 'context': 'none', 'input_scale': 1.0}
   assert config['dataset']['classes'] == list(get_dataset('shapes').classes)
   assert config['flags']['max_steps'] == 6 and config['versions']['tensorflow'] == tf.__version__
 
@@ -192,10 +193,30 @@ def test_staged_training_starts_from_the_coarser_run(data_dir, tmp_path):
   assert_refused(train(tmp_path / 'back', data_dir, '--skip=32s', f'--init_from={fine}', *args), 'fcn/score_16')
 
 
+def test_what_shapes_the_network_reaches_inference(data_dir, tmp_path):
+  """A decoder, another input scale, and averaged weights: evaluation during training and after it agree."""
+  run_dir = tmp_path / 'run'
+  result = train(run_dir, data_dir, '--skip=4s', '--decoder_channels=8', '--context=psp', '--input_scale=1.25',
+                 '--loss=cross_entropy+lovasz', '--class_mix=0.5', '--cutout=0.1', '--decoupled_weight_decay=1e-3',
+                 '--layer_rate_decay=0.9', '--ema_decay=0.9', '--max_steps=3', '--eval_steps=3')
+  assert result.returncode == 0, result.stderr
+  during = float(re.search(r'mean IoU ([\d.]+)', result.stdout)[1])
+  script('evaluate.py', f'--ckpt={run_dir}')
+  after = json.loads((run_dir / 'metrics-val.json').read_text())['mean_iou']
+  assert after == pytest.approx(during, abs=1e-4)
+  checkpoint = tf.train.load_checkpoint(str(run_dir / 'best'))
+  name = 'fcn/score_4/weights'
+  raw, average = checkpoint.get_tensor(name), checkpoint.get_tensor(f'{name}/ExponentialMovingAverage')
+  assert np.abs(raw - average).max() > 1e-5
+
+
 @pytest.mark.parametrize('args, parts', [
     (['--dataset=moon'], ['moon', 'shapes', 'voc', 'camvid', 'mit']),
     (['--net=alexnet'], ['alexnet', 'inception_v3']),
-    (['--skip=4s'], ['4s', '32s, 16s, 8s']),
+    (['--skip=2s'], ['2s', '32s, 16s, 8s, 4s']),
+    (['--context=psp'], ['--context=psp', '--decoder_channels']),
+    (['--net=unet', '--input_scale=2'], ['--input_scale=2', 'unet']),
+    (['--loss=hinge'], ['hinge', 'cross_entropy, ohem']),
     (['--batch_size=0'], ['batch_size', '0']),
     (['--crop_size=319'], ['crop_size', '319,415']),
     (['--crop_size=0,5'], ['crop_size', '0']),

@@ -82,9 +82,89 @@ def test_new_layers_learn_at_their_own_rate(graph):
   assert moved['Backbone/conv/BatchNorm/moving_mean'] > 0
 
 
+def test_deeper_layers_learn_slower():
+  """Two pretrained scopes of three layers and one, and a head."""
+  with tf.Graph().as_default():
+    for name in ('A/stem/weights', 'A/stem/biases', 'A/middle/weights', 'A/top/weights', 'B/conv/weights', 'head/w'):
+      tf.get_variable(name, [1])
+    variables = list(reversed(tf.trainable_variables()))
+    factors = training.rate_factors(variables, ('A', 'B'), new_layers_rate=10.0, layer_rate_decay=0.5)
+  assert factors == [10, 1, 1, 0.5, 0.25, 0.25]
+
+
+def test_every_layer_moves_at_its_rate(graph):
+  """Adam's first step again; the new layers and one pretrained layer, and an Adam for each."""
+  moved = changes(make(batch_of(), new_layers_rate=3.0, layer_rate_decay=0.5))
+  assert moved['Backbone/conv/weights'] == pytest.approx(0.01, rel=1e-2)
+  assert moved['head/score/weights'] == pytest.approx(0.03, rel=1e-2)
+  slots = [v.op.name for v in tf.global_variables('head/score/weights/')]
+  assert slots == ['head/score/weights/Adam_3', 'head/score/weights/Adam_3_1']
+
+
+def test_decoupled_weight_decay_shrinks_kernels_alone(graph):
+  """Void labels give no gradient: what moves is the decay, by rate * factor * decay of the weight."""
+  batch = batch_of()
+  batch['label'] = tf.fill([2, 7, 5], 255)
+
+  def no_l2(images):
+    return slim.conv2d(images / 255, 3, 1, scope='head/score', biases_initializer=tf.ones_initializer()), {}
+
+  outputs = training.make_step(no_l2, rate=tf.constant(0.01), pretrained_scopes=('Backbone',), new_layers_rate=10.0,
+                               decoupled_weight_decay=0.5)(batch)
+  weights, biases = tf.trainable_variables()
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    before = session.run([weights, biases])
+    session.run(outputs.loss)
+    after = session.run([weights, biases])
+  np.testing.assert_allclose(after[0], before[0] * (1 - 0.01 * 10 * 0.5), rtol=1e-6)
+  np.testing.assert_array_equal(after[1], before[1])
+
+
+def test_moving_averages_follow_the_weights(graph):
+  """By hand: the decay is min(0.9, (1 + n) / (10 + n)) at step n; a graph in the averages' scope uses them."""
+  batch = batch_of()
+  outputs = make(batch, ema_decay=0.9)
+  with tf.variable_scope(tf.get_variable_scope(), reuse=True, custom_getter=training.averaged(outputs.averages)):
+    logits, _ = tiny_logits(batch['image'])
+  weights = tf.trainable_variables('head/score/weights')[0]
+  average = outputs.averages.average(weights)
+  assert average.op.name == 'head/score/weights/ExponentialMovingAverage'
+  assert average.op in _ancestors(logits.op) and weights.op not in _ancestors(logits.op)
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    expected = session.run(weights)
+    for step in range(3):
+      session.run(outputs.loss)
+      decay = (1 + step) / (10 + step)
+      expected = decay * expected + (1 - decay) * session.run(weights)
+      np.testing.assert_allclose(session.run(average), expected, rtol=1e-5)
+  assert make_without_averages().averages is None
+
+
+def make_without_averages():
+  with tf.Graph().as_default():
+    return make(batch_of())
+
+
+def _ancestors(op):
+  seen, open_ops = set(), [op]
+  while open_ops:
+    op = open_ops.pop()
+    if op not in seen:
+      seen.add(op)
+      open_ops += [tensor.op for tensor in op.inputs]
+  return seen
+
+
 def test_only_the_scopes_asked_for_are_trained(graph):
   moved = changes(make(batch_of(), scopes=['head']))
   assert moved['Backbone/conv/weights'] == 0 and moved['head/score/weights'] > 0
+
+
+def test_offsets_of_batch_norms_can_be_kept(graph):
+  moved = changes(make(batch_of(), offsets=False))
+  assert moved['Backbone/conv/BatchNorm/beta'] == 0 and moved['Backbone/conv/weights'] > 0
 
 
 def test_an_unknown_scope_is_named_with_the_known_ones(graph):

@@ -13,7 +13,7 @@ from utils.compat import tf
 from utils.errors import UserError
 from utils.files import make_folder, read_json, write_json
 from utils.progress import Progress, duration
-from utils.runs import BEST
+from utils.runs import AVERAGE, BEST
 
 
 class LogHook(tf.train.SessionRunHook):
@@ -227,5 +227,6 @@ class EvaluateHook(tf.train.SessionRunHook):
 
 
 def model_variables_and_step():
-  """Variables that evaluation and inference need: the model's and the global step."""
-  return tf.get_collection(tf.GraphKeys.MODEL_VARIABLES) + [tf.train.get_global_step()]
+  """Variables that evaluation and inference need: the model's, moving averages of them, and the global step."""
+  averages = [variable for variable in tf.global_variables() if variable.op.name.endswith(AVERAGE)]
+  return tf.get_collection(tf.GraphKeys.MODEL_VARIABLES) + averages + [tf.train.get_global_step()]

@@ -17,6 +17,7 @@ from utils.files import make_folder, read_json, write_json
 CONFIG = 'config.json'
 LOCK = 'lock'
 PACKAGES = ('tensorflow', 'tf-slim', 'tf-keras', 'numpy')
+AVERAGE = '/ExponentialMovingAverage'  # what tf.train.ExponentialMovingAverage adds to a variable's name
 BEST = 'best'  # subfolder of the checkpoint with the best mean IoU on val
 
 
@@ -29,7 +30,7 @@ class Run:
     checkpoint: prefix of the checkpoint's files.
     step: number of training steps behind it.
     config: what `train.py` saved: `flags`, `dataset` (name, classes, palette), `network` (name,
-      skip), `versions`, `commit`, `command`.
+      skip, options), `versions`, `commit`, `command`.
   """
   folder: str
   checkpoint: str
@@ -152,7 +153,7 @@ def make_config(settings, dataset, network):
   """Returns what `config.json` holds.
 
   Args:
-    settings: dict of the run's flags, plain values.
+    settings: dict of the run's flags, plain values; those that shape the network are repeated beside its name.
     dataset: the Dataset.
     network: the Network.
   """
@@ -163,7 +164,8 @@ def make_config(settings, dataset, network):
           'classes': list(dataset.classes),
           'palette': dataset.palette.tolist(),
       },
-      'network': {'name': network.name, 'skip': settings['skip']},
+      'network': {'name': network.name, 'skip': settings['skip'],
+                  **{name: settings[name] for name in network.options if name in settings}},
       'versions': {'python': sys.version.split()[0], **{name: importlib.metadata.version(name) for name in PACKAGES}},
       'commit': _commit(),
       'command': ' '.join(sys.argv),

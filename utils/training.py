@@ -14,12 +14,13 @@ SCHEDULES = {
 }
 
 StepOutputs = collections.namedtuple('StepOutputs', [
-    'loss',  # cross-entropy, averaged over labelled pixels; depends on the update, so that fetching it trains
+    'loss',  # over labelled pixels; depends on the update, so that fetching it trains
     'weight_loss',  # L2 of the weights
     'learning_rate',  # of the pretrained layers
     'gradient_norm',  # of all gradients together, before clipping; where it is not finite, no weight is changed
     'gradients',  # list of (gradient, variable), after clipping
     'predictions',  # int32 [B, H, W]
+    'averages',  # the tf.train.ExponentialMovingAverage of the trained weights, or None
 ])
 
 
@@ -43,17 +44,22 @@ def learning_rate(step, *, schedule, base, max_steps, warmup_steps=0):
   return rate
 
 
-def trainable_variables(scopes):
+def trainable_variables(scopes, *, offsets=True):
   """The trainable variables under `scopes`, all of them if there are none given.
+
+  Args:
+    scopes: variable scopes.
+    offsets: whether gains and offsets of batch norms are among them.
 
   Raises:
     UserError: if a scope matches no variable.
   """
+  every = [v for v in tf.trainable_variables() if offsets or not v.op.name.endswith(('/beta', '/gamma'))]
   if not scopes:
-    return tf.trainable_variables()
+    return every
   variables = []
   for scope in scopes:
-    under = [v for v in tf.trainable_variables() if v.op.name == scope or v.op.name.startswith(scope.rstrip('/') + '/')]
+    under = [v for v in every if v.op.name == scope or v.op.name.startswith(scope.rstrip('/') + '/')]
     if not under:
       tops = sorted({v.op.name.split('/')[0] for v in tf.trainable_variables()})
       raise UserError(f'--trainable_scopes: no trainable variable is under {scope!r}; the outermost scopes are '
@@ -62,8 +68,9 @@ def trainable_variables(scopes):
   return variables
 
 
-def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, scopes=(), class_weights=None, clip_norm=0.0,
-              adam_epsilon=1e-8):
+def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, layer_rate_decay=1.0, scopes=(),
+              offsets=True, loss='cross_entropy', class_weights=None, clip_norm=0.0, adam_epsilon=1e-8,
+              decoupled_weight_decay=0.0, ema_decay=0.0):
   """Returns `step(batch)`, which builds one training step.
 
   Args:
@@ -71,10 +78,17 @@ def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, scopes
     rate: scalar tensor, the learning rate.
     pretrained_scopes: scopes that learn at `rate`; the others are new layers.
     new_layers_rate: factor on the rate of the new layers.
+    layer_rate_decay: factor from each pretrained layer to the one before it, see rate_factors.
     scopes: scopes to train; empty for all.
+    offsets: whether the gains and offsets of batch norms are trained.
+    loss: as of losses.segmentation_loss.
     class_weights: as of losses.segmentation_loss.
     clip_norm: greatest norm of all gradients together; 0 for no limit.
     adam_epsilon: Adam's epsilon.
+    decoupled_weight_decay: share of the learning rate by which convolution weights shrink each step (Loshchilov and
+      Hutter, "Decoupled Weight Decay Regularization", ICLR 2019).
+    ema_decay: decay of moving averages of the trained weights, 0 for none. They are kept in the checkpoint under
+      `NAME/ExponentialMovingAverage`, and are what evaluation and inference then use.
 
   Returns:
     `step(batch)` -> StepOutputs, for a batch as of datasets.pipeline. It advances the global step.
@@ -82,35 +96,81 @@ def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, scopes
 
   def step(batch):
     logits, _ = logits_fn(batch['image'])
-    loss = segmentation_loss(logits, batch['label'], class_weights=class_weights)
+    data_loss = segmentation_loss(logits, batch['label'], kind=loss, class_weights=class_weights)
     weight_loss = tf.add_n(tf.losses.get_regularization_losses() or [tf.constant(0.0)])
-    variables = trainable_variables(scopes)
-    gradients = tf.gradients(loss + weight_loss, variables)
+    variables = trainable_variables(scopes, offsets=offsets)
+    gradients = tf.gradients(data_loss + weight_loss, variables)
     gradient_norm = tf.linalg.global_norm(gradients)
     if clip_norm:
       gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, use_norm=gradient_norm)
     pairs = list(zip(gradients, variables))
+    factors = rate_factors(variables, pretrained_scopes, new_layers_rate=new_layers_rate,
+                           layer_rate_decay=layer_rate_decay)
     with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
       # A gradient that is not finite would spoil every weight at once; hooks.LogHook decides whether training goes on.
       update = tf.cond(tf.is_finite(gradient_norm),
-                       lambda: _adam(pairs, rate, new_layers_rate, pretrained_scopes, adam_epsilon), tf.no_op)
+                       lambda: _adam(pairs, factors, rate, epsilon=adam_epsilon, weight_decay=decoupled_weight_decay),
+                       tf.no_op)
+    averages, global_step = None, tf.train.get_or_create_global_step()
     with tf.control_dependencies([update]):
-      advance = tf.assign_add(tf.train.get_or_create_global_step(), 1)
+      if ema_decay:
+        # The step makes the decay small at first, so that the random weights from before a restore are soon forgotten.
+        averages = tf.train.ExponentialMovingAverage(ema_decay, num_updates=global_step)
+        update = averages.apply(variables)
+    with tf.control_dependencies([update]):
+      advance = tf.assign_add(global_step, 1)
     with tf.control_dependencies([advance]):
-      trained_loss = tf.identity(loss, name='loss')
+      trained_loss = tf.identity(data_loss, name='loss')
     return StepOutputs(trained_loss, weight_loss, rate, gradient_norm, pairs,
-                       tf.argmax(logits, axis=-1, output_type=tf.int32))
+                       tf.argmax(logits, axis=-1, output_type=tf.int32), averages)
 
   return step
 
 
-def _adam(pairs, rate, new_layers_rate, pretrained_scopes, epsilon):
-  """Applies the gradients by one Adam for each of the two learning rates: Adam does not see a factor on a gradient."""
-  in_pretrained = lambda variable: variable.op.name.split('/')[0] in pretrained_scopes
-  pretrained = [(gradient, variable) for gradient, variable in pairs if in_pretrained(variable)]
-  new = [(gradient, variable) for gradient, variable in pairs if not in_pretrained(variable)]
+def rate_factors(variables, pretrained_scopes, *, new_layers_rate=1.0, layer_rate_decay=1.0):
+  """The factor on the learning rate of each variable.
+
+  Layers are what lies next under a scope, as InceptionV3/Mixed_7c, in the order in which the graph was built; the last
+  of each scope learns at the full rate.
+
+  Args:
+    variables: the trainable variables.
+    pretrained_scopes: scopes of the pretrained layers.
+    new_layers_rate: factor of all others.
+    layer_rate_decay: factor from each pretrained layer to the one before it, as in Howard and Ruder, "Universal
+      Language Model Fine-tuning", ACL 2018, section 3.2.
+
+  Returns:
+    list of float.
+  """
+  layer = lambda variable: '/'.join(variable.op.name.split('/')[:2])
+  layers = list(dict.fromkeys(layer(variable) for variable in tf.trainable_variables()))
+  factors = {}
+  for scope in pretrained_scopes:
+    inside = [name for name in layers if name.startswith(f'{scope}/')]
+    factors |= {name: layer_rate_decay**depth for depth, name in enumerate(reversed(inside))}
+  return [factors.get(layer(variable), new_layers_rate) for variable in variables]
+
+
+def averaged(averages):
+  """A custom getter for a variable scope in which trained weights are their moving averages."""
+
+  def get(getter, name, *args, **kwargs):
+    variable = getter(name, *args, **kwargs)
+    average = averages.average(variable)
+    return variable if average is None else average
+
+  return get
+
+
+def _adam(pairs, factors, rate, *, epsilon, weight_decay):
+  """Applies gradients by one Adam for each learning rate: Adam does not see a factor on a gradient."""
   updates = []
-  for group, factor, name in [(pretrained, 1.0, 'Adam'), (new, new_layers_rate, 'AdamNew')]:
-    if group:
-      updates.append(tf.train.AdamOptimizer(rate * factor, epsilon=epsilon, name=name).apply_gradients(group))
+  for factor in sorted(set(factors)):
+    group = [pair for pair, own in zip(pairs, factors) if own == factor]
+    decays = [variable.assign_sub(rate * factor * weight_decay * variable) for _, variable in group
+              if weight_decay and variable.op.name.endswith('weights')]
+    with tf.control_dependencies(decays):
+      adam = tf.train.AdamOptimizer(rate * factor, epsilon=epsilon, name='Adam' if factor == 1 else f'Adam_{factor:g}')
+      updates.append(adam.apply_gradients(group))
   return tf.group(*updates)
