@@ -54,6 +54,12 @@ def test_in_turn_warms_up_and_then_alternates():
   assert min(times['b']) >= 0.02 > min(times['a'])
 
 
+def test_in_turn_pauses_outside_of_what_it_times():
+  start = time.perf_counter()
+  times = benchmark.in_turn({'a': lambda: None, 'b': lambda: None}, steps=2, warmup_steps=3, pause=0.05)
+  assert time.perf_counter() - start >= 0.2 and min(times['a'] + times['b']) < 0.05
+
+
 def test_growth():
   assert benchmark.growth([7.0] * 40) == 0
   assert benchmark.growth(np.arange(40.0)) == 20  # from the middle of the second quarter to that of the last one

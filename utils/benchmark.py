@@ -39,7 +39,7 @@ MIB, GIB = 2.0**20, 2.0**30
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """What is measured: a dataset, a network with its finest skip, and the flags.
+  """What is measured: a dataset, a network with its default skip, and the flags.
 
   Attributes:
     checkpoint: prefix of an untrained run's checkpoint, see save_run.
@@ -79,8 +79,14 @@ def seconds(function):
   return time.perf_counter() - start
 
 
-def in_turn(functions, *, steps, warmup_steps):
+def in_turn(functions, *, steps, warmup_steps, pause=0.0):
   """Times a dict of functions: after `warmup_steps` calls of each, one call of each in turn, `steps` times over.
+
+  Args:
+    functions: dict from name to function of no arguments.
+    steps: calls of each that are timed.
+    warmup_steps: calls of each before them.
+    pause: seconds before each timed call, in which threads that the call before has left waiting can fall asleep.
 
   Returns:
     dict from name to list of seconds a call.
@@ -91,6 +97,7 @@ def in_turn(functions, *, steps, warmup_steps):
   times = {name: [] for name in functions}
   for _ in range(steps):
     for name, function in functions.items():
+      time.sleep(pause)
       times[name].append(seconds(function))
   return times
 
@@ -98,17 +105,20 @@ def in_turn(functions, *, steps, warmup_steps):
 def save_run(folder, dataset, network):
   """Writes an untrained run with random weights, to warm-start from and to use; returns its checkpoint's prefix."""
   with tf.Graph().as_default(), tf.Session(config=session_config()) as session:
-    network.logits(tf.zeros([1, 75, 75, 3]), dataset.num_classes, False, skip=network.finest_skip)
+    network.logits(tf.zeros([1, 75, 75, 3]), dataset.num_classes, False, skip=network.default_skip)
     tf.train.get_or_create_global_step()
     session.run(tf.global_variables_initializer())
-    write_json(os.path.join(folder, runs.CONFIG), runs.make_config({'skip': network.finest_skip}, dataset, network))
+    write_json(os.path.join(folder, runs.CONFIG), runs.make_config({'skip': network.default_skip}, dataset, network))
     return tf.train.Saver(hooks.model_variables_and_step()).save(
         session, os.path.join(folder, 'model.ckpt'), global_step=0, write_meta_graph=False)
 
 
 @contextlib.contextmanager
 def bare_step(setup, precision):
-  """Yields a function that runs one training step of the graph, with train.py's defaults, on a constant batch."""
+  """Yields a function that runs one training step of the graph, with train.py's defaults, on a constant batch.
+
+  It is a functools.partial of the session's `run` and the loss, and takes what `run` takes.
+  """
   rng, network = np.random.default_rng(0), setup.network
   pixels = (setup.batch_size, *setup.size)
   with tf.Graph().as_default():
@@ -119,7 +129,7 @@ def bare_step(setup, precision):
     batch = {'image': stored(rng.uniform(0, 255, (*pixels, 3)).astype(np.float32)),
              'label': stored(rng.integers(0, setup.dataset.num_classes, pixels, np.int32))}
     step = training.make_step(
-        functools.partial(network.logits, num_classes=setup.dataset.num_classes, skip=network.finest_skip,
+        functools.partial(network.logits, num_classes=setup.dataset.num_classes, skip=network.default_skip,
                           is_training=True, freeze_batch_norm=network.pretrained_batch_norm),
         rate=tf.constant(1e-4), pretrained_scopes=network.pretrained_scopes, new_layers_rate=10.0, clip_norm=10.0)
     loss = step(batch).loss
@@ -322,24 +332,25 @@ def available(precisions):
   return tuple(precision for precision in precisions if precision != 'bfloat16')
 
 
-def make_setup(args, folder, precisions):
-  """The Setup that the flags describe; what has to be made for it goes to `folder`."""
+def make_setup(args, folder, precisions, *, data=True):
+  """The Setup that the flags describe; what has to be made for it goes to `folder`. No records without `data`."""
   name = args.dataset or (records.read_stats(args.data_dir, 'train').get('dataset') if args.data_dir else 'shapes')
   dataset, network = get_dataset(name), get_network(args.net)
   data_dir = args.data_dir or (os.path.join(folder, 'data') if dataset.generate else f'data/{name}')
-  prepare.prepare(dataset, data_dir)
+  if data:
+    prepare.prepare(dataset, data_dir)
   return Setup(dataset=dataset, network=network, data_dir=data_dir, checkpoint=save_run(folder, dataset, network),
                size=(args.height, args.width), batch_size=args.batch_size, precisions=precisions,
                steps=args.steps, warmup_steps=args.warmup_steps)
 
 
-def about(setup):
-  """What figures depend on: the machine, how busy it was, the code and the settings; a dict for the JSON."""
+def about(setup, module):
+  """What figures depend on: the machine, the code and the settings; a dict for the JSON. `module` was run."""
   with open('/proc/cpuinfo', encoding='utf-8') as file:
     models = [line.split(':', 1)[1].strip() for line in file if line.startswith('model name')]
-  config = runs.make_config({'skip': setup.network.finest_skip}, setup.dataset, setup.network)
+  config = runs.make_config({'skip': setup.network.default_skip}, setup.dataset, setup.network)
   return {
-      'command': ' '.join(['python -m utils.benchmark', *sys.argv[1:]]),
+      'command': ' '.join([f'python -m {module}', *sys.argv[1:]]),
       'machine': {
           'cpu': models[0] if models else 'unknown', 'cores': default_workers(), 'bfloat16': supports_bfloat16(),
           'memory_gib': round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / GIB, 1),
@@ -351,8 +362,16 @@ def about(setup):
   }
 
 
-def define_flags():
-  flags.DEFINE_list('what', list(PARTS), 'what to measure, in this order')
+def define_flags(parts=tuple(PARTS), *, steps=40, output='benchmark.json'):
+  """Defines the flags of a script that measures; those that mean the same are the same in all of them.
+
+  Args:
+    parts: names of what it measures, the default of --what; no such flag if there are none.
+    steps: default of --steps.
+    output: default of --output.
+  """
+  if parts:
+    flags.DEFINE_list('what', list(parts), 'what to measure, in this order')
   flags.DEFINE_string('dataset', None, f'dataset: {", ".join(DATASETS)}; default: that of --data_dir, else shapes')
   flags.DEFINE_string('data_dir', None, 'folder with the TFRecords; default data/DATASET, for shapes a temporary one')
   flags.DEFINE_string('net', 'inception_v3', f'network: {", ".join(NETWORKS)}')
@@ -360,33 +379,58 @@ def define_flags():
   flags.DEFINE_integer('width', 480, 'of crops and images, in pixels', lower_bound=1)
   flags.DEFINE_integer('batch_size', 4, 'images a training step', lower_bound=1)
   flags.DEFINE_list('precisions', list(PRECISIONS), 'precisions to measure, where the CPU has them')
-  flags.DEFINE_integer('steps', 40, 'steps that are timed', lower_bound=1)
+  flags.DEFINE_integer('steps', steps, 'steps that are timed', lower_bound=1)
   flags.DEFINE_integer('warmup_steps', 5, 'steps before them', lower_bound=0)
-  flags.DEFINE_string('output', 'benchmark.json', 'JSON to write')
+  flags.DEFINE_string('output', output, 'JSON to write')
 
 
-def main(argv):
+@contextlib.contextmanager
+def prepared(argv, module, *, data=True):
+  """Checks the flags and makes what is to be measured.
+
+  Args:
+    argv: what the script was called with.
+    module: the script, as `python -m` calls it.
+    data: whether the dataset's records are needed, or only its number of classes.
+
+  Yields:
+    `(setup, result)`: a Setup, and the dict that the JSON is to hold, with an empty list of `results`.
+  """
   args = flags.FLAGS
   if len(argv) > 1:
     raise UserError(f'unexpected argument {argv[1]!r}; all settings are flags, see --help')
   if not sys.platform.startswith('linux'):
     raise UserError(f'this reads /proc, which only Linux has; here is {sys.platform}')
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves no stopped train.py and no temporary files behind
-  parts, precisions = chosen('what', args.what, PARTS), available(chosen('precisions', args.precisions, PRECISIONS))
+  precisions = available(chosen('precisions', args.precisions, PRECISIONS))
   make_folder(os.path.dirname(os.path.abspath(args.output)))
   load = os.getloadavg()[0]  # processes at work during the last minute
   if load > 0.5:
     print(f'something else is running here (load average {load:.1f}): rely on nothing but the ratios', flush=True)
-  rows = []
   with tempfile.TemporaryDirectory(prefix='benchmark-') as folder:
-    setup = make_setup(args, folder, precisions)
-    result = {**about(setup), 'load_average_before': load, 'results': rows}
-    write_json(args.output, result)  # what cannot be written fails now, and a later failure loses only what is to come
-    for part in parts:
-      print(f'measuring: {part}', flush=True)
-      rows += PARTS[part](setup)
-      write_json(args.output, result)
-  print(f'{table(rows)}\nwritten to {args.output}')
+    setup = make_setup(args, folder, precisions, data=data)
+    result = {**about(setup, module), 'load_average_before': load, 'results': []}
+    write_json(args.output, result)  # what cannot be written fails now
+    yield setup, result
+
+
+def measure(argv, module, parts, *, data=True):
+  """Measures what --what lists of `parts`, a dict from name to a function of a Setup that returns rows.
+
+  `argv`, `module` and `data` are those of prepared.
+  """
+  args = flags.FLAGS
+  names = chosen('what', args.what, parts)
+  with prepared(argv, module, data=data) as (setup, result):
+    for name in names:
+      print(f'measuring: {name}', flush=True)
+      result['results'] += parts[name](setup)
+      write_json(args.output, result)  # so that a later failure loses only what is to come
+  print(f'{table(result["results"])}\nwritten to {args.output}')
+
+
+def main(argv):
+  measure(argv, 'utils.benchmark', PARTS)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,171 @@
+"""The comparison with PyTorch: its pieces on a network of two layers, in which every figure can be checked."""
+
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from datasets import get_dataset
+from nets.network import Network
+from utils import benchmark, benchmark_pytorch
+from utils.compat import slim, tf
+from utils.errors import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+needs_torch = pytest.mark.skipif(importlib.util.find_spec('torch') is None,
+                                 reason='PyTorch is not installed: pip install -r requirements-pytorch.txt')
+
+
+def two_layers(images, num_classes, is_training, *, skip=None, dropout=None, freeze_batch_norm=False):
+  del skip, is_training
+  assert freeze_batch_norm
+  net = slim.conv2d(images / 127.5 - 1.0, 6, 3, normalizer_fn=slim.batch_norm, scope='Old/conv',
+                    normalizer_params={'is_training': False})
+  net = slim.dropout(net, 0.5, is_training=bool(dropout), scope='dropout')
+  return slim.conv2d(net, num_classes, 1, activation_fn=None, scope='new/score'), {}
+
+
+def make_setup(**settings):
+  network = Network(name='two', logits=two_layers, pretrained_scopes=('Old',), pretrained_batch_norm=True)
+  return benchmark.Setup(**{
+      'dataset': get_dataset('camvid'), 'network': network, 'data_dir': '', 'checkpoint': '', 'size': (13, 18),
+      'batch_size': 2, 'precisions': ('float32',), 'steps': 2, 'warmup_steps': 0, **settings})
+
+
+def converted():
+  return benchmark_pytorch.torch_network.convert(*benchmark_pytorch.reference(make_setup(), 2))
+
+
+def batch():
+  rng = np.random.default_rng(3)
+  return rng.uniform(0, 255, (2, 13, 18, 3)).astype(np.float32), np.full((2, 13, 18), 4)
+
+
+def test_without_pytorch_one_line_says_how_to_get_it(tmp_path):
+  (tmp_path / 'torch.py').write_text('raise ImportError("none here")\n')
+  output = tmp_path / 'out.json'
+  result = subprocess.run([sys.executable, '-m', 'utils.benchmark_pytorch', f'--output={output}'], cwd=ROOT,
+                          env={**os.environ, 'PYTHONPATH': str(tmp_path)}, capture_output=True, text=True, check=False)
+  assert result.returncode == 1
+  assert result.stderr == 'error: PyTorch is not installed (none here): pip install -r requirements-pytorch.txt\n'
+  assert not output.exists()
+
+
+@needs_torch
+def test_answers_are_the_same(capsys):
+  apart, same = benchmark_pytorch.measure_answers(make_setup())
+  assert 0 <= apart['median'] < 1e-5 and same['median'] == 1
+  assert apart['pytorch'] == benchmark_pytorch.torch.__version__ and apart['threads'] >= 1
+  assert "from TensorFlow's, which reach" in capsys.readouterr().out
+
+
+@needs_torch
+def test_another_network_is_refused(monkeypatch):
+  expected = benchmark_pytorch.tensorflow_answer
+  monkeypatch.setattr(benchmark_pytorch, 'tensorflow_answer', lambda *arguments: expected(*arguments) * 1.01)
+  with pytest.raises(UserError, match='--net=two: the PyTorch network is another one'):
+    benchmark_pytorch.measure_answers(make_setup())
+
+
+@needs_torch
+@pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
+def test_step_trains_every_parameter_at_its_rate(precision):
+  network, parameters = converted()
+  before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+  assert set(before) == {'Old/conv/weights', 'Old/conv/BatchNorm/beta', 'new/score/weights', 'new/score/biases'}
+  step = benchmark_pytorch.training_step(network, parameters, batch(), precision=precision, compiled=False,
+                                         pretrained_scopes=('Old',))
+  losses = [step()]
+  for name, parameter in parameters.items():  # Adam's first step is the rate, wherever the gradient is not next to 0
+    moved = (parameter.detach() - before[name]).abs().median().item()
+    assert moved == pytest.approx(1e-4 if name.startswith('Old') else 1e-3, rel=1e-2), name
+  losses += [step() for _ in range(8)]
+  assert losses[-1] < losses[0] - 0.02
+
+
+@needs_torch
+def test_loss_leaves_void_out():
+  torch = benchmark_pytorch.torch
+  logits = torch.zeros(1, 2, 2, 2)
+  logits[0, 1, 0] = 50.0  # the upper row is class 1
+  loss = benchmark_pytorch.loss_function(lambda images: logits, 'float32')
+  assert loss(None, torch.tensor([[[1, 1], [0, 255]]])).item() == pytest.approx(np.log(2) / 3)
+
+
+@needs_torch
+def test_labels_are_those_of_the_logits():
+  network, _ = converted()
+  torch = benchmark_pytorch.torch
+  images = np.random.default_rng(5).integers(0, 256, (2, 13, 18, 3), np.uint8)
+  with torch.no_grad():
+    expected = network(torch.from_numpy(images).float()).numpy().argmax(axis=1)
+  assert len(np.unique(expected)) > 3
+  for folded in (False, True):
+    labels = benchmark_pytorch.labeller(network, 'float32', folded=folded)(images)
+    assert labels.dtype == np.uint8 and (labels == expected).all()
+    assert (benchmark_pytorch.labeller(network, 'bfloat16', folded=folded)(images) == expected).mean() > 0.95
+
+
+@needs_torch
+def test_bfloat16_weights_are_turned_once():
+  network, parameters = converted()
+  folded = benchmark_pytorch.folded_network(network, 'bfloat16')
+  torch = benchmark_pytorch.torch
+  assert {module.weight.dtype for module in folded.modules() if isinstance(module, torch.nn.Conv2d)} == {torch.bfloat16}
+  assert all(parameter.dtype == torch.float32 for parameter in parameters.values())
+
+
+@needs_torch
+def test_what_cannot_be_compiled_is_left_out(monkeypatch, capsys):
+  def fail(*arguments, **options):
+    def function(*inputs):
+      raise RuntimeError('no compiler\nand more')
+    return function
+
+  monkeypatch.setattr(benchmark_pytorch.torch, 'compile', fail)
+  rows = benchmark_pytorch.measure_train(make_setup())
+  assert [(line['what'], line['case'], line['unit'], line['count']) for line in rows] == [
+      ('train', 'float32: TensorFlow', 's', 2), ('train', 'float32: PyTorch eager', 's', 2),
+      ('train', 'float32: TensorFlow / PyTorch eager', 'ratio', 2)]
+  assert capsys.readouterr().out == 'train, float32: PyTorch compiled fails and is left out: no compiler\n'
+
+
+@needs_torch
+def test_inference(monkeypatch):
+  class Labels:
+    """Stands for a Predictor."""
+    labels = staticmethod(lambda images: images[..., 0])
+    __init__ = lambda self, run, precision: None
+    __enter__ = lambda self: self
+    __exit__ = lambda self, *exception: None
+
+  monkeypatch.setattr(benchmark_pytorch, 'Predictor', Labels)
+  monkeypatch.setattr(benchmark_pytorch.runs, 'load_run', lambda checkpoint: None)
+  monkeypatch.setattr(benchmark_pytorch.torch, 'compile', lambda function, options: function)
+  rows = benchmark_pytorch.measure_inference(make_setup())
+  names = ['PyTorch eager', 'PyTorch folded', 'PyTorch folded and compiled']
+  assert [line['case'] for line in rows] == [
+      f'float32: {case}' for case in ('TensorFlow', *names, *(f'TensorFlow / {name}' for name in names))]
+  assert rows[-1]['median'] < 1  # picking a channel is the faster one
+
+
+@needs_torch
+def test_product(monkeypatch):
+  monkeypatch.setattr(benchmark_pytorch.profile, 'PRODUCT_SIZE', 16)
+  rows = benchmark_pytorch.measure_product(make_setup())
+  names = ('TensorFlow', 'PyTorch', 'TensorFlow / PyTorch')
+  assert [line['case'] for line in rows] == [f'float32: {name}' for name in names]
+  assert all(line['median'] > 0 and line['count'] == 2 for line in rows)
+
+
+@needs_torch
+def test_a_failure_of_tensorflow_is_no_comparison():
+  def fail():
+    raise tf.errors.InternalError(None, None, 'broken')
+
+  with pytest.raises(tf.errors.InternalError):
+    benchmark_pytorch.compared(make_setup(), 'train', 'float32', {'TensorFlow': fail})
