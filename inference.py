@@ -3,6 +3,7 @@
     python inference.py --ckpt=runs/voc-inception_v3-8s --output_dir=predictions photo.jpg folder 'more/*.png'
     python inference.py --ckpt=runs/voc-inception_v3-8s --samples=40 photo.jpg
     python inference.py --ckpt=runs/voc-inception_v3-8s --crf photo.jpg
+    python inference.py --ckpt=runs/voc-inception_v3-8s --test_flip --test_scales=0.75,1,1.25 photo.jpg
     python inference.py --ckpt=runs/voc-inception_v3-8s --submission --list=test.txt VOC2012/JPEGImages
 """
 
@@ -21,7 +22,7 @@ from datasets import submission
 from datasets.images import read_rgb
 from datasets.lists import read_names
 from datasets.workers import default_workers, ordered_map
-from utils import colors, crf, errors
+from utils import colors, crf, errors, views
 from utils.compat import tf
 from utils.errors import UserError
 from utils.files import make_folder, replacing
@@ -46,6 +47,7 @@ flags.DEFINE_integer('seed', 0, 'of what --samples drop', lower_bound=0)
 flags.DEFINE_integer('batch_size', 4, 'images of one size that go through the network together', lower_bound=1)
 flags.DEFINE_integer('max_pixels', 2_000_000, 'images with more pixels are done in overlapping tiles', lower_bound=1)
 flags.DEFINE_integer('tile_size', 0, 'height and width of a tile; 0: as --max_pixels allows', lower_bound=0)
+views.define_flags()
 define_flags()
 crf.define_flags()
 
@@ -65,6 +67,7 @@ NO_MEMORY = 'not enough memory; try a lower --max_pixels'
 def main(argv):
   if 0 < FLAGS.tile_size < LEAST_TILE:
     raise UserError(f'--tile_size={FLAGS.tile_size}: valid are {LEAST_TILE} and above, and 0')
+  seen = views.from_flags(FLAGS)
   settings = crf.from_flags(FLAGS)
   run = load_run(FLAGS.ckpt)
   server = submission.dataset_with_server(run.config['dataset']['name'], run.classes) if FLAGS.submission else None
@@ -74,7 +77,7 @@ def main(argv):
   make_folder(FLAGS.output_dir)
   if paths:
     targets = output_names(paths, submission.label_folder(server, FLAGS.output_dir) if server else FLAGS.output_dir)
-    predictor = Predictor(run, FLAGS.precision, samples=FLAGS.samples, seed=FLAGS.seed, gpu=FLAGS.gpu,
+    predictor = Predictor(run, FLAGS.precision, samples=FLAGS.samples, seed=FLAGS.seed, views=seen, gpu=FLAGS.gpu,
                           gpu_memory_fraction=FLAGS.gpu_memory_fraction)
     with predictor, Progress(len(paths), 'images') as progress:
       found = batches(paths, failures, progress)
@@ -170,7 +173,8 @@ def batches(paths, failures, progress):
 
 
 def is_large(image):
-  return image.shape[0] * image.shape[1] > FLAGS.max_pixels
+  """Whether the largest view of an image has more than --max_pixels."""
+  return image.shape[0] * image.shape[1] * views.from_flags(FLAGS).enlargement > FLAGS.max_pixels
 
 
 def labelled(found, predictor, targets, failures, progress):
@@ -217,7 +221,8 @@ def tile_size_for(image, num_classes):
   if not is_large(image):
     return max(image.shape)
   bytes_a_row = image.shape[1] * num_classes * np.float32().itemsize
-  return FLAGS.tile_size or max(min(math.isqrt(FLAGS.max_pixels), BAND_BYTES // bytes_a_row), LEAST_TILE)
+  allowed = int(math.sqrt(FLAGS.max_pixels / views.from_flags(FLAGS).enlargement))
+  return FLAGS.tile_size or max(min(allowed, BAND_BYTES // bytes_a_row), LEAST_TILE)
 
 
 def label_by_bands(image, predictor, target, whole=None):
@@ -261,7 +266,8 @@ def probabilities_and_uncertainty(predictor, images):
 def write_uncertainty(target, uncertainty):
   """Writes NAME_uncertainty.png: the lighter, the less sure, with the scale below."""
   top = float(np.quantile(uncertainty, BRIGHTEST))
-  title = f'{UNCERTAINTIES[FLAGS.uncertainty]}; {FLAGS.samples} passes'
+  passes = FLAGS.samples * len(views.from_flags(FLAGS).each)
+  title = f'{UNCERTAINTIES[FLAGS.uncertainty]}; {passes} passes'
   colors.write_png(f'{target}_uncertainty.png', colors.with_scale(colors.heat(uncertainty, top), top, title))
 
 

@@ -1,5 +1,6 @@
 """evaluate.py as users run it, against scores computed apart from the label PNGs that inference.py writes."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -13,10 +14,11 @@ from random_run import write_run
 from datasets import images, records
 from datasets.camvid import CAMVID
 from datasets.dataset import Source
-from utils import charts, metrics
+from utils import boundaries, calibration, charts, crf, metrics
 from utils.compat import tf
 from utils.predictor import Predictor
 from utils.runs import load_run
+from utils.views import Views
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -136,6 +138,7 @@ def test_what_is_printed_and_written(run, data_dir):
     with Image.open(run / name) as picture:
       assert picture.mode == 'RGB' and min(picture.size) > 100
   assert [name for name in os.listdir(run) if name.endswith('.tmp')] == []
+  assert 'details' not in value and not (run / 'calibration-val.png').exists()
 
 
 def test_samples_are_averaged(run):
@@ -151,6 +154,76 @@ def test_samples_are_averaged(run):
                                                    predictor.labels(source.image[None])[0], len(CAMVID.classes))
                           for source in drawn_sources()))
   assert value['confusion_matrix'] == matrices[0].tolist() != matrices[1].tolist()
+
+
+def check_details(value, pairs, bins):
+  """Compares what metrics-SPLIT.json holds with the measures of (truth, prediction) pairs; truth in raw labels."""
+  pairs = [(np.where(truth == 11, 255, truth), prediction) for truth, prediction in pairs]
+  f1, images = sum(boundaries.boundary_f1(*pair, 11) for pair in pairs)
+  assert list(value['class_boundary_images'].values()) == images.tolist()
+  present = images > 0
+  assert value['boundary_f1'] == pytest.approx((f1[present] / images[present]).mean(), abs=1e-3)
+  assert [name for name, score in value['class_boundary_f1'].items() if score is not None] == [
+      name for name, there in zip(CAMVID.classes, present) if there]
+  matrices = sum(boundaries.band_matrices(*pair, 11) for pair in pairs)
+  assert [band['pixels'] for band in value['trimap']] == matrices.sum(axis=(1, 2)).tolist()
+  for band, matrix in zip(value['trimap'], matrices):
+    assert band['mean_iou'] == pytest.approx(metrics.scores(matrix)['mean_iou'], abs=1e-3)
+  assert sum(value['calibration']['bin_pixels']) == sum((truth < 255).sum() for truth, _ in pairs)
+  assert value['calibration']['expected_calibration_error'] == pytest.approx(calibration.expected_error(bins), abs=1e-3)
+  scores = [metrics.present_iou(metrics.confusion_matrix(*pair, 11)) for pair in pairs]
+  assert sorted(one['mean_iou'] for one in value['best']) == pytest.approx(sorted(scores), abs=1e-3)
+  assert value['worst'] == value['best'][::-1] and len(pairs) == 2
+
+
+def test_details_of_averaged_views(run):
+  process = script('evaluate', f'--ckpt={run}', '--details', '--test_flip', '--test_scales=0.75,1')
+  assert process.returncode == 0, process.stderr
+  value = json.loads((run / 'metrics-val.json').read_text())
+  assert (value['test_flip'], value['test_scales']) == (True, [0.75, 1.0])
+  pairs, bins = [], 0
+  with Predictor(load_run(str(run)), views=Views(True, (0.75, 1.0))) as predictor:
+    for source in drawn_sources():
+      probabilities = predictor.probabilities(source.image[None])[0]
+      pairs.append((source.label, probabilities.argmax(axis=-1)))
+      bins += calibration.bin_counts(np.where(source.label == 11, 255, source.label), pairs[-1][1],
+                                     probabilities.max(axis=-1))
+  check_metrics(value, pairs, CAMVID.classes)
+  check_details(value['details'], pairs, bins)
+  assert f'boundary F1 within 0.75 % of the diagonal: {100 * value["details"]["boundary_f1"]:.1f}' in process.stdout
+  for name in ('calibration', 'best', 'worst'):
+    path = run / f'{name}-val.png'
+    assert str(path) in process.stdout.splitlines()[-1]
+    with Image.open(path) as picture:
+      assert picture.mode == 'RGB' and min(picture.size) > 100
+
+
+@pytest.mark.skipif(importlib.util.find_spec('pydensecrf') is None,
+                    reason='pydensecrf2 is not installed (requirements-crf.txt)')
+def test_crf_refines_the_mean_of_samples_and_calibration_is_of_that_mean(run):
+  process = script('evaluate', f'--ckpt={run}', '--crf', '--crf_bilateral_rgb=30', '--samples=2', '--seed=3',
+                   '--details', '--num_workers=1')
+  assert process.returncode == 0, process.stderr
+  value = json.loads((run / 'metrics-val-crf.json').read_text())
+  assert value['samples'] == 2 and value['crf']['bilateral_rgb'] == 30
+  assert sorted(path.name for path in run.glob('*.png')) == [
+      f'{name}-val-crf.png' for name in ('best', 'calibration', 'confusion', 'examples', 'worst')]
+  settings = crf.Settings(bilateral_rgb=30.0)
+  refined, plain, bins = [], [], 0
+  with Predictor(load_run(str(run)), samples=2, seed=3) as predictor:
+    for source in drawn_sources():
+      mean = predictor.probabilities(source.image[None])[0]
+      task = crf.make_task(None, source.image, mean, settings)
+      refined.append((source.label, crf.labels(task)))
+      plain.append((source.label, mean.argmax(axis=-1)))
+      truth = np.where(source.label == 11, 255, source.label)
+      bins += calibration.bin_counts(truth, plain[-1][1], mean.max(axis=-1))
+  check_metrics(value, refined, CAMVID.classes)
+  expected = scores_apart(plain, len(CAMVID.classes))
+  assert value['mean_iou_without_crf'] == pytest.approx(expected['mean_iou'], abs=1e-9)
+  assert value['details']['calibration']['accuracy'] == pytest.approx(expected['pixel_accuracy'])
+  assert abs(value['pixel_accuracy'] - expected['pixel_accuracy']) > 1e-3
+  check_details(value['details'], refined, bins)
 
 
 def test_a_corrupt_record_is_named_and_older_results_stay(run, tmp_path):

@@ -14,6 +14,8 @@ from datasets.voc import VOC
 from utils import colors
 from utils.predictor import Predictor
 from utils.runs import load_run
+from utils.tiles import probability_bands
+from utils.views import Views
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CLASSES = VOC.classes
@@ -160,6 +162,24 @@ def test_samples_say_how_sure_the_labels_are(folder, tmp_path):
     assert np.abs(painted.astype(int) - expected).mean() < 3
 
 
+def test_views_are_averaged_in_one_piece_and_in_tiles(folder, tmp_path):
+  """--max_pixels holds for the largest view: only that is why the larger image is done in tiles of 357 pixels."""
+  images = {'small': pixels(45, 64), 'large': pixels(300, 500)}
+  for name, image in images.items():
+    Image.fromarray(image).save(tmp_path / f'{name}.png')
+  process = infer(f'--ckpt={folder}', f'--output_dir={tmp_path / "out"}', '--probabilities', '--test_flip',
+                  '--test_scales=0.75,1.25', '--max_pixels=200000', tmp_path)
+  assert process.returncode == 0, process.stderr
+  with Predictor(load_run(str(folder)), views=Views(True, (0.75, 1.25))) as made:
+    for name, image in images.items():
+      bands = probability_bands(made.probabilities, image, tile_size=357, overlap=89)
+      expected = np.concatenate([band.copy() for _, band in bands])
+      probabilities = np.load(tmp_path / 'out' / f'{name}_probabilities.npy').astype(np.float32)
+      assert np.abs(probabilities - expected).mean() < 1e-3
+      assert (read_label(tmp_path / 'out' / f'{name}_label.png') == expected.argmax(axis=-1)).mean() > 0.999
+    assert np.abs(made.probabilities(image[None])[0] - expected).mean() > 0.01
+
+
 def test_submission_is_the_archive_that_the_evaluation_server_takes(folder, predictor, tmp_path):
   """Of the images that the list names, in VOC's layout; datasets.submission has checked it."""
   sizes = {'2008_1': (45, 64), '2008_2': (31, 20), 'not_listed': (5, 6)}
@@ -205,6 +225,7 @@ def test_submission_never_overwrites_its_input(folder, tmp_path):
     (['--ckpt=/nowhere/run', 'a.png'], '--ckpt=/nowhere/run: no such run folder or checkpoint'),
     (['--ckpt=RUN'], 'no images given'),
     (['--ckpt=RUN', '--tile_size=100', 'a.png'], '--tile_size=100'),
+    (['--ckpt=RUN', '--test_scales=1,0', 'a.png'], '--test_scales=1,0: valid are numbers from 0.1 to 4'),
     (['--ckpt=RUN', '--list=RUN/names.txt', 'RUN/a.png'], 'names.txt: 1 of its 2 names are not among the images'),
     (['--ckpt=RUN', '--gpu=7', 'RUN/a.png'], '--gpu=7: '),
     (['--ckpt=RUN', '--output_dir=RUN/config.json', 'a.png'], 'config.json'),

@@ -110,3 +110,8 @@ def test_to_json_round_trips_with_null_for_undefined():
   assert value['class_pixels'] == {'sky': 8, 'road': 4, 'car': 4, 'bicyclist': 0, 'sign symbol': 0}
   assert value['confusion_matrix'] == MATRIX.tolist()
   assert not any(isinstance(v, float) and math.isnan(v) for v in value.values())
+
+
+def test_present_iou_is_over_the_classes_in_the_truth():
+  assert metrics.present_iou(MATRIX) == pytest.approx((6 / 9 + 3 / 7 + 2 / 4) / 3)
+  assert metrics.present_iou(np.zeros((3, 3), int)) is None

@@ -16,6 +16,7 @@ from utils.predictor import Predictor, checked_values, freeze
 from utils.runs import Run, load_run
 from utils.session import supports_bfloat16
 from utils.tiles import probability_bands
+from utils.views import Views
 
 CLASSES = ('sky', 'road', 'car', 'tree', 'sign')
 IMAGES = np.random.default_rng(3).integers(0, 256, (2, 67, 90, 3)).astype(np.uint8)
@@ -238,6 +239,70 @@ def test_samples_follow_from_the_seed_and_not_from_what_was_labelled_before(tiny
 def test_samples_of_a_network_that_drops_nothing_are_refused(tiny_run):
   with pytest.raises(UserError, match='--samples=8: tiny with --dropout_keep_prob=1 drops nothing'):
     Predictor(tiny_run(dropout_keep_prob=1.0), samples=8)
+
+
+def _resized(values, size):
+  """Bilinear, [B, H, W, C] sampled at pixel centers, written apart: each pixel from its two neighbors on each axis."""
+  for axis, length in zip((1, 2), size):
+    place = np.clip((np.arange(length) + 0.5) * values.shape[axis] / length - 0.5, 0, values.shape[axis] - 1)
+    low = np.floor(place).astype(int)
+    high = np.minimum(low + 1, values.shape[axis] - 1)
+    share = (place - low).reshape([-1 if i == axis else 1 for i in range(4)])
+    values = values.take(low, axis) * (1 - share) + values.take(high, axis) * share
+  return values
+
+
+def test_views_are_averaged_where_the_pixels_lie(tiny_run):
+  """Mirrored and in other sizes, at odd sizes, each brought back to the image's own pixels."""
+  views = Views(flip=True, scales=(0.75, 1.0, 1.3))
+  sizes = ((50, 68), (67, 90), (87, 117))
+  with Predictor(tiny_run()) as plain, Predictor(tiny_run(), views=views) as made:
+    expected = []
+    for size in sizes:
+      seen = np.rint(_resized(IMAGES.astype(np.float64), size)).astype(np.uint8)
+      expected.append(_resized(plain.probabilities(seen), IMAGES.shape[1:3]))
+      expected.append(_resized(plain.probabilities(seen[:, :, ::-1])[:, :, ::-1], IMAGES.shape[1:3]))
+    probabilities = made.probabilities(IMAGES)
+    np.testing.assert_array_equal(made.labels(IMAGES), probabilities.argmax(axis=-1))
+  assert probabilities.dtype == np.float32
+  np.testing.assert_allclose(probabilities.sum(axis=-1), 1, atol=1e-5)
+  assert all(np.abs(one - expected[2]).mean() > 0.01 for one in (expected[0], expected[3], expected[4]))
+  differences = np.abs(probabilities - np.mean(expected, axis=0))
+  assert np.quantile(differences, 0.99) < 1e-4 and differences.max() < 0.02  # a level may be rounded the other way
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 40), (33, 2)])
+def test_views_of_any_size(tiny_run, size):
+  with Predictor(tiny_run(), views=Views(flip=True, scales=(0.5, 1.5))) as made:
+    probabilities = made.probabilities(np.full((1, *size, 3), 90, np.uint8))
+  assert probabilities.shape == (1, *size, len(CLASSES))
+  np.testing.assert_allclose(probabilities.sum(axis=-1), 1, atol=1e-5)
+
+
+def test_samples_and_views_are_averaged_together(tiny_run):
+  """Every view has passes of its own; with next to nothing dropped they come to the views alone."""
+  views = Views(flip=True, scales=(0.75, 1.0))
+  with Predictor(tiny_run(), views=views) as made:
+    alone = made.probabilities(IMAGES)
+    _, spread = made.sampled(IMAGES)
+  with Predictor(tiny_run(dropout_keep_prob=0.9999), samples=2, views=views) as made:
+    mean, variance = made.sampled(IMAGES)
+    np.testing.assert_array_equal(made.probabilities(IMAGES), mean)
+  assert 0 < np.abs(mean - alone).mean() < 1e-3
+  assert np.abs(variance - spread).mean() < 0.05 * spread.mean()  # the views differ, and that counts
+  with Predictor(tiny_run(dropout_keep_prob=0.5), samples=2, views=Views(flip=True)) as made:
+    passes = [one.copy() for one in made._passes(IMAGES)]
+  assert len(passes) == 4
+  assert all(np.abs(one - other).mean() > 0.01 for i, one in enumerate(passes) for other in passes[:i])
+
+
+def test_bfloat16_keeps_the_levels_of_resized_images(tiny_run):
+  if not supports_bfloat16():
+    pytest.skip('this CPU has no AVX512-BF16')
+  image = np.arange(200, 256, dtype=np.uint8)[None, None, :, None] + np.zeros((1, 5, 1, 3), np.uint8)
+  with Predictor(tiny_run(), 'bfloat16', views=Views(scales=(2.0,))) as made:
+    resized = made._session.run(made._resized, {'images:0': image, made._size: (10, 112)})
+  assert np.abs(resized[0, 0, :, 0] - np.linspace(199.75, 255.25, 112)).max() <= 0.75
 
 
 def test_another_number_of_classes_is_refused_by_name_and_shapes(folder, tmp_path):

@@ -3,10 +3,14 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from utils import calibration
+
 _PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 30), (236, 236, 236)
 _DARK = np.array([8, 48, 107])  # colour of a share of one; none is white
 _SMALL, _LARGE = 15, 44  # pixels of a cell; numbers fit in the large ones
 _MOST_LARGE = 40  # classes
+_RIGHT, _BETWEEN, _SURE = (66, 120, 181), (240, 168, 160), (200, 60, 50)  # of a reliability diagram
+_SIDE, _LOW, _MARGIN = 420, 110, 64  # pixels: of the reliability diagram, of the histogram below it, around both
 
 
 def confusion_chart(matrix, classes, title=''):
@@ -53,6 +57,51 @@ def _draw_cells(draw, matrix, corner, cell, font):
       text = f'{100 * share:.1f}' if share < 0.9995 else '100'
       draw.text((x + cell // 2 - 1, y + cell // 2 - 1), text, fill=_PAPER if share > 0.4 else _INK, font=font,
                 anchor='mm')
+
+
+def reliability_chart(counts, title=''):
+  """Draws a reliability diagram (Guo et al., ICML 2017, figure 1), and below it how many pixels each bin holds.
+
+  Args:
+    counts: float64 [3, bins], see `calibration.bin_counts`; at least one pixel.
+    title: a line above it, followed by the expected calibration error.
+
+  Returns:
+    uint8 [h, w, 3], RGB. Bars are as high as the share of the bin's pixels that are right, red lines as their mean
+    confidence; where it is the higher one, the space between is pale. Calibrated, the bars end at the lines.
+  """
+  pixels, right, confidence = counts
+  font, heading = ImageFont.load_default(13), ImageFont.load_default(16)
+  top, below = _MARGIN, _MARGIN + _SIDE + 24
+  picture = Image.new('RGB', (_SIDE + 2 * _MARGIN, below + _LOW + _MARGIN), _PAPER)
+  draw = ImageDraw.Draw(picture)
+  error = 100 * calibration.expected_error(counts)
+  draw.text((12, 12), f'{title}: expected calibration error {error:.2f} %', fill=_INK, font=heading)
+  draw.text((12, 36), 'how many are right (blue), and how sure the network is of them (red line)', fill=_INK, font=font)
+  for place in range(len(pixels)):
+    left, end = (_MARGIN + round(_SIDE * edge / len(pixels)) for edge in (place, place + 1))
+    if pixels[place]:
+      heights = [top + _SIDE * (1 - part[place] / pixels[place]) for part in (right, confidence)]
+      draw.rectangle((left + 1, min(heights), end - 1, max(heights)), fill=_BETWEEN)
+      draw.rectangle((left + 1, heights[0], end - 1, top + _SIDE), fill=_RIGHT)
+      draw.line((left + 1, heights[1], end - 1, heights[1]), fill=_SURE, width=2)
+    share = pixels[place] / pixels.sum()
+    draw.rectangle((left + 1, below + _LOW * (1 - share), end - 1, below + _LOW), fill=_RIGHT)
+  draw.line((_MARGIN, top + _SIDE, _MARGIN + _SIDE, top), fill=_INK)
+  _draw_axes(picture, draw, font, (top, below))
+  return np.asarray(picture)
+
+
+def _draw_axes(picture, draw, font, tops):
+  """Draws frames, numbers and names around the two parts of a reliability diagram."""
+  for y, height, name in zip(tops, (_SIDE, _LOW), ('right, of the bin', 'of all pixels')):
+    draw.rectangle((_MARGIN, y, _MARGIN + _SIDE, y + height), outline=_INK)
+    for share in (0, 0.5, 1) if height == _LOW else np.linspace(0, 1, 6):
+      draw.text((_MARGIN - 6, y + height * (1 - share)), f'{share:.0%}', fill=_INK, font=font, anchor='rm')
+    _draw_upwards(picture, name, (12, y + height // 2), font, centred=True)
+  for share in np.linspace(0, 1, 6):
+    draw.text((_MARGIN + _SIDE * share, tops[1] + _LOW + 12), f'{share:.0%}', fill=_INK, font=font, anchor='mm')
+  draw.text((_MARGIN + _SIDE // 2, tops[1] + _LOW + 34), 'confidence', fill=_INK, font=font, anchor='mm')
 
 
 def _draw_upwards(picture, text, place, font, centred=False):

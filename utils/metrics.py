@@ -68,6 +68,16 @@ def scores(matrix):
   }
 
 
+def present_iou(matrix):
+  """Mean IoU of one image over the classes in its truth, as a fraction of 1; None where nothing is labelled.
+
+  Args:
+    matrix: int64 [C, C], see `confusion_matrix`.
+  """
+  present = matrix.sum(axis=1) > 0
+  return float(scores(matrix)['class_iou'][present].mean()) if present.any() else None
+
+
 def table(result, classes):
   """Lays out `scores` as lines of text: a row a class, then the summary.
 

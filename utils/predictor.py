@@ -15,11 +15,13 @@ from nets import get_network
 from utils import sampling
 from utils.compat import tf
 from utils.errors import UserError
-from utils.runs import open_checkpoint, read_tensors
+from utils.runs import AVERAGE, open_checkpoint, read_tensors
 from utils.session import session_config
+from utils.views import Views, scaled_size
 
 _LISTED = 5  # variables that one error lists before it only counts them
 _OUTPUTS = ('labels', 'probabilities')
+_PLAIN = Views()
 
 
 class Predictor:
@@ -29,7 +31,7 @@ class Predictor:
     num_classes: number of classes.
   """
 
-  def __init__(self, run, precision='float32', *, samples=0, seed=0, fold=True, threads=0, gpu=None,
+  def __init__(self, run, precision='float32', *, samples=0, seed=0, views=_PLAIN, fold=True, threads=0, gpu=None,
                gpu_memory_fraction=0.0):
     """Builds and freezes the run's network.
 
@@ -38,6 +40,7 @@ class Predictor:
       precision: 'float32' or 'bfloat16', see utils.session.session_config.
       samples: number of passes with dropout that are averaged (utils/sampling.py); 0 for one pass without dropout.
       seed: what is dropped follows from it and the number of the pass.
+      views: a utils.views.Views: the ways in which each image is seen; what the network says is averaged over them.
       fold: whether to fold batch norms; False is there to measure what folding gains.
       threads: see utils.session.session_config.
       gpu: see there.
@@ -51,7 +54,7 @@ class Predictor:
     # The graph never changes: with this, the session drops its own copy of all the weights.
     config.experimental.optimize_for_static_graph = True
     self.num_classes = len(run.classes)
-    self._samples, self._seed = samples, seed
+    self._samples, self._seed, self._views = samples, seed, views
     frozen = _frozen(run, fold=fold, dropout=samples > 0)
     if samples:
       self._seeds = sampling.take_seeds(frozen)
@@ -61,6 +64,7 @@ class Predictor:
                         'samples need a network that was trained with --dropout_keep_prob below 1')
     with tf.Graph().as_default() as graph:
       tf.import_graph_def(frozen, name='')
+      self._size, self._resized, self._restored = _resizing(graph)
     self._session = tf.Session(graph=graph, config=config)
     self.labels(np.zeros([1, 1, 1, 3], np.uint8))  # the first call optimises the graph, in many copies of the weights
     _return_free_memory()
@@ -74,7 +78,7 @@ class Predictor:
     Returns:
       uint8 [B, H, W], label ids.
     """
-    if self._samples:
+    if self._samples or not self._views.plain:
       return self.probabilities(images).argmax(axis=-1).astype(np.uint8)
     return self._run('labels', images)
 
@@ -85,29 +89,49 @@ class Predictor:
       images: uint8 [B, H, W, 3], RGB; H and W from 1.
 
     Returns:
-      float32 [B, H, W, num_classes]; the classes sum to one. With samples, their mean.
+      float32 [B, H, W, num_classes]; the classes sum to one. With samples or views, their mean.
     """
-    if self._samples:
+    if self._samples or not self._views.plain:
       return self.sampled(images, measure=None)[0]
     return self._run('probabilities', images)
 
   def sampled(self, images, measure=sampling.MEASURES[0]):
-    """Averages passes with dropout. What lies before the first dropout is computed once, not in every pass.
+    """Averages passes with dropout over every view, or the views alone without samples.
 
     Args:
       images: uint8 [B, H, W, 3], RGB; H and W from 1.
-      measure: of uncertainty, see utils.sampling.average.
+      measure: of uncertainty, see utils.sampling.average; a pass over one view is a pass.
 
     Returns:
       `(mean, uncertainty)`: float32 [B, H, W, num_classes], whose classes sum to one, and float32 [B, H, W]; or None.
     """
+    passes = self._passes(images)
+    return sampling.average(lambda number: next(passes), len(self._views.each) * max(self._samples, 1), measure)
+
+  def _passes(self, images):
+    """Yields float32 [B, H, W, num_classes] of every pass over every view, as the images lie."""
+    size = images.shape[1:3]
+    output, resizing = ('probabilities:0', {}) if self._views.plain else (self._restored, {self._size: size})
+    for number, (scale, mirrored) in enumerate(self._views.each):
+      seen = images
+      if scale != 1:
+        seen = self._session.run(self._resized, {'images:0': images, self._size: scaled_size(size, scale)})
+      for feeds in self._feeds(seen[:, :, ::-1] if mirrored else seen, number * self._samples):
+        probabilities = self._session.run(output, {**feeds, **resizing})
+        yield probabilities[:, :, ::-1] if mirrored else probabilities
+
+  def _feeds(self, images, first):
+    """Yields what to feed for each pass over a view; `first` is the first one's number.
+
+    What lies before the first dropout is computed once, not in every pass.
+    """
+    if not self._samples:
+      yield {'images:0': images}
+      return
     shared = dict(zip(self._shared, self._session.run(self._shared, {'images:0': images})))
-
-    def draw(number):
+    for number in range(first, first + self._samples):
       seeds = {name: [self._seed, number * len(self._seeds) + place] for place, name in enumerate(self._seeds)}
-      return self._session.run('probabilities:0', {**shared, **seeds})
-
-    return sampling.average(draw, self._samples, measure)
+      yield {**shared, **seeds}
 
   def _run(self, output, images):
     return self._session.run(f'{output}:0', {'images:0': images})
@@ -123,6 +147,18 @@ class Predictor:
     self.close()
 
 
+def _resizing(graph):
+  """Adds a placeholder for a size, and the images and the probabilities in that size; returns the three tensors.
+
+  Bilinear, as images are scaled in training. TensorFlow 2's resizing samples at the centers of the pixels, TensorFlow
+  1's shifts them by up to half a pixel.
+  """
+  size = tf.placeholder(tf.int32, [2])
+  images, probabilities = (tf.compat.v2.image.resize(graph.get_tensor_by_name(f'{name}:0'), size)
+                           for name in ('images', 'probabilities'))
+  return size, tf.cast(tf.round(images), tf.uint8), probabilities
+
+
 def _described(run):
   """The run's network in a few words."""
   network, keep_prob = run.config['network'], run.config['flags'].get('dropout_keep_prob')
@@ -133,7 +169,7 @@ def _described(run):
 def _frozen(run, *, fold, dropout=False):
   """The GraphDef of a run's network from `images` to _OUTPUTS, weights inside as constants; dropout as in training."""
   network = run.config['network']
-  options = {'skip': network['skip']} if network.get('skip') else {}
+  options = {name: value for name, value in network.items() if name != 'name' and value is not None}
   if dropout:
     options |= {'dropout': True, 'dropout_keep_prob': run.config['flags'].get('dropout_keep_prob')}
   with tf.Graph().as_default() as graph:
@@ -142,7 +178,10 @@ def _frozen(run, *, fold, dropout=False):
     tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8, name='labels')
     tf.nn.softmax(logits, name='probabilities')
     variables = {variable.op.name: variable.shape.as_list() for variable in tf.global_variables()}
-  return freeze(graph.as_graph_def(), checked_values(run.checkpoint, variables), fold=fold)
+  values = checked_values(run.checkpoint, variables)
+  if run.config['flags'].get('ema_decay'):
+    values |= averages(run.checkpoint, variables)
+  return freeze(graph.as_graph_def(), values, fold=fold)
 
 
 def checked_values(checkpoint, variables):
@@ -173,6 +212,13 @@ def checked_values(checkpoint, variables):
     raise UserError(f'checkpoint {checkpoint} is not of the network that its config.json describes: '
                     f'{"; ".join(problems[:_LISTED])}{more}')
   return read_tensors(checkpoint, variables)
+
+
+def averages(checkpoint, names):
+  """Reads the moving averages of those of the variables that have one, see training.make_step."""
+  shapes = open_checkpoint(checkpoint).get_variable_to_shape_map()
+  values = read_tensors(checkpoint, [name + AVERAGE for name in names if name + AVERAGE in shapes])
+  return {name.removesuffix(AVERAGE): value for name, value in values.items()}
 
 
 def freeze(graph_def, values, *, fold=True):
