@@ -45,6 +45,7 @@ def fcn_from_caffe(layers, vgg, taps, *, path, num_classes):
   """
   names = {_RELEASED_2014.get(name, name): name for name in layers}
   renamed = {new: layers[name] for new, name in names.items() if new != CLASSIFIER}
+  taps = [tap for tap in taps if tap.stride in _HEADS]  # nothing finer was released
   num_taps = max(index for index, tap in enumerate(taps, start=1) if _HEADS[tap.stride][0] in renamed)
   depths = {32: vgg.hidden, 16: vgg.depths[3], 8: vgg.depths[2]}
   heads, used, biases = {}, set(vgg.shapes()) - {CLASSIFIER}, 0

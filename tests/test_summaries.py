@@ -13,7 +13,7 @@ def outputs_over(names):
   variables = [tf.get_variable(name, initializer=[3.0, 4.0]) for name in names]
   pairs = [(tf.constant([0.0, 2.0]), variable) for variable in variables]
   zero = tf.constant(0.0)
-  return StepOutputs(zero + 2, zero + 1, zero + .5, zero + 7, pairs, tf.ones([2, 3, 4], tf.int32))
+  return StepOutputs(zero + 2, zero + 1, zero + .5, zero + 7, pairs, tf.ones([2, 3, 4], tf.int32), None)
 
 
 def parse(op):
