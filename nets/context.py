@@ -7,7 +7,7 @@ after He et al. are set here.
 
 import contextlib
 
-from nets.geometry import bilinear_upsample, spatial_size
+from nets.geometry import bilinear_upsample, resampled, spatial_size
 from utils.compat import slim, tf
 
 SCOPE = 'context'
@@ -82,8 +82,7 @@ def bin_means(features, bins):
     float [B, bins, bins, C]; their mean is the map's.
   """
   rows, columns = spatial_size(features)
-  narrow = tf.einsum('pw,bhwc->bhpc', binning_matrix(columns, bins), features)
-  return tf.einsum('ph,bhwc->bpwc', binning_matrix(rows, bins), narrow)
+  return resampled(features, binning_matrix(rows, bins), binning_matrix(columns, bins), (bins, bins))
 
 
 def binning_matrix(cells, bins):

@@ -5,6 +5,7 @@ Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentatio
 
 import functools
 
+from nets.batch_norm import batch_norm
 from nets.context import CONTEXTS
 from nets.geometry import bilinear_kernel, bilinear_upsample, mirrored_pad, spatial_size
 from nets.network import Network
@@ -80,7 +81,8 @@ def fcn_logits(backbone, images, num_classes, is_training, *, skip=DEFAULT_SKIP,
   drop = functools.partial(slim.dropout, keep_prob=dropout_keep_prob, is_training=dropout, scope='dropout')
   with tf.variable_scope(SCOPE), slim.arg_scope([slim.conv2d], weights_regularizer=slim.l2_regularizer(weight_decay)):
     if decoder_channels:
-      with slim.arg_scope([slim.batch_norm], is_training=is_training, decay=batch_norm_decay):
+      with slim.arg_scope([slim.conv2d], normalizer_fn=batch_norm(is_training)), slim.arg_scope(
+          [slim.batch_norm], is_training=is_training, decay=batch_norm_decay):
         features = _decoded(taps, end_points, decoder_channels, context=context)
       score = end_points[f'score_{taps[-1].stride}'] = _score(drop(features), num_classes, taps[-1])
     else:
@@ -129,7 +131,7 @@ def _decoded(taps, end_points, channels, *, context):
   Returns:
     float [B, h, w, channels] on the cells of the last tap.
   """
-  with slim.arg_scope([slim.conv2d], normalizer_fn=slim.batch_norm, normalizer_params={'scale': True},
+  with slim.arg_scope([slim.conv2d], normalizer_params={'scale': True},
                       weights_initializer=slim.variance_scaling_initializer()):
     fused = None
     for coarser, tap in zip((None,) + taps, taps):

@@ -154,8 +154,7 @@ CASES = {
     'train': {'float32: bare step': 's'},
     'loop': {'float32: step of train.py': 's', 'float32: bare step': 's', 'float32: train.py / bare': 'ratio'},
     'pipeline': {'alone': 'batches/s', 'CPU time, all cores': 's/batch'},
-    'inference': {f'float32, batch {size}: {case}': unit for size in (1, 8) for case, unit in (
-        ('unfolded', 'images/s'), ('folded', 'images/s'), ('folded / unfolded', 'ratio'))},
+    'inference': {f'float32, batch {size}': 'images/s' for size in (1, 8)},
     'memory': {'float32: train.py, peak': 'GiB', 'float32: evaluate.py, peak': 'GiB',
                'float32: evaluate.py, growth': 'MiB'},
 }

@@ -1,4 +1,4 @@
-"""The frozen, folded network gives the numbers of the graph it was made from, and takes no other checkpoint."""
+"""The frozen network gives the numbers of the graph it was made from, and takes no other checkpoint."""
 
 import json
 
@@ -12,7 +12,7 @@ from nets.network import Network
 from utils import predictor as predictor_lib
 from utils.compat import slim, tf
 from utils.errors import UserError
-from utils.predictor import Predictor, checked_values, freeze
+from utils.predictor import Predictor, checked_values
 from utils.runs import Run, load_run
 from utils.session import supports_bfloat16
 from utils.tiles import probability_bands
@@ -42,7 +42,7 @@ def unfrozen(folder):
     return session.run(tf.nn.softmax(logits))
 
 
-def test_probabilities_equal_the_unfolded_graphs(predictor, unfrozen):
+def test_probabilities_equal_the_unfrozen_graphs(predictor, unfrozen):
   probabilities = predictor.probabilities(IMAGES)
   assert probabilities.dtype == np.float32 and probabilities.shape == (2, 67, 90, 5)
   assert unfrozen.max() - unfrozen.min() > 0.3  # the weights say something
@@ -82,85 +82,14 @@ def test_tiles_with_much_overlap_give_what_the_whole_image_gives(predictor):
     assert (steps <= 1.25 * expected + 1e-4).all()
 
 
-def _graph_and_values(build):
-  with tf.Graph().as_default() as graph:
-    images = tf.placeholder(tf.uint8, [None, None, None, 3], name='images')
-    outputs = build(tf.cast(images, tf.float32) / 255)
-    tf.identity(outputs, name='labels')
-    tf.identity(outputs, name='probabilities')
-    values = random_values(tf.global_variables())
-    with tf.Session() as session:
-      load(session, values, tf.global_variables())
-      expected = session.run(outputs, {images: IMAGES})
-    return graph.as_graph_def(), values, expected
-
-
-def _run_frozen(graph_def):
-  with tf.Graph().as_default(), tf.Session() as session:
-    tf.import_graph_def(graph_def, name='')
-    return session.run('labels:0', {'images:0': IMAGES})
-
-
 def _ops(graph_def):
   return [node.op for node in graph_def.node]
 
 
 def test_all_of_inceptions_batch_norms_are_folded(folder):
-  ops = _ops(predictor_lib._frozen(load_run(str(folder)), fold=True))
+  ops = _ops(predictor_lib._frozen(load_run(str(folder))))
   assert ops.count('Conv2D') == 94 + 3
   assert not {'FusedBatchNormV3', 'VarHandleOp', 'ReadVariableOp'}.intersection(ops)
-
-
-def test_a_batch_norm_with_gain_is_folded():
-  def build(x):
-    return slim.conv2d(x, 7, 3, normalizer_fn=slim.batch_norm,
-                       normalizer_params={'is_training': False, 'scale': True, 'epsilon': 0.01})
-
-  graph_def, values, expected = _graph_and_values(build)
-  assert 'BatchNorm/gamma' in ' '.join(values)
-  frozen = freeze(graph_def, values)
-  assert 'FusedBatchNormV3' not in _ops(frozen)
-  np.testing.assert_allclose(_run_frozen(frozen), expected, atol=1e-5)
-
-
-def test_what_cannot_be_folded_stays_and_is_right():
-  def build(x):
-    features = slim.conv2d(x, 6, 3, activation_fn=None, scope='shared')
-    with tf.variable_scope('', reuse=True):  # one set of weights, two batch norms: no one scale would do
-      features += slim.batch_norm(tf.nn.conv2d(
-          x, tf.get_variable('shared/weights'), strides=[1, 1, 1, 1], padding='SAME'), is_training=False, scope='one',
-          reuse=tf.AUTO_REUSE)
-    return slim.batch_norm(tf.nn.relu(features), is_training=False, scope='no_convolution_before')
-
-  graph_def, values, expected = _graph_and_values(build)
-  frozen = freeze(graph_def, values)
-  assert _ops(frozen).count('FusedBatchNormV3') == 2
-  np.testing.assert_allclose(_run_frozen(frozen), expected, atol=1e-5)
-
-
-def test_pretrained_weights_survive_folding(shared, tmp_path):
-  checkpoint = shared / 'pretrained/inception_v3.ckpt'
-  if not checkpoint.exists():
-    pytest.skip(f'no {checkpoint}')
-
-  def build(images):
-    features = get_network('inception_v3').logits(255 * images, 3, False)[1]
-    return features['Mixed_6e']
-
-  with tf.Graph().as_default() as graph:
-    images = tf.placeholder(tf.uint8, [None, None, None, 3], name='images')
-    outputs = build(tf.cast(images, tf.float32) / 255)
-    tf.identity(outputs, name='labels')
-    tf.identity(outputs, name='probabilities')
-    needed = tf.graph_util.extract_sub_graph(graph.as_graph_def(), ['labels', 'probabilities'])
-    names = {node.name for node in needed.node if node.op == 'VarHandleOp'}
-    shapes = {v.op.name: v.shape.as_list() for v in tf.global_variables() if v.op.name in names}
-  reader = tf.train.load_checkpoint(str(checkpoint))
-  values = {name: reader.get_tensor(name) for name in shapes}
-  plain, folded = (_run_frozen(freeze(tf.GraphDef.FromString(needed.SerializeToString()), values, fold=fold))
-                   for fold in (False, True))
-  assert plain.max() > 1
-  np.testing.assert_allclose(folded, plain, atol=1e-4 * plain.max())
 
 
 def test_bfloat16_agrees_roughly_or_is_refused(folder, unfrozen):

@@ -1,5 +1,6 @@
 """The profile of a training step: kinds of ops, counts of multiply-adds, traces, the chart, and all of it, tiny."""
 
+import contextlib
 import json
 import pathlib
 import subprocess
@@ -11,6 +12,7 @@ from PIL import Image
 
 from utils import benchmark, profile
 from utils.compat import tf
+from utils.convolution import fast_gradients
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -44,7 +46,9 @@ def summary(precision, seconds):
     ('AddN', 'gradients/AddN_3', 'sums of gradients'),
     ('AddN', 'AddN', 'rest'),
     ('ConcatV2', 'a/concat', 'concatenation, slices, padding'),
-    ('_MklEinsum', 'einsum/Einsum', 'loss and upsampling'),
+    ('_MklBatchMatMulV2', 'resample_rows', 'loss and upsampling'),
+    ('_MklMatMul', 'gradients/a/Conv2D_grad/pointwise_gradient', 'convolution: gradient to weights'),
+    ('MatMul', 'a/MatMul', 'rest'),
     ('SparseSoftmaxCrossEntropyWithLogits', 'a/b', 'loss and upsampling'),
     ('ReadVariableOp', 'a/ReadVariableOp', 'rest'),
 ])
@@ -52,13 +56,15 @@ def test_kinds_of_ops(op, name, kind):
   assert profile.kind_of(op, name) == kind
 
 
-def test_multiply_adds_by_hand(graph):
+@pytest.mark.parametrize('context', [contextlib.nullcontext, fast_gradients])
+def test_multiply_adds_by_hand(graph, context):
   images = tf.zeros([2, 9, 11, 3])
   first = tf.get_variable('first', [3, 5, 3, 4])
   second = tf.get_variable('second', [1, 1, 4, 6])
   up = tf.get_variable('up', [2, 2, 7, 6])
   net = tf.nn.conv2d(images, first, strides=[1, 2, 1, 1], padding='SAME', name='a')  # 2 x 5 x 11 x 4
-  net = tf.nn.conv2d(net, second, strides=1, padding='VALID', name='b')  # 2 x 5 x 11 x 6
+  with context():
+    net = tf.nn.conv2d(net, second, strides=1, padding='VALID', name='b')  # 2 x 5 x 11 x 6
   net = tf.nn.conv2d_transpose(net, up, [2, 10, 22, 7], strides=2, padding='VALID', name='c')
   gradients = tf.gradients(net, [first, second, up])
   a, b, c = 2 * 5 * 11 * (3 * 5 * 3 * 4), 2 * 5 * 11 * (4 * 6), 2 * 5 * 11 * (2 * 2 * 7 * 6)

@@ -240,21 +240,17 @@ def measure_pipeline(setup):
 
 
 def measure_inference(setup):
-  """Images/s from pixels to labels: a frozen graph with batch norms folded into the convolutions and without."""
+  """Images/s from pixels to labels."""
   rng, rows = np.random.default_rng(0), []
   run = runs.load_run(setup.checkpoint)
   for precision in setup.precisions:
-    with Predictor(run, precision, fold=False) as unfolded, Predictor(run, precision) as folded:
+    with Predictor(run, precision) as predictor:
       for batch_size in INFERENCE_BATCHES:
         images = rng.integers(0, 256, (batch_size, *setup.size, 3), np.uint8)
-        times = in_turn({name: functools.partial(predictor.labels, images)
-                         for name, predictor in (('unfolded', unfolded), ('folded', folded))},
-                        steps=setup.steps, warmup_steps=setup.warmup_steps)
-        case = f'{precision}, batch {batch_size}'
-        rows += [row('inference', f'{case}: {name}', 'images/s', np.divide(batch_size, values))
-                 for name, values in times.items()]
-        rows.append(row('inference', f'{case}: folded / unfolded', 'ratio',
-                        np.divide(times['unfolded'], times['folded'])))
+        times = in_turn({'labels': functools.partial(predictor.labels, images)}, steps=setup.steps,
+                        warmup_steps=setup.warmup_steps)
+        rows.append(row('inference', f'{precision}, batch {batch_size}', 'images/s',
+                        np.divide(batch_size, times['labels'])))
   return rows
 
 

@@ -19,9 +19,10 @@ import os
 import numpy as np
 
 from datasets.workers import default_workers
+from nets.batch_norm import folded_batch_norm
 from utils import benchmark, errors, profile, runs
 from utils.benchmark import row
-from utils.compat import tf
+from utils.compat import slim, tf
 from utils.errors import UserError
 from utils.predictor import Predictor
 from utils.session import session_config
@@ -40,13 +41,14 @@ PAUSE = 0.1
 MOST_APART = 1e-3  # of the largest logit, by which two logits of the same float32 network may differ
 
 
-def reference(setup, batch_size, *, dropout=False):
+def reference(setup, batch_size, *, dropout=False, folded=False):
   """Builds the network in a graph of its own, with random weights under which no layer is silent.
 
   Args:
     setup: a benchmark.Setup.
     batch_size: images.
     dropout: whether it drops as in training.
+    folded: whether batch norms are folded into the convolutions before them, as this project's are.
 
   Returns:
     `(logits, images, values)`: tf.Tensor, tf.placeholder, and dict from variable name to array.
@@ -54,8 +56,9 @@ def reference(setup, batch_size, *, dropout=False):
   network, rng, values = setup.network, np.random.default_rng(0), {}
   with tf.Graph().as_default() as graph:
     images = tf.placeholder(tf.float32, [batch_size, *setup.size, 3])
-    logits, _ = network.logits(images, setup.dataset.num_classes, True, skip=network.default_skip, dropout=dropout,
-                               freeze_batch_norm=True)
+    with slim.arg_scope([folded_batch_norm], fold=folded):
+      logits, _ = network.logits(images, setup.dataset.num_classes, True, skip=network.default_skip, dropout=dropout,
+                                 freeze_batch_norm=True)
   for variable in graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES):
     shape, name = variable.shape.as_list(), variable.op.name
     if len(shape) == 4:  # keeps the variance through a ReLU, as in He et al., ICCV 2015, section 2.2
@@ -72,10 +75,10 @@ def measure_answers(setup):
   Raises:
     UserError: if they are further apart than rounding can bring them.
   """
-  logits, images, values = reference(setup, 1)
   pixels = np.random.default_rng(1).integers(0, 256, (1, *setup.size, 3)).astype(np.float32)
+  logits, images, values = reference(setup, 1, folded=True)
   expected = tensorflow_answer(logits, {images: pixels}, values)
-  network, _ = torch_network.convert(logits, images, values)
+  network, _ = torch_network.convert(*reference(setup, 1))
   with torch.inference_mode():
     found = network(torch.from_numpy(pixels)).permute(0, 2, 3, 1).numpy()
   apart, reach = np.abs(found - expected).max(), np.abs(expected).max()

@@ -1,11 +1,10 @@
-"""A trained network as a frozen graph for inference, its batch norms folded into the convolutions before them.
+"""A trained network as a frozen graph for inference.
 
 The graph is built by the same `network.logits` as in training. Its variables become constants straight from the
 checkpoint: TensorFlow's graph optimiser then fuses convolution, bias and ReLU into one op and lays the weights out for
 the CPU once instead of in every call.
 """
 
-import collections
 import contextlib
 import ctypes
 
@@ -31,7 +30,7 @@ class Predictor:
     num_classes: number of classes.
   """
 
-  def __init__(self, run, precision='float32', *, samples=0, seed=0, views=_PLAIN, fold=True, threads=0, gpu=None,
+  def __init__(self, run, precision='float32', *, samples=0, seed=0, views=_PLAIN, threads=0, gpu=None,
                gpu_memory_fraction=0.0):
     """Builds and freezes the run's network.
 
@@ -41,7 +40,6 @@ class Predictor:
       samples: number of passes with dropout that are averaged (utils/sampling.py); 0 for one pass without dropout.
       seed: what is dropped follows from it and the number of the pass.
       views: a utils.views.Views: the ways in which each image is seen; what the network says is averaged over them.
-      fold: whether to fold batch norms; False is there to measure what folding gains.
       threads: see utils.session.session_config.
       gpu: see there.
       gpu_memory_fraction: see there.
@@ -55,7 +53,7 @@ class Predictor:
     config.experimental.optimize_for_static_graph = True
     self.num_classes = len(run.classes)
     self._samples, self._seed, self._views = samples, seed, views
-    frozen = _frozen(run, fold=fold, dropout=samples > 0)
+    frozen = _frozen(run, dropout=samples > 0)
     if samples:
       self._seeds = sampling.take_seeds(frozen)
       self._shared = sampling.shared_tensors(frozen, 'images', self._seeds)
@@ -166,7 +164,7 @@ def _described(run):
   return name + (f' with --dropout_keep_prob={keep_prob:g}' if keep_prob else '')
 
 
-def _frozen(run, *, fold, dropout=False):
+def _frozen(run, *, dropout=False):
   """The GraphDef of a run's network from `images` to _OUTPUTS, weights inside as constants; dropout as in training."""
   network = run.config['network']
   options = {name: value for name, value in network.items() if name != 'name' and value is not None}
@@ -181,7 +179,7 @@ def _frozen(run, *, fold, dropout=False):
   values = checked_values(run.checkpoint, variables)
   if run.config['flags'].get('ema_decay'):
     values |= averages(run.checkpoint, variables)
-  return freeze(graph.as_graph_def(), values, fold=fold)
+  return freeze(graph.as_graph_def(), values)
 
 
 def checked_values(checkpoint, variables):
@@ -221,21 +219,17 @@ def averages(checkpoint, names):
   return {name.removesuffix(AVERAGE): value for name, value in values.items()}
 
 
-def freeze(graph_def, values, *, fold=True):
-  """Replaces variables by constants and, if asked, batch norms that follow a convolution by a bias.
+def freeze(graph_def, values):
+  """Replaces variables by constants.
 
   Args:
     graph_def: tf.GraphDef of a network in inference mode, with nodes `labels` and `probabilities`.
     values: dict from variable name to array.
-    fold: whether to fold: a batch norm of gain g, offset b, mean m and variance v turns the weights w before it into
-      w * s with s = g / sqrt(v + epsilon), and adds b - m * s.
 
   Returns:
     the tf.GraphDef of what these two nodes need.
   """
   graph_def = tf.graph_util.extract_sub_graph(graph_def, _OUTPUTS)
-  if fold:
-    values = _fold_batch_norms(graph_def, values)
   for node in graph_def.node:
     if node.op == 'VarHandleOp':
       _make_constant(node, values[node.name])
@@ -245,45 +239,6 @@ def freeze(graph_def, values, *, fold=True):
       node.ClearField('attr')
       node.attr['T'].type = kind
   return tf.graph_util.extract_sub_graph(graph_def, _OUTPUTS)
-
-
-def _fold_batch_norms(graph_def, values):
-  """Folds what can be folded; returns the values with the scaled weights. The nodes are changed in place."""
-  nodes = {node.name: node for node in graph_def.node}
-  uses = collections.Counter(name.split(':')[0] for node in graph_def.node for name in node.input)
-  values = dict(values)
-  for norm in list(graph_def.node):
-    conv = nodes[norm.input[0].split(':')[0]] if norm.op == 'FusedBatchNormV3' else None
-    if conv is None or conv.op != 'Conv2D' or norm.attr['is_training'].b or uses[conv.name] > 1:
-      continue
-    weights = _source(nodes, conv.input[1])
-    if uses[weights.name] > 1:  # shared by another convolution
-      continue
-    gain, offset, mean, variance = (_value(_source(nodes, name), values) for name in norm.input[1:])
-    scale = gain / np.sqrt(variance + norm.attr['epsilon'].f)
-    values[weights.name] = (values[weights.name] * scale).astype(np.float32)
-    bias = graph_def.node.add(name=f'{norm.name}/folded')
-    _make_constant(bias, (offset - mean * scale).astype(np.float32))
-    data_format = norm.attr['data_format'].s
-    del norm.input[:]
-    norm.input.extend([conv.name, bias.name])
-    norm.op = 'BiasAdd'  # its name stays, so what comes after needs no change
-    norm.ClearField('attr')
-    norm.attr['T'].type = tf.float32.as_datatype_enum
-    norm.attr['data_format'].s = data_format
-  return values
-
-
-def _source(nodes, name):
-  """The variable or constant node that the input `name` reads."""
-  node = nodes[name.split(':')[0]]
-  while node.op in ('ReadVariableOp', 'Identity'):
-    node = nodes[node.input[0].split(':')[0]]
-  return node
-
-
-def _value(node, values):
-  return values[node.name] if node.op == 'VarHandleOp' else tf.make_ndarray(node.attr['value'].tensor)
 
 
 def _make_constant(node, value):

@@ -23,7 +23,7 @@ import numpy as np
 from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 
-from utils import benchmark, errors
+from utils import benchmark, convolution, errors
 from utils.benchmark import row
 from utils.colors import write_png
 from utils.compat import tf
@@ -38,7 +38,7 @@ KINDS = {
     'layout': r'^\S*(Transpose|ToTf|Reorder)\w* ',
     'optimizer, clipping, weight decay':
         r'^\S*ApplyAdam|^\S+ (cond|clip_by_global_norm|global_norm|ExponentialMovingAverage)\b|/Regularizer/',
-    TO_WEIGHTS: r'^\w*Conv2DBackpropFilter\w* ',
+    TO_WEIGHTS: r'^\w*(Conv2DBackpropFilter\w* |MatMul \S*' + convolution.PRODUCT + ')',
     TO_INPUT: r'^\w*Conv2D\w* gradients/',
     FORWARD: r'^\w*Conv2D\w* ',
     'batch norm, with fused ReLU': r'^\w*BatchNorm\w* ',
@@ -46,7 +46,7 @@ KINDS = {
     'pooling': r'^\w*Pool\w* ',
     'sums of gradients': r'^\w*AddN gradients/',
     'concatenation, slices, padding': r'^(ConcatV2|Slice|StridedSlice\w*|Split\w*|Pad\w*|GatherV2) ',
-    'loss and upsampling': r'^\w*(Softmax\w*|Einsum|BatchMatMul\w*|ArgMax) ',
+    'loss and upsampling': r'^\w*(Softmax\w*|BatchMatMul\w*|ArgMax) ',
     REST: '',
 }
 TOP = 15  # ops that are listed by themselves
@@ -104,9 +104,11 @@ def multiply_adds(fetch):
       places, kernel = op.inputs[2], op.inputs[1]
     elif op.type == 'Conv2DBackpropFilter':
       places, kernel = op.inputs[2], op.outputs[0]
+    elif op.type == 'MatMul' and kind_of(op.type, op.name) == TO_WEIGHTS:
+      places, kernel = op.inputs[1], op.outputs[0]
     else:
       continue
-    count = np.prod(places.shape.as_list()[:3]) * np.prod(kernel.shape.as_list())
+    count = np.prod(places.shape.as_list()[:-1]) * np.prod(kernel.shape.as_list())
     counts[op.name] = kind_of(op.type, op.name), int(count)
   return counts
 

@@ -230,14 +230,23 @@ def _rows(features, indices, axis):
 
 
 def _matrix_product(build, op, matrix, features):
-  """The products by which nets.geometry.bilinear_upsample stretches rows and columns."""
+  """The products by which nets.geometry.resampled resamples; told by their names, since shapes can be alike."""
   matrix = build.buffer(op, torch.tensor(matrix))
-  equation = op.get_attr('equation')
-  if equation == b'pw,bhwc->bhpc':
+  name = op.name.split('/')[-1]
+  if name.startswith('resample_columns'):
     return build.call(torch.matmul, features, build.call(torch.t, matrix))
-  if equation == b'ph,bhwc->bpwc':
+  if name.startswith('resample_rows'):
     return build.call(torch.matmul, matrix, features)
-  raise _no_counterpart(op, f' {equation.decode()}')
+  raise _no_counterpart(op)
+
+
+def _reshape(build, op, features, shape):
+  """TensorFlow lays out rows or columns for a matrix product and back; PyTorch's products take them as they are."""
+  del build, shape
+  beside = {op.inputs[0].op.type, *(user.type for user in op.outputs[0].consumers())}
+  if 'BatchMatMulV2' not in beside:
+    raise _no_counterpart(op)
+  return features
 
 
 def _random(build, op, shape):
@@ -248,11 +257,11 @@ _COUNTERPARTS = {
     # Each is called with the _Build, the tf.Operation, and its inputs: nodes, _Weights, or arrays where constant.
     'AddV2': _elementwise(operator.add),
     'AvgPool': _average_pool,
+    'BatchMatMulV2': _matrix_product,
     'BiasAdd': _elementwise(operator.add),
     'ConcatV2': _concatenation,
     'Conv2D': _conv2d,
     'Conv2DBackpropInput': _transposed_conv2d,
-    'Einsum': _matrix_product,
     'FusedBatchNormV3': _batch_norm,
     'GatherV2': _gather,
     'GreaterEqual': _elementwise(operator.ge),
@@ -263,6 +272,7 @@ _COUNTERPARTS = {
     'ReadVariableOp': lambda build, op, weight: weight,
     'RealDiv': _elementwise(operator.truediv),
     'Relu': _relu,
+    'Reshape': _reshape,
     'SelectV2': _elementwise(torch.where),
     'StridedSlice': _slice,
     'Sub': _elementwise(operator.sub),

@@ -3,6 +3,7 @@
 import collections
 
 from utils.compat import tf
+from utils.convolution import fast_gradients
 from utils.errors import UserError
 from utils.losses import segmentation_loss
 
@@ -95,7 +96,8 @@ def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, layer_
   """
 
   def step(batch):
-    logits, _ = logits_fn(batch['image'])
+    with fast_gradients():
+      logits, _ = logits_fn(batch['image'])
     data_loss = segmentation_loss(logits, batch['label'], kind=loss, class_weights=class_weights)
     weight_loss = tf.add_n(tf.losses.get_regularization_losses() or [tf.constant(0.0)])
     variables = trainable_variables(scopes, offsets=offsets)

@@ -1,0 +1,43 @@
+"""The gradients of convolutions are those that TensorFlow gives."""
+
+import contextlib
+
+import numpy as np
+import pytest
+
+from utils.compat import tf
+from utils.convolution import fast_gradients
+
+CASES = {
+    # kernel, strides, dilations, padding
+    'pointwise': ([1, 1, 5, 6], 1, 1, 'SAME'),
+    'pointwise, strided': ([1, 1, 5, 6], 2, 1, 'SAME'),
+    'square': ([3, 3, 5, 6], 1, 1, 'VALID'),
+    'flat, strided': ([1, 7, 5, 6], (1, 2), 1, 'SAME'),
+    'dilated': ([3, 3, 5, 6], 1, 2, 'SAME'),
+}
+
+
+def gradients(case, context, *, known):
+  kernel, strides, dilations, padding = CASES[case]
+  generator = np.random.default_rng(0)
+  with tf.Graph().as_default() as graph, tf.Session() as session:
+    values = generator.normal(size=[2, 9, 11, 5]).astype(np.float32)
+    images = tf.constant(values) if known else tf.placeholder_with_default(values, [None, None, None, 5])
+    weights = tf.constant(generator.normal(size=kernel).astype(np.float32))
+    with context():
+      out = tf.nn.conv2d(images, weights, strides=strides, dilations=dilations, padding=padding)
+    out = tf.square(tf.nn.relu(out))  # so that the gradient differs from pixel to pixel
+    made = tf.gradients(out, [images, weights])
+    assert made[1].shape.as_list() == kernel
+    return session.run(made), {op.type for op in graph.get_operations()}
+
+
+@pytest.mark.parametrize('known', [True, False])
+@pytest.mark.parametrize('case', CASES)
+def test_gradients_are_tensorflows_own(case, known):
+  fast, types = gradients(case, fast_gradients, known=known)
+  own, _ = gradients(case, contextlib.nullcontext, known=known)
+  for value, expected in zip(fast, own):
+    np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+  assert ('MatMul' in types) == (case == 'pointwise')
