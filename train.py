@@ -22,8 +22,8 @@ FLAGS = flags.FLAGS
 # What is trained, on what, from what.
 flags.DEFINE_string('dataset', 'shapes', f'dataset: {", ".join(DATASETS)}, or the folder of your own')
 flags.DEFINE_string('net', 'inception_v3', f'network: {", ".join(NETWORKS)}')
-flags.DEFINE_string('skip', None, 'finest skip of an FCN: 32s, 16s, 8s or 4s; default: 8s')
-flags.DEFINE_integer('decoder_channels', 0, 'features that an FCN fuses before it scores; 0: fuses class scores', 0)
+flags.DEFINE_string('skip', None, 'finest skip of an FCN: 32s, 16s, 8s, 4s or 2s; default: 8s')
+flags.DEFINE_integer('decoder_channels', 0, 'features that an FCN fuses beside its class scores; 0: none', 0)
 flags.DEFINE_enum('context', 'none', ['none', *CONTEXTS], "module that widens the view of a decoder's coarsest map")
 flags.DEFINE_float('input_scale', 1.0, 'factor by which an FCN resizes images for its backbone', 0.1, 10.0)
 flags.DEFINE_string('data_dir', None, 'folder with the TFRecords, or with the originals; default data/DATASET')

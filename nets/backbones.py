@@ -115,7 +115,8 @@ INCEPTION_V1 = Backbone(
     name='inception_v1',
     features=functools.partial(
         _inception_features, base=slim.nets.inception_v1.inception_v1_base, scope='InceptionV1'),
-    taps=(Tap('Mixed_5c', 32, 8), Tap('Mixed_4f', 16, 0), Tap('Mixed_3c', 8, 0), Tap('Conv2d_2c_3x3', 4, 0)),
+    taps=(Tap('Mixed_5c', 32, 8), Tap('Mixed_4f', 16, 0), Tap('Mixed_3c', 8, 0), Tap('Conv2d_2c_3x3', 4, 0),
+          Tap('Conv2d_1a_7x7', 2, 0)),
     size_step=32,
     size_base=1,
     margin=0,
@@ -129,7 +130,8 @@ INCEPTION_V2 = Backbone(
     features=functools.partial(
         _inception_features, base=slim.nets.inception_v2.inception_v2_base, scope='InceptionV2'),
     # SAME padding and odd kernels only: inputs of 32k + 1 pixels have cells on both their border pixels.
-    taps=(Tap('Mixed_5c', 32, 0), Tap('Mixed_4e', 16, 0), Tap('Mixed_3c', 8, 0), Tap('Conv2d_2c_3x3', 4, 0)),
+    taps=(Tap('Mixed_5c', 32, 0), Tap('Mixed_4e', 16, 0), Tap('Mixed_3c', 8, 0), Tap('Conv2d_2c_3x3', 4, 0),
+          Tap('Conv2d_1a_7x7', 2, 0)),
     size_step=32,
     size_base=1,
     margin=0,
@@ -142,9 +144,10 @@ INCEPTION_V3 = Backbone(
     name='inception_v3',
     features=functools.partial(
         _inception_features, base=slim.nets.inception_v3.inception_v3_base, scope='InceptionV3'),
-    # VALID padding in the stem and both reductions puts the centres here; sizes 32k + 43 give k, 2k + 1, 4k + 3 and
-    # 8k + 7 cells.
-    taps=(Tap('Mixed_7c', 32, 37), Tap('Mixed_6e', 16, 21), Tap('Mixed_5d', 8, 13), Tap('Conv2d_4a_3x3', 4, 9)),
+    # VALID padding in the stem and both reductions puts the centres here; sizes 32k + 43 give k, 2k + 1, 4k + 3,
+    # 8k + 7 and 16k + 19 cells.
+    taps=(Tap('Mixed_7c', 32, 37), Tap('Mixed_6e', 16, 21), Tap('Mixed_5d', 8, 13), Tap('Conv2d_4a_3x3', 4, 9),
+          Tap('Conv2d_2b_3x3', 2, 3)),
     size_step=32,
     size_base=43,
     margin=6,  # a transposed convolution of stride s and kernel 2s - 1 starts at input pixel 6 for s = 4, 8, 16 and 32
@@ -169,8 +172,8 @@ def _atrous_inception_v3(output_stride, taps, size_base):
 
 
 INCEPTION_V3_STRIDE16 = _atrous_inception_v3(
-    16, (Tap('Mixed_7c', 16, 21), Tap('Mixed_5d', 8, 13), Tap('Conv2d_4a_3x3', 4, 9)), 27)
-INCEPTION_V3_STRIDE8 = _atrous_inception_v3(8, (Tap('Mixed_7c', 8, 13), Tap('Conv2d_4a_3x3', 4, 9)), 19)
+    16, (Tap('Mixed_7c', 16, 21), Tap('Mixed_5d', 8, 13), Tap('Conv2d_4a_3x3', 4, 9), Tap('Conv2d_2b_3x3', 2, 3)), 27)
+INCEPTION_V3_STRIDE8 = _atrous_inception_v3(8, (Tap('Mixed_7c', 8, 13), Tap('Conv2d_4a_3x3', 4, 9), Tap('Conv2d_2b_3x3', 2, 3)), 19)
 
 
 def _resnet_v1(name, units):
@@ -184,7 +187,7 @@ def _resnet_v1(name, units):
       features=functools.partial(_resnet_v1_features, net=getattr(slim.nets.resnet_v1, name), scope=name),
       taps=(Tap('block4', 32, 0), Tap(f'block3/unit_{units[2] - 1}/bottleneck_v1', 16, 0),
             Tap(f'block2/unit_{units[1] - 1}/bottleneck_v1', 8, 0),
-            Tap(f'block1/unit_{units[0] - 1}/bottleneck_v1', 4, 0)),
+            Tap(f'block1/unit_{units[0] - 1}/bottleneck_v1', 4, 0), Tap('conv1', 2, 0)),
       size_step=32,
       size_base=1,
       margin=0,
@@ -208,7 +211,7 @@ def _vgg(name, repeats):
       name=name,
       features=functools.partial(_vgg_features, scope=name, repeats=repeats),
       taps=(Tap('fc7', 32, 15.5), Tap('pool4', 16, 7.5, scale=0.01), Tap('pool3', 8, 3.5, scale=0.01),
-            Tap('pool2', 4, 1.5, scale=0.01)),
+            Tap('pool2', 4, 1.5, scale=0.01), Tap('pool1', 2, 0.5, scale=0.01)),
       size_step=32,
       size_base=0,
       margin=0,

@@ -1,4 +1,4 @@
-"""FCN-32s, FCN-16s, FCN-8s and FCN-4s over any backbone.
+"""FCN-32s, FCN-16s, FCN-8s, FCN-4s and FCN-2s over any backbone.
 
 Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015, sections 3 and 4.
 """
@@ -40,8 +40,8 @@ def fcn_logits(backbone, images, num_classes, is_training, *, skip=DEFAULT_SKIP,
     num_classes: number of classes.
     is_training: whether batch norm, unless frozen, uses the batch's statistics.
     skip: one of the backbone's skips.
-    decoder_channels: 0 to fuse class scores, as in the paper; else the number of feature channels that are fused, and
-      scored on the finest map.
+    decoder_channels: 0 for fused class scores alone, as in the paper; else the number of feature channels that are
+      fused beside them, and whose scores on the finest map are added to them.
     context: 'none', or a key of nets.context.CONTEXTS: what widens the view of the coarsest map of a decoder.
     input_scale: factor by which the images are resized before they enter the backbone.
     dropout: whether dropout drops; None: as `is_training`.
@@ -80,13 +80,12 @@ def fcn_logits(backbone, images, num_classes, is_training, *, skip=DEFAULT_SKIP,
   taps = backbone.taps[:backbone.skips.index(skip) + 1]
   drop = functools.partial(slim.dropout, keep_prob=dropout_keep_prob, is_training=dropout, scope='dropout')
   with tf.variable_scope(SCOPE), slim.arg_scope([slim.conv2d], weights_regularizer=slim.l2_regularizer(weight_decay)):
+    score = _fused_scores(taps, end_points, num_classes, drop)
     if decoder_channels:
       with slim.arg_scope([slim.conv2d], normalizer_fn=batch_norm(is_training)), slim.arg_scope(
           [slim.batch_norm], is_training=is_training, decay=batch_norm_decay):
         features = _decoded(taps, end_points, decoder_channels, context=context)
-      score = end_points[f'score_{taps[-1].stride}'] = _score(drop(features), num_classes, taps[-1])
-    else:
-      score = _fused_scores(taps, end_points, num_classes, drop)
+      score += _score(features, num_classes, 'score_decoder')
 
   # In pixels of the images: where the cells lie, and how far apart.
   ratio = tuple(tf.cast(inner, tf.float32) / tf.cast(outer, tf.float32) for inner, outer in zip(scaled, size))
@@ -111,7 +110,7 @@ def _fused_scores(taps, end_points, num_classes, drop):
   fused = None
   for coarser, tap in zip((None,) + taps, taps):
     features = end_points[tap.end_point]
-    score = _score(drop(features) if coarser is None else features, num_classes, tap)
+    score = _score(drop(features) if coarser is None else features, num_classes, f'score_{tap.stride}')
     fused = score if coarser is None else score + _upscore(fused, coarser, tap, spatial_size(score))
     end_points[f'score_{tap.stride}'] = fused
   return fused
@@ -145,10 +144,10 @@ def _decoded(taps, end_points, channels, *, context):
   return fused
 
 
-def _score(features, num_classes, tap):
-  """Class scores of every cell of the Tap `tap`, which start at zero."""
+def _score(features, num_classes, scope):
+  """Class scores of every cell, which start at zero."""
   return slim.conv2d(features, num_classes, 1, weights_initializer=tf.zeros_initializer(), activation_fn=None,
-                     normalizer_fn=_add_biases, scope=f'score_{tap.stride}')
+                     normalizer_fn=_add_biases, scope=scope)
 
 
 def _rescaled(images, scale):
@@ -198,4 +197,7 @@ def _upscore(scores, coarse, fine, size):
       scores, num_classes, kernel, stride=2, padding='VALID', activation_fn=None, biases_initializer=None,
       weights_initializer=bilinear_kernel, scope=f'upscore_{fine.stride}')
   start = int((kernel - 1) / 2 - shift)  # a VALID transposed convolution puts coarse cell i on 2i + (kernel - 1) / 2
+  if start < 0:  # the fine map reaches further than what is upscored, by a cell or two
+    paddings = [[-start, length - inner + start] for length, inner in zip(size, spatial_size(upscored))]
+    upscored, start = tf.pad(upscored, [[0, 0], *paddings, [0, 0]], 'SYMMETRIC'), 0
   return upscored[:, start:start + size[0], start:start + size[1], :]
