@@ -36,6 +36,7 @@ flags.DEFINE_integer('seed', 0, 'makes a run repeatable', lower_bound=0)
 
 # Training.
 flags.DEFINE_integer('batch_size', 4, 'images a step', lower_bound=1)
+flags.DEFINE_integer('gradient_accumulation', 1, 'parts in which a batch goes through the network, to save memory', 1)
 flags.DEFINE_integer('max_steps', 4000, 'length of the run in steps', lower_bound=1)
 flags.DEFINE_float('learning_rate', 1e-4, 'highest learning rate of the pretrained layers', lower_bound=0.0)
 flags.DEFINE_float('new_layers_rate', 10.0, 'factor on the learning rate of the new layers', lower_bound=0.0)
@@ -86,6 +87,9 @@ def main(argv):
   dataset, network = get_dataset(FLAGS.dataset), get_network(FLAGS.net)
   shape = shape_options(network)
   losses.loss_functions(FLAGS.loss)
+  if FLAGS.batch_size % FLAGS.gradient_accumulation:
+    raise UserError(f'--gradient_accumulation={FLAGS.gradient_accumulation} does not divide '
+                    f'--batch_size={FLAGS.batch_size} into equal parts')
   run_dir = FLAGS.run_dir or '-'.join(filter(None, (f'runs/{dataset.name}', network.name, shape['skip'])))
   data_dir = FLAGS.data_dir or f'data/{dataset.name}'
   splits = ('train', FLAGS.eval_split) if FLAGS.eval_steps else ('train',)
@@ -169,8 +173,9 @@ def train(dataset, network, *, run_dir, data_dir, config):
                         dropout_keep_prob=FLAGS.dropout_keep_prob),
       rate=rate, pretrained_scopes=network.pretrained_scopes, new_layers_rate=FLAGS.new_layers_rate,
       layer_rate_decay=FLAGS.layer_rate_decay, scopes=FLAGS.trainable_scopes, offsets=FLAGS.train_offsets,
-      loss=FLAGS.loss, class_weights=class_weights(data_dir), clip_norm=FLAGS.gradient_clip_norm,
-      adam_epsilon=FLAGS.adam_epsilon, decoupled_weight_decay=FLAGS.decoupled_weight_decay, ema_decay=FLAGS.ema_decay)
+      loss=FLAGS.loss, class_weights=class_weights(data_dir), gradient_accumulation=FLAGS.gradient_accumulation,
+      clip_norm=FLAGS.gradient_clip_norm, adam_epsilon=FLAGS.adam_epsilon,
+      decoupled_weight_decay=FLAGS.decoupled_weight_decay, ema_decay=FLAGS.ema_decay)
   outputs = step(batch)
   init_fn = None if resumed else start(network)
   if resumed:

@@ -173,7 +173,8 @@ def _atrous_inception_v3(output_stride, taps, size_base):
 
 INCEPTION_V3_STRIDE16 = _atrous_inception_v3(
     16, (Tap('Mixed_7c', 16, 21), Tap('Mixed_5d', 8, 13), Tap('Conv2d_4a_3x3', 4, 9), Tap('Conv2d_2b_3x3', 2, 3)), 27)
-INCEPTION_V3_STRIDE8 = _atrous_inception_v3(8, (Tap('Mixed_7c', 8, 13), Tap('Conv2d_4a_3x3', 4, 9), Tap('Conv2d_2b_3x3', 2, 3)), 19)
+INCEPTION_V3_STRIDE8 = _atrous_inception_v3(
+    8, (Tap('Mixed_7c', 8, 13), Tap('Conv2d_4a_3x3', 4, 9), Tap('Conv2d_2b_3x3', 2, 3)), 19)
 
 
 def _resnet_v1(name, units):

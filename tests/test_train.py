@@ -215,6 +215,7 @@ def test_what_shapes_the_network_reaches_inference(data_dir, tmp_path):
     (['--net=alexnet'], ['alexnet', 'inception_v3']),
     (['--skip=1s'], ['1s', '32s, 16s, 8s, 4s, 2s']),
     (['--context=psp'], ['--context=psp', '--decoder_channels']),
+    (['--batch_size=4', '--gradient_accumulation=3'], ['--gradient_accumulation=3', '--batch_size=4']),
     (['--net=unet', '--input_scale=2'], ['--input_scale=2', 'unet']),
     (['--loss=hinge'], ['hinge', 'cross_entropy, ohem']),
     (['--batch_size=0'], ['batch_size', '0']),

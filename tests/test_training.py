@@ -37,7 +37,7 @@ def tiny_logits(images):
   """A backbone scope and a head, three classes, with batch norm so that there are update ops."""
   with slim.arg_scope([slim.conv2d], weights_regularizer=slim.l2_regularizer(1e-3)):
     net = slim.conv2d(images / 255, 4, 3, scope='Backbone/conv', normalizer_fn=slim.batch_norm,
-                      normalizer_params={'is_training': True, 'decay': 0.5})
+                      normalizer_params={'decay': 0.5})
     return slim.conv2d(net, 3, 1, scope='head/score', activation_fn=None), {}
 
 
@@ -46,10 +46,10 @@ def make(batch, **options):
   return training.make_step(tiny_logits, **options)(batch)
 
 
-def batch_of(seed=0):
+def batch_of(seed=0, size=2):
   generator = np.random.default_rng(seed)
-  return {'image': tf.constant(generator.uniform(0, 255, [2, 7, 5, 3]), tf.float32),
-          'label': tf.constant(generator.integers(0, 3, [2, 7, 5]), tf.int32)}
+  return {'image': tf.constant(generator.uniform(0, 255, [size, 7, 5, 3]), tf.float32),
+          'label': tf.constant(generator.integers(0, 3, [size, 7, 5]), tf.int32)}
 
 
 def test_the_loss_falls_and_the_step_counts(graph):
@@ -153,8 +153,47 @@ def _ancestors(op):
     op = open_ops.pop()
     if op not in seen:
       seen.add(op)
-      open_ops += [tensor.op for tensor in op.inputs]
+      open_ops += [tensor.op for tensor in op.inputs] + op.control_inputs
   return seen
+
+
+def frozen_logits(images):
+  with slim.arg_scope([slim.batch_norm], is_training=False):
+    return tiny_logits(images)
+
+
+def one_step(logits_fn, parts):
+  """Runs one step on six images from the same weights each time; returns its graph, and what it gave."""
+  with tf.Graph().as_default() as graph:
+    outputs = training.make_step(logits_fn, rate=tf.constant(0.01), pretrained_scopes=('Backbone',),
+                                 gradient_accumulation=parts)(batch_of(size=6))
+    with tf.Session() as session:
+      session.run(tf.global_variables_initializer())
+      for index, variable in enumerate(tf.trainable_variables()):
+        variable.load(np.random.default_rng(index).normal(size=variable.shape), session)
+      names = ('loss', 'weight_loss', 'gradient_norm', 'predictions')
+      gradients = [gradient for gradient, _ in outputs.gradients]
+      return graph, session.run([*(getattr(outputs, name) for name in names), *gradients])
+
+
+@pytest.mark.parametrize('parts', [2, 3, 6])
+def test_accumulated_gradients_are_those_of_the_whole_batch(parts):
+  """Every image has as many labelled pixels, and no batch norm sees them together."""
+  _, whole = one_step(frozen_logits, 1)
+  _, accumulated = one_step(frozen_logits, parts)
+  assert accumulated[3].shape == (6, 7, 5)
+  for value, expected in zip(accumulated, whole):
+    np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_parts_of_a_batch_go_one_after_the_other():
+  graph, _ = one_step(tiny_logits, 3)
+  assert len(graph.get_collection(tf.GraphKeys.UPDATE_OPS)) == 3 * 2
+  assert len(graph.get_collection(tf.GraphKeys.REGULARIZATION_LOSSES)) == 2
+  first, second, third = (op for op in graph.get_operations() if op.type == 'Conv2D' and op.inputs[0].shape[-1] == 3)
+  for later, earlier in [(second, first), (third, second)]:
+    waited_for = _ancestors(later)
+    assert earlier in waited_for and any(op.type == 'Conv2DBackpropFilter' for op in waited_for)
 
 
 def test_only_the_scopes_asked_for_are_trained(graph):

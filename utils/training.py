@@ -70,8 +70,8 @@ def trainable_variables(scopes, *, offsets=True):
 
 
 def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, layer_rate_decay=1.0, scopes=(),
-              offsets=True, loss='cross_entropy', class_weights=None, clip_norm=0.0, adam_epsilon=1e-8,
-              decoupled_weight_decay=0.0, ema_decay=0.0):
+              offsets=True, loss='cross_entropy', class_weights=None, gradient_accumulation=1, clip_norm=0.0,
+              adam_epsilon=1e-8, decoupled_weight_decay=0.0, ema_decay=0.0):
   """Returns `step(batch)`, which builds one training step.
 
   Args:
@@ -84,6 +84,8 @@ def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, layer_
     offsets: whether the gains and offsets of batch norms are trained.
     loss: as of losses.segmentation_loss.
     class_weights: as of losses.segmentation_loss.
+    gradient_accumulation: number of equal parts of a batch that go through the network one after the other, in the
+      memory of one; their losses and gradients are averaged. Batch norm, where it learns, sees a part at a time.
     clip_norm: greatest norm of all gradients together; 0 for no limit.
     adam_epsilon: Adam's epsilon.
     decoupled_weight_decay: share of the learning rate by which convolution weights shrink each step (Loshchilov and
@@ -95,13 +97,18 @@ def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, layer_
     `step(batch)` -> StepOutputs, for a batch as of datasets.pipeline. It advances the global step.
   """
 
-  def step(batch):
+  def part_of_step(images, labels):
     with fast_gradients():
-      logits, _ = logits_fn(batch['image'])
-    data_loss = segmentation_loss(logits, batch['label'], kind=loss, class_weights=class_weights)
+      logits, _ = logits_fn(images)
+    data_loss = segmentation_loss(logits, labels, kind=loss, class_weights=class_weights)
     weight_loss = tf.add_n(tf.losses.get_regularization_losses() or [tf.constant(0.0)])
+    gradients = tf.gradients(data_loss + weight_loss, trainable_variables(scopes, offsets=offsets))
+    return data_loss, weight_loss, gradients, tf.argmax(logits, axis=-1, output_type=tf.int32)
+
+  def step(batch):
+    data_loss, weight_loss, gradients, predictions = _accumulated(
+        part_of_step, batch['image'], batch['label'], parts=gradient_accumulation)
     variables = trainable_variables(scopes, offsets=offsets)
-    gradients = tf.gradients(data_loss + weight_loss, variables)
     gradient_norm = tf.linalg.global_norm(gradients)
     if clip_norm:
       gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, use_norm=gradient_norm)
@@ -123,10 +130,34 @@ def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, layer_
       advance = tf.assign_add(global_step, 1)
     with tf.control_dependencies([advance]):
       trained_loss = tf.identity(data_loss, name='loss')
-    return StepOutputs(trained_loss, weight_loss, rate, gradient_norm, pairs,
-                       tf.argmax(logits, axis=-1, output_type=tf.int32), averages)
+    return StepOutputs(trained_loss, weight_loss, rate, gradient_norm, pairs, predictions, averages)
 
   return step
+
+
+def _accumulated(function, images, labels, *, parts):
+  """Calls `function` for equal parts of a batch, each after the one before it.
+
+  Args:
+    function: `function(images, labels)` -> (data_loss, weight_loss, list of gradients, predictions).
+    images: [B, ...], B a multiple of `parts`.
+    labels: [B, ...].
+    parts: number of parts.
+
+  Returns:
+    What `function` returns: means over the parts, and all predictions.
+  """
+  results = []
+  for index, part in enumerate(zip(tf.split(images, parts), tf.split(labels, parts))):
+    # Without these dependencies the parts would run side by side, in the memory of all.
+    before = [gradient for gradient in results[-1][2] if gradient is not None] if results else []
+    with tf.control_dependencies(before), tf.variable_scope(tf.get_variable_scope(), reuse=index > 0 or None):
+      results.append(function(*part))
+  if parts == 1:
+    return results[0]
+  data_losses, weight_losses, gradients, predictions = zip(*results)
+  mean = lambda values: None if values[0] is None else tf.add_n(values) / parts
+  return mean(data_losses), weight_losses[0], [mean(values) for values in zip(*gradients)], tf.concat(predictions, 0)
 
 
 def rate_factors(variables, pretrained_scopes, *, new_layers_rate=1.0, layer_rate_decay=1.0):
