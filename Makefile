@@ -18,7 +18,7 @@ demo: .venv/demo-ready
 	@echo "mean IoU to expect: $(DEMO_EXPECTED) (another machine rounds differently, and so trains differently)"
 
 test: .venv/test-ready
-	$(BIN)/python -m pytest -q --durations=10
+	$(BIN)/python -m pytest -q --durations=10 -n 2 --dist worksteal
 
 lint: .venv/test-ready
 	$(BIN)/ruff check .
