@@ -55,7 +55,7 @@ flags.DEFINE_bool('freeze_batch_norm', None,
                   'keep batch norm at its moving averages; default: yes with pretrained weights, no from scratch')
 flags.DEFINE_bool('train_offsets', True, 'train the gains and offsets of batch norms, frozen or not')
 flags.DEFINE_float('batch_norm_decay', 0.99, "decay of batch norm's moving averages", 0.0, 1.0)
-flags.DEFINE_list('trainable_scopes', [], 'scopes to train, e.g. fcn for the new layers alone; default: all')
+flags.DEFINE_list('trainable_scopes', [], 'scopes to train, e.g. fcn for the new layers; * matches any; default: all')
 define_flags()
 
 # Augmentation.

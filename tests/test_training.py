@@ -201,6 +201,24 @@ def test_only_the_scopes_asked_for_are_trained(graph):
   assert moved['Backbone/conv/weights'] == 0 and moved['head/score/weights'] > 0
 
 
+@pytest.mark.parametrize('scope, trained', [
+    ('head/', ['head/score/weights', 'head/score/biases']),
+    ('*/conv', ['Backbone/conv/weights', 'Backbone/conv/BatchNorm/beta']),
+    ('head/score/weights', ['head/score/weights']),
+    ('he*', ['head/score/weights', 'head/score/biases']),
+])
+def test_scopes_may_be_patterns(scope, trained, graph):
+  tiny_logits(batch_of()['image'])
+  assert [v.op.name for v in training.trainable_variables([scope])] == trained
+
+
+@pytest.mark.parametrize('scope', ['hea', 'score', 'head/s', '*/tail'])
+def test_a_part_of_a_name_is_no_scope(scope, graph):
+  tiny_logits(batch_of()['image'])
+  with pytest.raises(UserError, match='no trainable variable'):
+    training.trainable_variables([scope])
+
+
 def test_offsets_of_batch_norms_can_be_kept(graph):
   moved = changes(make(batch_of(), offsets=False))
   assert moved['Backbone/conv/BatchNorm/beta'] == 0 and moved['Backbone/conv/weights'] > 0

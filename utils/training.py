@@ -1,6 +1,7 @@
 """One step of training, as a function of a batch: loss, gradients, Adam."""
 
 import collections
+import fnmatch
 
 from utils.compat import tf
 from utils.convolution import fast_gradients
@@ -49,7 +50,7 @@ def trainable_variables(scopes, *, offsets=True):
   """The trainable variables under `scopes`, all of them if there are none given.
 
   Args:
-    scopes: variable scopes.
+    scopes: variable scopes, or patterns of them as InceptionV3/Mixed_*.
     offsets: whether gains and offsets of batch norms are among them.
 
   Raises:
@@ -60,7 +61,7 @@ def trainable_variables(scopes, *, offsets=True):
     return every
   variables = []
   for scope in scopes:
-    under = [v for v in every if v.op.name == scope or v.op.name.startswith(scope.rstrip('/') + '/')]
+    under = [v for v in every if fnmatch.fnmatchcase(f'{v.op.name}/', f"{scope.rstrip('/')}/*")]
     if not under:
       tops = sorted({v.op.name.split('/')[0] for v in tf.trainable_variables()})
       raise UserError(f'--trainable_scopes: no trainable variable is under {scope!r}; the outermost scopes are '
