@@ -382,8 +382,9 @@ def test_resnet_equals_slims_own(graph):
       _, slims = slim.nets.resnet_v1.resnet_v1_50(tf.constant(image) - [123.68, 116.78, 103.94], 11, is_training=True)
   assert {v.op.name for v in slim.get_model_variables()} - names == {
       'resnet_v1_50/logits/weights', 'resnet_v1_50/logits/biases'}
-  shapes = {'block1/unit_2/bottleneck_v1': (1, 25, 17, 256), 'block2/unit_3/bottleneck_v1': (1, 13, 9, 512),
-            'block3/unit_5/bottleneck_v1': (1, 7, 5, 1024), 'block4': (1, 4, 3, 2048)}
+  shapes = {'conv1': (1, 49, 33, 64), 'block1/unit_2/bottleneck_v1': (1, 25, 17, 256),
+            'block2/unit_3/bottleneck_v1': (1, 13, 9, 512), 'block3/unit_5/bottleneck_v1': (1, 7, 5, 1024),
+            'block4': (1, 4, 3, 2048)}
   assert [tap.end_point for tap in backbones.RESNET_V1_50.taps] == list(reversed(shapes))
   ours, slims = run({name: ours[name] for name in shapes}, {name: slims[f'resnet_v1_50/{name}'] for name in shapes})
   for name, shape in shapes.items():
