@@ -210,6 +210,14 @@ def test_what_shapes_the_network_reaches_inference(data_dir, tmp_path):
   assert np.abs(raw - average).max() > 1e-5
 
 
+@pytest.mark.parametrize('name', ['demo.flags', 'camvid.flags'])
+def test_flag_files_are_understood(name, tmp_path):
+  """The loss is looked up when all else is."""
+  result = subprocess.run([sys.executable, 'train.py', f'--flagfile={name}', f'--run_dir={tmp_path}', '--loss=none'],
+                          cwd=ROOT, capture_output=True, text=True, check=False)
+  assert_refused(result, '--loss=none')
+
+
 @pytest.mark.parametrize('args, parts', [
     (['--dataset=moon'], ['moon', 'shapes', 'voc', 'camvid', 'mit']),
     (['--net=alexnet'], ['alexnet', 'inception_v3']),
