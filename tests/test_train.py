@@ -19,6 +19,7 @@ from utils.compat import tf
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TINY = ('--dataset=shapes', '--checkpoint=none', '--crop_size=63,95', '--batch_size=2', '--log_steps=1',
         '--freeze_batch_norm', '--dropout_keep_prob=1')
+SMALL = '--net=segnet_basic'  # where any network will do: it is built in a third of the time
 
 
 @pytest.fixture(scope='module')
@@ -158,7 +159,7 @@ def test_killed_at_any_moment_it_resumes_as_if_nothing_had_been(whole, data_dir,
 
 def test_interrupted_it_saves_and_meanwhile_the_folder_is_taken(data_dir, tmp_path):
   run_dir = tmp_path / 'interrupted'
-  args = ('--max_steps=500', '--eval_steps=0', '--save_minutes=60')
+  args = (SMALL, '--max_steps=500', '--eval_steps=0', '--save_minutes=60')
   process = start(run_dir, data_dir, *args)
   for line in process.stdout:
     if line.startswith('step 2/'):
@@ -196,9 +197,10 @@ def test_staged_training_starts_from_the_coarser_run(data_dir, tmp_path):
 def test_what_shapes_the_network_reaches_inference(data_dir, tmp_path):
   """A decoder, another input scale, and averaged weights: evaluation during training and after it agree."""
   run_dir = tmp_path / 'run'
-  result = train(run_dir, data_dir, '--skip=4s', '--decoder_channels=8', '--context=psp', '--input_scale=1.25',
-                 '--loss=cross_entropy+lovasz', '--class_mix=0.5', '--cutout=0.1', '--decoupled_weight_decay=1e-3',
-                 '--layer_rate_decay=0.9', '--ema_decay=0.9', '--max_steps=3', '--eval_steps=3')
+  result = train(run_dir, data_dir, '--net=inception_v1', '--skip=4s', '--decoder_channels=8', '--context=psp',
+                 '--input_scale=1.25', '--loss=cross_entropy+lovasz', '--class_mix=0.5', '--cutout=0.1',
+                 '--decoupled_weight_decay=1e-3', '--layer_rate_decay=0.9', '--ema_decay=0.9',
+                 '--max_steps=3', '--eval_steps=3')
   assert result.returncode == 0, result.stderr
   during = float(re.search(r'mean IoU ([\d.]+)', result.stdout)[1])
   script('evaluate.py', f'--ckpt={run_dir}')
@@ -251,7 +253,7 @@ def test_a_corrupt_record_is_named(data_dir, tmp_path):
     byte = file.read(1)
     file.seek(-1000, os.SEEK_END)
     file.write(bytes([byte[0] ^ 0xff]))
-  result = train(tmp_path / 'run', broken, '--max_steps=9', '--eval_steps=0')
+  result = train(tmp_path / 'run', broken, SMALL, '--max_steps=9', '--eval_steps=0')
   assert_refused(result, os.path.basename(shard), 'record 3')
 
 
@@ -271,19 +273,19 @@ def test_a_label_out_of_range_is_named_with_its_record(data_dir, tmp_path):
       stats['shard_bytes'][index] = os.path.getsize(wrong / os.path.basename(shard))
   stats['num_examples'] = 2
   (wrong / 'train.json').write_text(json.dumps(stats))
-  assert_refused(train(tmp_path / 'run', wrong, '--max_steps=3', '--eval_steps=0'),
+  assert_refused(train(tmp_path / 'run', wrong, SMALL, '--max_steps=3', '--eval_steps=0'),
                  'train-00000-of-00002.tfrecord', 'record 0', 'moon0', '8')
 
 
 def test_a_disk_that_fills_leaves_the_checkpoint_before_whole(data_dir, tmp_path):
   """A limit on the size of files stands for the disk: the first checkpoint is written, then no more fits."""
   run_dir = tmp_path / 'full'
-  args = ('--max_steps=3', '--eval_steps=0', '--save_minutes=60')
+  args = (SMALL, '--max_steps=3', '--eval_steps=0', '--save_minutes=60')
   process = start(run_dir, data_dir, *args)
   while not (run_dir / 'model.ckpt-0.index').exists():
     assert process.poll() is None
     time.sleep(0.05)
-  resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (50_000_000, 50_000_000))
+  resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (10_000_000, 10_000_000))
   _, stderr = process.communicate(timeout=120)
   assert process.returncode == 1 and 'cannot write the checkpoint of step 3' in stderr.splitlines()[-1]
   assert 'Traceback' not in stderr
