@@ -182,14 +182,14 @@ def test_a_folder_with_other_settings_is_refused(whole, data_dir):
 
 def test_staged_training_starts_from_the_coarser_run(data_dir, tmp_path):
   coarse, fine = tmp_path / '32s', tmp_path / '16s'
-  args = ('--max_steps=2', '--eval_steps=0')
+  args = ('--net=inception_v1', '--max_steps=2', '--eval_steps=0')
   assert train(coarse, data_dir, '--skip=32s', *args).returncode == 0
   result = train(fine, data_dir, '--skip=16s', f'--init_from={coarse}', *args)
   assert result.returncode == 0, result.stderr
-  assert re.search(r'^warm-started \d+ variables under InceptionV3, fcn from .*32s/model.ckpt-2; new: '
+  assert re.search(r'^warm-started \d+ variables under InceptionV1, fcn from .*32s/model.ckpt-2; new: '
                    r'fcn/score_16/biases, fcn/score_16/weights, fcn/upscore_16/weights$', result.stdout, re.M)
   start, end = (tf.train.load_checkpoint(str(path)) for path in (fine / 'model.ckpt-0', coarse / 'model.ckpt-2'))
-  for name in ('fcn/score_32/weights', 'InceptionV3/Mixed_7c/Branch_0/Conv2d_0a_1x1/weights'):
+  for name in ('fcn/score_32/weights', 'InceptionV1/Mixed_5c/Branch_0/Conv2d_0a_1x1/weights'):
     np.testing.assert_array_equal(start.get_tensor(name), end.get_tensor(name))
   assert_refused(train(tmp_path / 'back', data_dir, '--skip=32s', f'--init_from={fine}', *args), 'fcn/score_16')
 
@@ -237,7 +237,7 @@ def test_flag_files_are_understood(name, tmp_path):
     (['--checkpoint=no/such.ckpt'], ['no/such.ckpt']),
     (['--init_from=no/such/run'], ['no/such/run']),
     (['--run_dir=train.py'], ['train.py']),
-    (['--trainable_scopes=tail'], ['tail', 'InceptionV3, fcn']),
+    (['--net=inception_v1', '--trainable_scopes=tail'], ['tail', 'InceptionV1, fcn']),
     (['--eval_split=test'], ['test']),
 ])
 def test_bad_flags_are_one_line(args, parts, data_dir, tmp_path):
