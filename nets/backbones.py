@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable
 
 from nets.atrous_inception import inception_v3_base
-from nets.batch_norm import batch_norm
+from nets.batch_norm import batch_norm_scope
 from nets.geometry import mirrored_pad, spatial_size
 from utils.compat import slim, tf
 
@@ -70,9 +70,7 @@ def _inception_features(images, is_training, *, base, scope, freeze_batch_norm, 
   # One scope for all three: those of v1 and v2 say the same and have no argument for the decay.
   arg_scope = slim.nets.inception_v3.inception_v3_arg_scope(
       weight_decay=weight_decay, batch_norm_decay=batch_norm_decay)
-  learns = is_training and not freeze_batch_norm
-  with slim.arg_scope(arg_scope), slim.arg_scope([slim.conv2d], normalizer_fn=batch_norm(learns)), slim.arg_scope(
-      [slim.batch_norm], is_training=learns):
+  with slim.arg_scope(arg_scope), slim.arg_scope(batch_norm_scope(is_training and not freeze_batch_norm)):
     # Images enter slim's nets in [-1, 1]. The scope is named: a default name would not be shared by a second build.
     _, end_points = base(images / 127.5 - 1.0, scope=scope)
   return end_points
@@ -84,8 +82,7 @@ def _resnet_v1_features(images, is_training, *, net, scope, freeze_batch_norm, b
   del unused
   learns = is_training and not freeze_batch_norm
   with slim.arg_scope(slim.nets.resnet_v1.resnet_arg_scope(
-      weight_decay=weight_decay, batch_norm_decay=batch_norm_decay)), slim.arg_scope(
-          [slim.conv2d], normalizer_fn=batch_norm(learns)):
+      weight_decay=weight_decay, batch_norm_decay=batch_norm_decay)), slim.arg_scope(batch_norm_scope(learns)):
     _, end_points = net(images - RGB_MEANS, is_training=learns, global_pool=False, scope=scope)
   return {name.rpartition(f'{scope}/')[2]: end_point for name, end_point in end_points.items()}
 

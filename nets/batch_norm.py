@@ -8,6 +8,18 @@ def batch_norm(learns):
   return slim.batch_norm if learns else folded_batch_norm
 
 
+def batch_norm_scope(learns, **options):
+  """Returns the slim.arg_scope in which every convolution has the batch norm of `batch_norm(learns)`.
+
+  Args:
+    learns: whether batch norms use the statistics of batches and learn their averages.
+    **options: further arguments of slim.batch_norm.
+  """
+  with slim.arg_scope([slim.conv2d, slim.conv2d_transpose], normalizer_fn=batch_norm(learns)), slim.arg_scope(
+      [slim.batch_norm], is_training=learns, **options) as scope:
+    return scope
+
+
 @slim.add_arg_scope
 def folded_batch_norm(features, fold=True, **options):
   """Normalizes what a convolution returns by moving averages: by scaling the convolution's weights and adding a bias.

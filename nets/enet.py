@@ -6,7 +6,7 @@ arXiv:1606.02147, 2016.
 
 import functools
 
-from nets.batch_norm import batch_norm
+from nets.batch_norm import batch_norm_scope
 from nets.geometry import mirrored_pad, spatial_size
 from nets.network import Network
 from nets.unpooling import max_pool, max_unpool
@@ -48,12 +48,11 @@ def enet_logits(images, num_classes, is_training, *, skip=None, dropout=None, dr
   dropout = is_training if dropout is None else dropout
   early, late = (functools.partial(_spatial_dropout, dropout=dropout, keep_prob=dropout_keep_prob or keep_prob)
                  for keep_prob in (EARLY_KEEP_PROB, KEEP_PROB))
-  learns = is_training and not freeze_batch_norm
   with tf.variable_scope(SCOPE), slim.arg_scope(
-      [slim.conv2d, slim.conv2d_transpose], activation_fn=prelu, normalizer_fn=batch_norm(learns),
+      [slim.conv2d, slim.conv2d_transpose], activation_fn=prelu,
       weights_initializer=slim.variance_scaling_initializer(),
-      weights_regularizer=slim.l2_regularizer(weight_decay)), slim.arg_scope(
-          [slim.batch_norm], is_training=learns, decay=batch_norm_decay, scale=True):
+      weights_regularizer=slim.l2_regularizer(weight_decay)), slim.arg_scope(batch_norm_scope(
+          is_training and not freeze_batch_norm, decay=batch_norm_decay, scale=True)):
     net = mirrored_pad(images, before, padded) / 127.5 - 1.0
     end_points, pools = _encoder(net, early, late)
     end_points |= _decoder(end_points['bottleneck3.8'], pools, late)

@@ -5,7 +5,7 @@ Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentatio
 
 import functools
 
-from nets.batch_norm import batch_norm
+from nets.batch_norm import batch_norm_scope
 from nets.context import CONTEXTS
 from nets.geometry import bilinear_kernel, bilinear_upsample, mirrored_pad, spatial_size
 from nets.network import Network
@@ -82,8 +82,7 @@ def fcn_logits(backbone, images, num_classes, is_training, *, skip=DEFAULT_SKIP,
   with tf.variable_scope(SCOPE), slim.arg_scope([slim.conv2d], weights_regularizer=slim.l2_regularizer(weight_decay)):
     score = _fused_scores(taps, end_points, num_classes, drop)
     if decoder_channels:
-      with slim.arg_scope([slim.conv2d], normalizer_fn=batch_norm(is_training)), slim.arg_scope(
-          [slim.batch_norm], is_training=is_training, decay=batch_norm_decay):
+      with slim.arg_scope(batch_norm_scope(is_training, decay=batch_norm_decay)):
         features = _decoded(taps, end_points, decoder_channels, context=context)
       score += _score(features, num_classes, 'score_decoder')
 
