@@ -5,14 +5,19 @@ import contextlib
 import numpy as np
 import pytest
 
+from utils import convolution
 from utils.compat import tf
-from utils.convolution import fast_gradients
 
 CASES = {
     # kernel, strides, dilations, padding
     'pointwise': ([1, 1, 5, 6], 1, 1, 'SAME'),
     'pointwise, strided': ([1, 1, 5, 6], 2, 1, 'SAME'),
     'square': ([3, 3, 5, 6], 1, 1, 'VALID'),
+    'square, padded': ([3, 3, 5, 6], 1, 1, 'SAME'),
+    'even, padded': ([4, 2, 5, 6], 1, 1, 'SAME'),
+    'wide, padded': ([1, 7, 5, 6], 1, 1, 'SAME'),
+    'tall': ([7, 1, 5, 6], 1, 1, 'VALID'),
+    'as large as the image': ([9, 11, 5, 6], 1, 1, 'VALID'),
     'flat, strided': ([1, 7, 5, 6], (1, 2), 1, 'SAME'),
     'dilated': ([3, 3, 5, 6], 1, 2, 'SAME'),
 }
@@ -33,11 +38,21 @@ def gradients(case, context, *, known):
     return session.run(made), {op.type for op in graph.get_operations()}
 
 
+@pytest.mark.parametrize('products', [True, False])
 @pytest.mark.parametrize('known', [True, False])
 @pytest.mark.parametrize('case', CASES)
-def test_gradients_are_tensorflows_own(case, known):
-  fast, types = gradients(case, fast_gradients, known=known)
+def test_gradients_are_tensorflows_own(case, known, products, monkeypatch):
+  monkeypatch.setattr(convolution, 'prefers_products', lambda: products)
+  fast, types = gradients(case, convolution.fast_gradients, known=known)
   own, _ = gradients(case, contextlib.nullcontext, known=known)
   for value, expected in zip(fast, own):
     np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
-  assert ('MatMul' in types) == (case == 'pointwise')
+  plain = 'strided' not in case and 'dilated' not in case
+  assert ('MatMul' in types) == (case == 'pointwise' or products and plain)
+
+
+@pytest.mark.parametrize('flags, expected', [
+    ({'avx', 'avx2'}, True), ({'avx2', 'avx512f', 'avx512_bf16'}, False), ({'sse4_2'}, False), (set(), False)])
+def test_products_are_for_cpus_without_avx512(flags, expected, monkeypatch):
+  monkeypatch.setattr(convolution, 'cpu_flags', lambda: frozenset(flags))
+  assert convolution.prefers_products() == expected

@@ -5,6 +5,7 @@ import pytest
 
 from utils import session
 from utils.compat import tf
+from utils.cpu import supports_bfloat16
 from utils.errors import UserError
 from utils.losses import CLASS_WEIGHTS, LOSSES, LOVASZ_LEVELS, enet_weights, median_frequency_weights, segmentation_loss
 
@@ -219,7 +220,7 @@ def test_a_label_out_of_range_is_an_error(kind, graph):
     evaluate(np.zeros([1, 1, 2, 3]), [[[0, 3]]], kind=kind)
 
 
-@pytest.mark.skipif(not session.supports_bfloat16(), reason='this CPU has no AVX512-BF16')
+@pytest.mark.skipif(not supports_bfloat16(), reason='this CPU has no AVX512-BF16')
 @pytest.mark.parametrize('kind', LOSSES)
 def test_bfloat16_stops_at_the_logits(kind, graph):
   """The loss of logits that a product in bfloat16 made is that of the same logits in float32."""

@@ -11,10 +11,10 @@ from nets import get_network
 from nets.network import Network
 from utils import predictor as predictor_lib
 from utils.compat import slim, tf
+from utils.cpu import supports_bfloat16
 from utils.errors import UserError
 from utils.predictor import Predictor, checked_values
 from utils.runs import Run, load_run
-from utils.session import supports_bfloat16
 from utils.tiles import probability_bands
 from utils.views import Views
 

@@ -47,7 +47,7 @@ def summary(precision, seconds):
     ('AddN', 'AddN', 'rest'),
     ('ConcatV2', 'a/concat', 'concatenation, slices, padding'),
     ('_MklBatchMatMulV2', 'resample_rows', 'loss and upsampling'),
-    ('_MklMatMul', 'gradients/a/Conv2D_grad/pointwise_gradient', 'convolution: gradient to weights'),
+    ('_MklMatMul', 'gradients/a/Conv2D_grad/weight_gradient', 'convolution: gradient to weights'),
     ('MatMul', 'a/MatMul', 'rest'),
     ('SparseSoftmaxCrossEntropyWithLogits', 'a/b', 'loss and upsampling'),
     ('ReadVariableOp', 'a/ReadVariableOp', 'rest'),

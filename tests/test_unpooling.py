@@ -5,7 +5,8 @@ import pytest
 
 from nets.unpooling import max_pool, max_unpool
 from utils.compat import tf
-from utils.session import session_config, supports_bfloat16
+from utils.cpu import supports_bfloat16
+from utils.session import session_config
 
 FEATURES = np.array([[[1, 5, 2, 0, -3],
                       [4, 3, 2, 7, -4],

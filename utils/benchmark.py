@@ -25,10 +25,11 @@ from datasets.workers import default_workers
 from nets import NETWORKS, get_network
 from utils import errors, hooks, runs, training, warm_start
 from utils.compat import tf
+from utils.cpu import supports_bfloat16
 from utils.errors import UserError
 from utils.files import make_folder, write_json
 from utils.predictor import Predictor
-from utils.session import PRECISIONS, session_config, supports_bfloat16
+from utils.session import PRECISIONS, session_config
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 INFERENCE_BATCHES = (1, 8)

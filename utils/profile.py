@@ -9,7 +9,8 @@ run side by side, so these times add up to more than the step takes; what counts
 The peak is that of a large square matrix product in the same precision, run in turn with the step. Against it stand the
 multiply-adds of the step's convolutions, counted from the shapes in the graph: a convolution has one for each of its
 outputs and each weight of that output's kernel, also where the kernel lies on padding; so have its gradient to the
-weights and, where there is one, that to its input.
+weights (a few percent more where that is made of products, see utils.convolution) and, where there is one, that to its
+input.
 """
 
 import collections

@@ -3,6 +3,7 @@
 from absl import flags
 
 from utils.compat import tf
+from utils.cpu import supports_bfloat16
 from utils.errors import UserError
 
 PRECISIONS = ('float32', 'bfloat16')
@@ -15,16 +16,6 @@ def define_flags():
   flags.DEFINE_enum('precision', 'float32', PRECISIONS, 'of convolutions; bfloat16 needs a CPU with AVX512-BF16')
   flags.DEFINE_string('gpu', None, 'numbers of the GPUs to use, as 0 or 0,1; none for the CPU; default: all')
   flags.DEFINE_float('gpu_memory_fraction', 0.0, "share of each GPU's memory to take; 0: what is needed", 0.0, 1.0)
-
-
-def supports_bfloat16():
-  """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX); elsewhere it would only be slower."""
-  try:
-    with open('/proc/cpuinfo', encoding='utf-8') as file:
-      cpu = file.read()
-  except OSError:
-    return False
-  return 'avx512_bf16' in cpu or 'amx_bf16' in cpu
 
 
 def session_config(precision='float32', threads=0, *, gpu=None, gpu_memory_fraction=0.0):
