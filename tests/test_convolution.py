@@ -53,6 +53,9 @@ def test_gradients_are_tensorflows_own(case, known, products, monkeypatch):
 
 @pytest.mark.parametrize('flags, expected', [
     ({'avx', 'avx2'}, True), ({'avx2', 'avx512f', 'avx512_bf16'}, False), ({'sse4_2'}, False), (set(), False)])
-def test_products_are_for_cpus_without_avx512(flags, expected, monkeypatch):
+def test_products_are_for_cpus_without_avx512_or_a_gpu(flags, expected, monkeypatch):
   monkeypatch.setattr(convolution, 'cpu_flags', lambda: frozenset(flags))
+  monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: [])
   assert convolution.prefers_products() == expected
+  monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: [kind])
+  assert not convolution.prefers_products()

@@ -30,3 +30,10 @@ def cpuinfo(monkeypatch, tmp_path):
 def test_bfloat16_needs_its_feature(cpuinfo, text, expected):
   cpuinfo(text)
   assert cpu.supports_bfloat16() == expected
+
+
+@pytest.mark.parametrize('text, expected', [
+    ('processor\t: 0\nmodel name\t: X: 2 GHz\nflags\t\t: fpu\n\nmodel name\t: Y\n', 'X: 2 GHz'), (None, '')])
+def test_the_model_is_that_of_the_first_core(cpuinfo, text, expected):
+  cpuinfo(text)
+  assert cpu.cpu_model() == expected

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils import training
+from utils import convolution, training
 from utils.compat import slim, tf
 from utils.errors import UserError
 
@@ -157,6 +157,10 @@ def _ancestors(op):
   return seen
 
 
+def _is_weight_gradient(op):
+  return op.type == 'Conv2DBackpropFilter' or op.type == 'MatMul' and convolution.PRODUCT in op.name
+
+
 def frozen_logits(images):
   with slim.arg_scope([slim.batch_norm], is_training=False):
     return tiny_logits(images)
@@ -193,7 +197,7 @@ def test_parts_of_a_batch_go_one_after_the_other():
   first, second, third = (op for op in graph.get_operations() if op.type == 'Conv2D' and op.inputs[0].shape[-1] == 3)
   for later, earlier in [(second, first), (third, second)]:
     waited_for = _ancestors(later)
-    assert earlier in waited_for and any('conv/Conv2D_grad/' in op.name for op in waited_for)
+    assert earlier in waited_for and any(_is_weight_gradient(op) for op in waited_for)
 
 
 def test_only_the_scopes_asked_for_are_trained(graph):

@@ -25,7 +25,7 @@ from datasets.workers import default_workers
 from nets import NETWORKS, get_network
 from utils import errors, hooks, runs, training, warm_start
 from utils.compat import tf
-from utils.cpu import supports_bfloat16
+from utils.cpu import cpu_model, supports_bfloat16
 from utils.errors import UserError
 from utils.files import make_folder, write_json
 from utils.predictor import Predictor
@@ -343,13 +343,11 @@ def make_setup(args, folder, precisions, *, data=True):
 
 def about(setup, module):
   """What figures depend on: the machine, the code and the settings; a dict for the JSON. `module` was run."""
-  with open('/proc/cpuinfo', encoding='utf-8') as file:
-    models = [line.split(':', 1)[1].strip() for line in file if line.startswith('model name')]
   config = runs.make_config({'skip': setup.network.default_skip}, setup.dataset, setup.network)
   return {
       'command': ' '.join([f'python -m {module}', *sys.argv[1:]]),
       'machine': {
-          'cpu': models[0] if models else 'unknown', 'cores': default_workers(), 'bfloat16': supports_bfloat16(),
+          'cpu': cpu_model() or 'unknown', 'cores': default_workers(), 'bfloat16': supports_bfloat16(),
           'memory_gib': round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / GIB, 1),
           'gpus': [gpu.name for gpu in tf.config.list_physical_devices('GPU')],
       },

@@ -12,16 +12,17 @@ def fast_gradients():
 
   The gradients are the same. The one to the weights of a 1x1 convolution is the product of the pixels' features and
   gradients; as a convolution it takes oneDNN 2 to 5 times as long in bfloat16 (tensorflow 2.21, AMX, one core), and 1.1
-  times in float32. Larger kernels have a product for each of their weights' places, on CPUs without AVX512 alone, where
-  oneDNN's own gradient takes 1 to 3.7 times as long as these (AMD EPYC, two cores, the layers of an FCN-2s).
+  times in float32. Larger kernels have a product for each of their weights' places, on CPUs without AVX512 alone (and
+  without a GPU), where oneDNN's own gradient takes 1 to 3.7 times as long as these (AMD EPYC, two cores, the layers of
+  an FCN-2s).
   """
   return tf.get_default_graph().gradient_override_map({'Conv2D': _NAME})
 
 
 def prefers_products():
-  """Whether products are the faster gradient to the weights of kernels larger than 1x1, on this CPU."""
+  """Whether products are the faster gradient to the weights of kernels larger than 1x1, on this machine."""
   flags = cpu_flags()
-  return 'avx2' in flags and 'avx512f' not in flags
+  return 'avx2' in flags and 'avx512f' not in flags and not tf.config.list_physical_devices('GPU')
 
 
 @tf.RegisterGradient(_NAME)
