@@ -11,7 +11,6 @@ from absl import flags
 import checkpoints
 from datasets import DATASETS, get_dataset, pipeline, prepare, records
 from nets import NETWORKS, get_network
-from nets.context import CONTEXTS
 from utils import errors, hooks, losses, runs, summaries, training, warm_start
 from utils.compat import tf
 from utils.errors import UserError
@@ -24,7 +23,6 @@ flags.DEFINE_string('dataset', 'shapes', f'dataset: {", ".join(DATASETS)}, or th
 flags.DEFINE_string('net', 'inception_v3', f'network: {", ".join(NETWORKS)}')
 flags.DEFINE_string('skip', None, 'finest skip of an FCN: 32s, 16s, 8s, 4s or 2s; default: 8s')
 flags.DEFINE_integer('decoder_channels', 0, 'features that an FCN fuses beside its class scores; 0: none', 0)
-flags.DEFINE_enum('context', 'none', ['none', *CONTEXTS], "module that widens the view of a decoder's coarsest map")
 flags.DEFINE_float('input_scale', 1.0, 'factor by which an FCN resizes images for its backbone', 0.1, 10.0)
 flags.DEFINE_string('data_dir', None, 'folder with the TFRecords, or with the originals; default data/DATASET')
 flags.DEFINE_string('source_dir', None, 'folder with the originals, where it is not --data_dir')
@@ -40,7 +38,6 @@ flags.DEFINE_integer('gradient_accumulation', 1, 'parts in which a batch goes th
 flags.DEFINE_integer('max_steps', 4000, 'length of the run in steps', lower_bound=1)
 flags.DEFINE_float('learning_rate', 1e-4, 'highest learning rate of the pretrained layers', lower_bound=0.0)
 flags.DEFINE_float('new_layers_rate', 10.0, 'factor on the learning rate of the new layers', lower_bound=0.0)
-flags.DEFINE_float('layer_rate_decay', 1.0, 'factor on the rate from each pretrained layer to the one before it', 0, 1)
 flags.DEFINE_enum('schedule', 'poly', list(training.SCHEDULES), 'learning rate over the run')
 flags.DEFINE_integer('warmup_steps', 0, 'steps over which the learning rate rises from zero', lower_bound=0)
 flags.DEFINE_float('adam_epsilon', 1e-8, "Adam's epsilon", lower_bound=0.0)
@@ -64,7 +61,6 @@ flags.DEFINE_list('scale_range', ['0.7', '1.6'], 'least,greatest random scale')
 flags.DEFINE_bool('flip', True, 'mirror half of the images')
 flags.DEFINE_float('color_jitter', 0.0, 'greatest change of brightness, contrast, saturation', 0.0, 1.0)
 flags.DEFINE_float('cutout', 0.0, 'share of the crop that one rectangle covers', 0.0, 1.0)
-flags.DEFINE_float('class_mix', 0.0, 'probability that half of the classes of another image are pasted on', 0.0, 1.0)
 
 # Bookkeeping: may change from one start of a run to the next.
 BOOKKEEPING = ('data_dir', 'source_dir', 'max_steps', 'checkpoint', 'run_dir', 'eval_split', 'eval_steps', 'early_stop',
@@ -121,11 +117,9 @@ def shape_options(network):
   skip = FLAGS.skip or network.default_skip
   if skip and skip not in network.skips:
     raise UserError(f'--skip={skip}: {network.name} has {", ".join(network.skips) or "no skips to choose"}')
-  for name in ('decoder_channels', 'context', 'input_scale'):
+  for name in ('decoder_channels', 'input_scale'):
     if name not in network.options and FLAGS[name].value != FLAGS[name].default:
       raise UserError(f'--{name}={FLAGS[name].value}: {network.name} has no such option')
-  if FLAGS.context != 'none' and not FLAGS.decoder_channels:
-    raise UserError(f'--context={FLAGS.context} needs --decoder_channels above 0')
   return {'skip': skip, **{name: FLAGS[name].value for name in network.options}}
 
 
@@ -156,7 +150,7 @@ def train(dataset, network, *, run_dir, data_dir, config):
     return
   augmentation = pipeline.Augmentation(
       crop_size=pair('crop_size', int), scale_range=pair('scale_range', float), flip=FLAGS.flip,
-      color_jitter=FLAGS.color_jitter, cutout=FLAGS.cutout, class_mix=FLAGS.class_mix)
+      color_jitter=FLAGS.color_jitter, cutout=FLAGS.cutout)
   batches = tf.data.make_initializable_iterator(pipeline.training_batches(
       data_dir, 'train', batch_size=FLAGS.batch_size, augmentation=augmentation, seed=FLAGS.seed,
       start_step=start_step))
@@ -172,8 +166,8 @@ def train(dataset, network, *, run_dir, data_dir, config):
                         batch_norm_decay=FLAGS.batch_norm_decay, weight_decay=FLAGS.weight_decay,
                         dropout_keep_prob=FLAGS.dropout_keep_prob),
       rate=rate, pretrained_scopes=network.pretrained_scopes, new_layers_rate=FLAGS.new_layers_rate,
-      layer_rate_decay=FLAGS.layer_rate_decay, scopes=FLAGS.trainable_scopes, offsets=FLAGS.train_offsets,
-      loss=FLAGS.loss, class_weights=class_weights(data_dir), gradient_accumulation=FLAGS.gradient_accumulation,
+      scopes=FLAGS.trainable_scopes, offsets=FLAGS.train_offsets, loss=FLAGS.loss,
+      class_weights=class_weights(data_dir), gradient_accumulation=FLAGS.gradient_accumulation,
       clip_norm=FLAGS.gradient_clip_norm, adam_epsilon=FLAGS.adam_epsilon,
       decoupled_weight_decay=FLAGS.decoupled_weight_decay, ema_decay=FLAGS.ema_decay)
   outputs = step(batch)

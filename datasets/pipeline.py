@@ -9,7 +9,6 @@ import dataclasses
 from datasets import records
 from datasets.dataset import IGNORE_LABEL
 from utils.compat import tf
-from utils.errors import UserError
 
 SHUFFLE_BUFFER = 1000  # encoded records held at a time: about 100 MB of photographs
 PAD_VALUE = 127.5  # of pixels beyond an image's border: zero after a network's normalisation to [-1, 1]
@@ -27,15 +26,12 @@ class Augmentation:
     cutout: share of the crop's area that one rectangle of random shape and place covers: grey in the image, void in the
       label. DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout",
       arXiv:1708.04552, whose squares may reach beyond the border. 0 for none.
-    class_mix: probability that the next example of the batch lends its pixels of half its classes, at their own places.
-      ClassMix (Olsson et al., WACV 2021) with true labels, where theirs were predicted. 0 for none.
   """
   crop_size: tuple
   scale_range: tuple = (1.0, 1.0)
   flip: bool = False
   color_jitter: float = 0.0
   cutout: float = 0.0
-  class_mix: float = 0.0
 
 
 def training_batches(data_dir, split, *, batch_size, augmentation, seed, start_step=0):
@@ -54,11 +50,8 @@ def training_batches(data_dir, split, *, batch_size, augmentation, seed, start_s
     and IGNORE_LABEL, `name` string [batch_size]; h, w = crop_size.
 
   Raises:
-    UserError: if there are no shards, or no examples in them; or if `class_mix` finds one example alone in its batch.
+    UserError: if there are no shards, or no examples in them.
   """
-  if augmentation.class_mix and batch_size < 2:
-    raise UserError(f'--class_mix={augmentation.class_mix} mixes the examples of a batch: --batch_size={batch_size} is '
-                    'too small, valid are 2 and more')
   paths = records.shard_paths(data_dir, split)
   num_examples = records.read_stats(data_dir, split)['num_examples']
   first = start_step * batch_size
@@ -75,12 +68,7 @@ def training_batches(data_dir, split, *, batch_size, augmentation, seed, start_s
   stream = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch).skip(within_epoch).enumerate(start=first)
   stream = stream.map(lambda position, serialized: augment(records.parse(serialized), augmentation, [seed, position]),
                       num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  batches = stream.batch(batch_size, drop_remainder=True)
-  if augmentation.class_mix:
-    batches = batches.enumerate(start=start_step).map(
-        lambda step, batch: mix_classes(batch, augmentation.class_mix, [seed, step]),
-        num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  return batches.prefetch(4)
+  return stream.batch(batch_size, drop_remainder=True).prefetch(4)
 
 
 def evaluation_batches(data_dir, split):
@@ -127,40 +115,9 @@ def augment(example, augmentation, seed):
   if augmentation.color_jitter:
     image = _recolour(image, augmentation.color_jitter, draws[4:7])
   if augmentation.cutout:
-    image, label = _cut_out(image, label, augmentation.cutout, _further_draws([3], seed, 1))
+    further = tf.random.stateless_uniform([3], seed=tf.random.experimental.stateless_fold_in(seed, 1))
+    image, label = _cut_out(image, label, augmentation.cutout, further)
   return {**example, 'image': image, 'label': label[..., 0]}
-
-
-def mix_classes(batch, probability, seed):
-  """Pastes onto examples what the next one of the batch, as it was, shows of half of its classes (rounded down).
-
-  Args:
-    batch: dict as of `training_batches`, of at least two examples; the last one's next is the first.
-    probability: of an example being pasted onto.
-    seed: two integers, or a tensor of them: equal seeds give equal results.
-
-  Returns:
-    The dict with other `image` and `label`; void is never pasted. `name` stays that of the example pasted onto.
-  """
-  image, label = batch['image'], batch['label']
-  other_image, other_label = (tf.roll(values, -1, axis=0) for values in (image, label))
-  size = tf.shape(label)[0]
-  draws = _further_draws([size, 1 + IGNORE_LABEL], tf.cast(tf.stack(seed), tf.int64), 2)
-  present = tf.compat.v2.math.bincount(tf.reshape(other_label, [size, -1]), minlength=IGNORE_LABEL + 1,
-                                       maxlength=IGNORE_LABEL + 1, axis=-1, binary_output=True)[:, :IGNORE_LABEL] > 0
-  # The classes with the lowest draws are lent, and those that are not there have none.
-  ranks = tf.where_v2(present, draws[:, 1:], 2.0)
-  lent = tf.reduce_sum(tf.cast(present, tf.int32), axis=1) // 2
-  lent = ranks < tf.gather(tf.sort(ranks), lent, batch_dims=1)[:, None]
-  lent &= draws[:, :1] < probability
-  pasted = tf.gather(tf.pad(lent, [[0, 0], [0, 1]]), other_label, batch_dims=1)  # padded by the one for void: not lent
-  return {**batch, 'image': tf.where_v2(pasted[..., None], other_image, image),
-          'label': tf.where_v2(pasted, other_label, label)}
-
-
-def _further_draws(shape, seed, purpose):
-  """Uniform draws from [0, 1) for one purpose, which leave those of `augment` and of other purposes as they are."""
-  return tf.random.stateless_uniform(shape, seed=tf.random.experimental.stateless_fold_in(seed, purpose))
 
 
 def _between(draw, limits):

@@ -10,8 +10,6 @@ from utils.errors import UserError
 
 NETWORKS = {network.name: network for network in (
     fcn(backbones.INCEPTION_V3),
-    fcn(backbones.INCEPTION_V3_STRIDE16),
-    fcn(backbones.INCEPTION_V3_STRIDE8),
     fcn(backbones.INCEPTION_V1),
     fcn(backbones.INCEPTION_V2),
     fcn(backbones.RESNET_V1_50),

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-from nets.atrous_inception import inception_v3_base
 from nets.batch_norm import batch_norm_scope
 from nets.geometry import mirrored_pad, spatial_size
 from utils.compat import slim, tf
@@ -44,7 +43,6 @@ class Backbone:
     scopes: variable scopes that its ImageNet checkpoint fills.
     batch_norm: whether it has batch norms.
     dropout_keep_prob: kept by the dropout before the coarsest score layer, the value of slim's classifier.
-    pretrained: name of its ImageNet checkpoint, where that is not its own name.
   """
   name: str
   features: Callable
@@ -55,7 +53,6 @@ class Backbone:
   scopes: tuple
   batch_norm: bool
   dropout_keep_prob: float
-  pretrained: str | None = None
 
   @property
   def skips(self):
@@ -152,26 +149,6 @@ INCEPTION_V3 = Backbone(
     batch_norm=True,
     dropout_keep_prob=0.8,
 )
-
-
-def _atrous_inception_v3(output_stride, taps, size_base):
-  """The Backbone of Inception v3 with Mixed_7c at a finer stride; see nets/atrous_inception.py for its geometry."""
-  return dataclasses.replace(
-      INCEPTION_V3,
-      name=f'inception_v3_stride{output_stride}',
-      features=functools.partial(
-          _inception_features, base=functools.partial(inception_v3_base, output_stride=output_stride),
-          scope='InceptionV3'),
-      taps=taps,
-      size_base=size_base,  # 32k + 27 or 32k + 19: the maps that are split have even numbers of rows and columns
-      pretrained='inception_v3',
-  )
-
-
-INCEPTION_V3_STRIDE16 = _atrous_inception_v3(
-    16, (Tap('Mixed_7c', 16, 21), Tap('Mixed_5d', 8, 13), Tap('Conv2d_4a_3x3', 4, 9), Tap('Conv2d_2b_3x3', 2, 3)), 27)
-INCEPTION_V3_STRIDE8 = _atrous_inception_v3(
-    8, (Tap('Mixed_7c', 8, 13), Tap('Conv2d_4a_3x3', 4, 9), Tap('Conv2d_2b_3x3', 2, 3)), 19)
 
 
 def _resnet_v1(name, units):

@@ -6,7 +6,6 @@ Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentatio
 import functools
 
 from nets.batch_norm import batch_norm_scope
-from nets.context import CONTEXTS
 from nets.geometry import bilinear_kernel, bilinear_upsample, mirrored_pad, spatial_size
 from nets.network import Network
 from utils.compat import slim, tf
@@ -22,16 +21,15 @@ def fcn(backbone):
       logits=functools.partial(fcn_logits, backbone),
       skips=backbone.skips,
       default_skip=DEFAULT_SKIP,
-      options=('decoder_channels', 'context', 'input_scale'),
-      pretrained=backbone.pretrained or backbone.name,
+      options=('decoder_channels', 'input_scale'),
+      pretrained=backbone.name,
       pretrained_scopes=backbone.scopes,
       pretrained_batch_norm=backbone.batch_norm,
   )
 
 
-def fcn_logits(backbone, images, num_classes, is_training, *, skip=DEFAULT_SKIP, decoder_channels=0, context='none',
-               input_scale=1.0, dropout=None, dropout_keep_prob=None, freeze_batch_norm=False, batch_norm_decay=0.99,
-               weight_decay=4e-5):
+def fcn_logits(backbone, images, num_classes, is_training, *, skip=DEFAULT_SKIP, decoder_channels=0, input_scale=1.0,
+               dropout=None, dropout_keep_prob=None, freeze_batch_norm=False, batch_norm_decay=0.99, weight_decay=4e-5):
   """Builds an FCN: the backbone's maps fused from coarse to fine, scored, and upsampled to the images' own size.
 
   Args:
@@ -42,7 +40,6 @@ def fcn_logits(backbone, images, num_classes, is_training, *, skip=DEFAULT_SKIP,
     skip: one of the backbone's skips.
     decoder_channels: 0 for fused class scores alone, as in the paper; else the number of feature channels that are
       fused beside them, and whose scores on the finest map are added to them.
-    context: 'none', or a key of nets.context.CONTEXTS: what widens the view of the coarsest map of a decoder.
     input_scale: factor by which the images are resized before they enter the backbone.
     dropout: whether dropout drops; None: as `is_training`.
     dropout_keep_prob: kept by dropout; None: the backbone's value.
@@ -56,12 +53,10 @@ def fcn_logits(backbone, images, num_classes, is_training, *, skip=DEFAULT_SKIP,
     end_points: dict from name to activation: the backbone's, and `score_STRIDE` of each map scored.
 
   Raises:
-    ValueError: if `skip` is none of the backbone's, or a context is asked for without a decoder.
+    ValueError: if `skip` is none of the backbone's.
   """
   if skip not in backbone.skips:
     raise ValueError(f'skip={skip!r} is none of {", ".join(backbone.skips)}')
-  if context != 'none' and not decoder_channels:
-    raise ValueError(f'context={context!r} needs decoder_channels above 0')
   size = spatial_size(images)
   images = _rescaled(images, input_scale)
   scaled = spatial_size(images)
@@ -83,7 +78,7 @@ def fcn_logits(backbone, images, num_classes, is_training, *, skip=DEFAULT_SKIP,
     score = _fused_scores(taps, end_points, num_classes, drop)
     if decoder_channels:
       with slim.arg_scope(batch_norm_scope(is_training, decay=batch_norm_decay)):
-        features = _decoded(taps, end_points, decoder_channels, context=context)
+        features = _decoded(taps, end_points, decoder_channels)
       score += _score(features, num_classes, 'score_decoder')
 
   # In pixels of the images: where the cells lie, and how far apart.
@@ -115,7 +110,7 @@ def _fused_scores(taps, end_points, num_classes, drop):
   return fused
 
 
-def _decoded(taps, end_points, channels, *, context):
+def _decoded(taps, end_points, channels):
   """Brings every map to the same number of channels and fuses them from coarse to fine.
 
   Adding laterals to upsampled features is as in Lin et al., "Feature Pyramid Networks", CVPR 2017, section 3.
@@ -124,7 +119,6 @@ def _decoded(taps, end_points, channels, *, context):
     taps: Taps, the coarsest first.
     end_points: dict from name to features.
     channels: number of channels.
-    context: 'none' or a key of CONTEXTS.
 
   Returns:
     float [B, h, w, channels] on the cells of the last tap.
@@ -135,7 +129,7 @@ def _decoded(taps, end_points, channels, *, context):
     for coarser, tap in zip((None,) + taps, taps):
       lateral = slim.conv2d(end_points[tap.end_point], channels, 1, scope=f'lateral_{tap.stride}')
       if coarser is None:
-        fused = lateral if context == 'none' else CONTEXTS[context](lateral, channels, stride=tap.stride)
+        fused = lateral
       else:
         first = (coarser.first - tap.first) / tap.stride
         fused = lateral + bilinear_upsample(fused, 2, (first, first), spatial_size(lateral))

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from nets import NETWORKS, backbones, get_network
-from nets.context import CONTEXTS
 from nets.fcn import fcn_logits
 from nets.geometry import bilinear_kernel, bilinear_upsample, mirrored_pad, upsampling_matrix
 from utils.compat import slim, tf
@@ -29,19 +28,13 @@ def test_unknown_skip(graph):
     get_network('inception_v3').logits(tf.zeros([1, 9, 9, 3]), 3, False, skip='1s')
 
 
-def test_context_needs_a_decoder(graph):
-  with pytest.raises(ValueError, match='decoder_channels'):
-    get_network('inception_v3').logits(tf.zeros([1, 9, 9, 3]), 3, False, context='psp')
-
-
 @pytest.mark.parametrize('name', BACKBONES)
 def test_records(name):
   network, backbone = NETWORKS[name], BACKBONES[name]
-  assert network.name == backbone.name == name and network.pretrained == (backbone.pretrained or name)
+  assert network.name == network.pretrained == backbone.name == name
   assert network.skips == backbone.skips and network.default_skip == '8s'
   assert network.pretrained_scopes == backbone.scopes
-  strides = [tap.stride for tap in backbone.taps]
-  assert strides in ([32, 16, 8, 4, 2], [16, 8, 4, 2], [8, 4, 2])
+  assert [tap.stride for tap in backbone.taps] == [32, 16, 8, 4, 2]
 
 
 # --- geometry of every backbone ---------------------------------------------------------------------------------------
@@ -166,7 +159,7 @@ CHECKPOINTS = {
 
 
 def test_variables_are_those_of_the_published_checkpoint(probe):
-  parameters, variables, name, shape = CHECKPOINTS[probe.backbone.pretrained or probe.backbone.name]
+  parameters, variables, name, shape = CHECKPOINTS[probe.backbone.name]
   assert sum(np.prod(shape) for shape in probe.shapes.values()) == parameters
   assert len(probe.shapes) == variables and probe.shapes[name] == shape
   assert {name.split('/')[0] for name in probe.shapes} == set(probe.backbone.scopes)
@@ -278,16 +271,6 @@ def test_a_decoder_starts_from_the_fused_scores(graph):
 def test_a_decoders_batch_norms_are_trained_beside_a_frozen_backbone(graph):
   fcn_logits(POOLS, tf.constant(random_image(75, 75)), 7, True, decoder_channels=6, freeze_batch_norm=True)
   assert len(tf.get_collection(tf.GraphKeys.UPDATE_OPS)) == 2 * 5
-
-
-@pytest.mark.parametrize('context', CONTEXTS)
-def test_a_context_is_built_into_a_decoder(context, graph):
-  """At an unknown size, with a gradient for each of its variables."""
-  images = tf.placeholder_with_default(random_image(75, 91), [None, None, None, 3])
-  logits, _ = fcn_logits(POOLS, images, 2, False, decoder_channels=8, context=context)
-  weights = tf.trainable_variables('fcn/context')
-  assert weights and None not in tf.gradients(logits, weights)
-  assert run(logits).shape == (1, 75, 91, 2)
 
 
 def test_scale_of_a_tap(graph):

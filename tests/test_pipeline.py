@@ -63,9 +63,8 @@ def test_the_seed_decides(data_dir):
 
 @pytest.mark.parametrize('start', [1, 5, 6, 13])
 def test_resuming_goes_on_where_the_stream_was(data_dir, start):
-  """The same examples, crops, flips, colours, cuts and mixes, in the first epoch and later ones, within one too."""
-  augmentation = Augmentation(crop_size=(9, 17), scale_range=(.6, 1.7), flip=True, color_jitter=.3, cutout=.1,
-                              class_mix=.5)
+  """The same examples, crops, flips, colours and cuts, in the first epoch and later ones, within one too."""
+  augmentation = Augmentation(crop_size=(9, 17), scale_range=(.6, 1.7), flip=True, color_jitter=.3, cutout=.1)
   whole = batches(data_dir, 16, augmentation=augmentation)
   resumed = batches(data_dir, 16 - start, start_step=start, augmentation=augmentation)
   for expected, value in zip(whole[start:], resumed):
@@ -157,69 +156,6 @@ def test_cutout_covers_one_rectangle_of_its_share_inside_the_crop(crop_size, sha
     places.add((top, left))
     shapes.add((bottom - top, right - left))
   assert len(places) > 2 and len(shapes) > 2
-
-
-def mix(batch, probability=1.0, seed=(3, 4)):
-  tensors = {key: tf.constant(value) for key, value in batch.items()}
-  with tf.Session() as session:
-    return session.run(pipeline.mix_classes(tensors, probability, seed))
-
-
-def striped_batch():
-  """Five examples of 6x5 in stripes of five, three, one, one and no classes, most with void; all pixels differ."""
-  rows = [[0, 1, 2, 7, 9, 0], [3, 3, 4, 254, 255, 255], [6] * 6, [255, 255, 8, 255, 8, 8], [255] * 6]
-  label = np.repeat(np.array(rows, np.int32)[..., None], 5, axis=2)
-  return {'image': np.arange(5 * 6 * 5 * 3, dtype=np.float32).reshape(5, 6, 5, 3), 'label': label,
-          'name': np.array([b'a', b'b', b'c', b'd', b'e'])}
-
-
-def test_class_mix_pastes_half_of_the_next_examples_classes_at_their_place(graph):
-  batch = striped_batch()
-  lent_by_first = set()
-  for seed in range(12):
-    value = mix(batch, seed=(seed, 2))
-    assert list(value['name']) == list(batch['name'])
-    for index in range(5):
-      donor_label, donor_image = (batch[key][(index + 1) % 5] for key in ('label', 'image'))
-      pasted = np.all(value['image'][index] == donor_image, axis=-1)
-      lent = set(donor_label[pasted])
-      np.testing.assert_array_equal(pasted, np.isin(donor_label, list(lent)))  # all pixels of a class, or none
-      assert 255 not in lent and len(lent) == {4: 2, 0: 1}.get(index, 0)  # of 5 and 3 classes, of 1, of 0
-      np.testing.assert_array_equal(value['image'][index][~pasted], batch['image'][index][~pasted])
-      np.testing.assert_array_equal(value['label'][index], np.where(pasted, donor_label, batch['label'][index]))
-      if index == 4:
-        lent_by_first.add(tuple(sorted(lent)))
-  assert len(lent_by_first) > 4  # of 10 pairs of classes
-
-
-def test_class_mix_happens_with_its_probability_and_by_its_seed(graph):
-  batch = {'image': np.zeros([300, 2, 1, 3], np.float32), 'label': np.tile([[[0], [1]]], [300, 1, 1]).astype(np.int32)}
-  batch['image'] += np.arange(300)[:, None, None, None]
-  changed = mix(batch, 0.3)['image'] != batch['image']
-  assert 60 < changed.any(axis=(1, 2, 3)).sum() < 120  # 90 +- 4 standard deviations
-  np.testing.assert_array_equal(changed, mix(batch, 0.3)['image'] != batch['image'])
-  assert np.any(changed != (mix(batch, 0.3, seed=(3, 5))['image'] != batch['image']))
-
-
-def test_class_mix_mixes_what_the_stream_would_have_without_it(data_dir):
-  """The donor is the next of the batch, as it was; the mixes of steps differ; the order of examples is unchanged."""
-  others = {'crop_size': (9, 17), 'flip': True, 'cutout': .2}
-  plain = batches(data_dir, 6, batch_size=3, augmentation=Augmentation(**others))
-  mixed = batches(data_dir, 6, batch_size=3, augmentation=Augmentation(**others, class_mix=1.0))
-  lent = set()
-  for before, after in zip(plain, mixed):
-    assert list(before['name']) == list(after['name'])
-    donor = {key: np.roll(before[key], -1, axis=0) for key in ('image', 'label')}
-    pasted = np.all(after['image'] == donor['image'], axis=-1) & (after['label'] == donor['label'])
-    np.testing.assert_array_equal(after['image'][~pasted], before['image'][~pasted])
-    np.testing.assert_array_equal(after['label'][~pasted], before['label'][~pasted])
-    lent |= set(donor['label'][pasted & np.any(after['image'] != before['image'], axis=-1)])
-  assert lent == {0, 1}
-
-
-def test_class_mix_refuses_a_batch_of_one(data_dir):
-  with pytest.raises(UserError, match='--class_mix=0.5 .*--batch_size=1'):
-    batches(data_dir, 1, batch_size=1, augmentation=Augmentation(crop_size=SIZE, class_mix=.5))
 
 
 def test_evaluation_is_the_whole_split_in_order_at_native_size(data_dir, graph):

@@ -246,6 +246,10 @@ def test_a_coarser_checkpoint_is_refused(tmp_path, folder):
     Predictor(run)
 
 
+def test_an_option_that_is_no_more_does_no_harm(tmp_path, folder):
+  Predictor(_with_config(folder, tmp_path / 'd', lambda config: config['network'].update(colour='none'))).close()
+
+
 def test_another_network_is_refused(tmp_path, folder):
   with tf.Graph().as_default(), tf.Session() as session:
     tf.get_variable('vgg_16/conv1/weights', [3, 3, 3, 8])

@@ -85,7 +85,7 @@ def test_log_and_files(whole):
   assert {'config.json', 'best', 'checkpoint', 'model.ckpt-6.index'} <= set(os.listdir(run_dir))
   config = json.loads((run_dir / 'config.json').read_text())
   assert config['network'] == {
-      'name': 'inception_v3', 'skip': '8s', 'decoder_channels': 0, 'context': 'none', 'input_scale': 1.0}
+      'name': 'inception_v3', 'skip': '8s', 'decoder_channels': 0, 'input_scale': 1.0}
   assert config['dataset']['classes'] == list(get_dataset('shapes').classes)
   assert config['flags']['max_steps'] == 6 and config['versions']['tensorflow'] == tf.__version__
 
@@ -197,10 +197,9 @@ def test_staged_training_starts_from_the_coarser_run(data_dir, tmp_path):
 def test_what_shapes_the_network_reaches_inference(data_dir, tmp_path):
   """A decoder, another input scale, and averaged weights: evaluation during training and after it agree."""
   run_dir = tmp_path / 'run'
-  result = train(run_dir, data_dir, '--net=inception_v1', '--skip=4s', '--decoder_channels=8', '--context=psp',
-                 '--input_scale=1.25', '--loss=cross_entropy+lovasz', '--class_mix=0.5', '--cutout=0.1',
-                 '--decoupled_weight_decay=1e-3', '--layer_rate_decay=0.9', '--ema_decay=0.9',
-                 '--max_steps=3', '--eval_steps=3')
+  result = train(run_dir, data_dir, '--net=inception_v1', '--skip=4s', '--decoder_channels=8',
+                 '--input_scale=1.25', '--loss=cross_entropy+lovasz', '--cutout=0.1',
+                 '--decoupled_weight_decay=1e-3', '--ema_decay=0.9', '--max_steps=3', '--eval_steps=3')
   assert result.returncode == 0, result.stderr
   during = float(re.search(r'mean IoU ([\d.]+)', result.stdout)[1])
   script('evaluate.py', f'--ckpt={run_dir}')
@@ -224,7 +223,6 @@ def test_flag_files_are_understood(name, tmp_path):
     (['--dataset=moon'], ['moon', 'shapes', 'voc', 'camvid', 'mit']),
     (['--net=alexnet'], ['alexnet', 'inception_v3']),
     (['--skip=1s'], ['1s', '32s, 16s, 8s, 4s, 2s']),
-    (['--context=psp'], ['--context=psp', '--decoder_channels']),
     (['--batch_size=4', '--gradient_accumulation=3'], ['--gradient_accumulation=3', '--batch_size=4']),
     (['--net=unet', '--input_scale=2'], ['--input_scale=2', 'unet']),
     (['--loss=hinge'], ['hinge', 'cross_entropy, ohem']),

@@ -38,10 +38,6 @@ CHOICES = {
     'decoder': ['--decoder_channels=64'],
     'decoder-256': ['--decoder_channels=256'],
     'decoder-2s': ['--skip=2s --decoder_channels=64'],
-    'aspp': ['--decoder_channels=64 --context=aspp'],
-    'psp': ['--decoder_channels=64 --context=psp'],
-    'stride16': ['--net=inception_v3_stride16'],
-    'stride8': ['--net=inception_v3_stride8'],
     'resolution': ['--input_scale=1.5 --crop_size=159,191'],
     'scratch': ['--checkpoint=none --learning_rate=1e-3 --new_layers_rate=1 --warmup_steps=50 --trainable_scopes='],
     'stem': ['--trainable_scopes='],
@@ -50,7 +46,6 @@ CHOICES = {
     'no-offsets': ['--train_offsets=false'],
     'half-rate': ['--learning_rate=1e-4'],
     'double-rate': ['--learning_rate=4e-4'],
-    'layer-rates': ['--layer_rate_decay=0.9'],
     'warm-up': ['--warmup_steps=50'],
     'epsilon': ['--adam_epsilon=1e-3'],
     'decoupled-decay': ['--weight_decay=0 --decoupled_weight_decay=0.05'],
@@ -66,7 +61,6 @@ CHOICES = {
     'wide-scales': ['--scale_range=0.5,2'],
     'color': ['--color_jitter=0.3'],
     'cutout': ['--cutout=0.2'],
-    'class-mix': ['--class_mix=0.5'],
 }
 SHOWN = ('pole', 'sign', 'fence', 'pedestrian', 'bicyclist')  # classes with a column of their own
 _LEFT, _WIDTH, _ROW, _HEAD = 190, 520, 22, 64  # pixels: names, bars, a row, what stands above

@@ -14,7 +14,7 @@ import warnings
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
 # TensorFlow turns oneDNN on by itself only on CPUs with AVX512-VNNI and newer ones; its own kernels elsewhere have no
-# gradient for dilated convolutions, which ENet and atrous Inception need.
+# gradient for dilated convolutions, which ENet needs.
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
 
 

@@ -166,13 +166,15 @@ def _described(run):
 
 def _frozen(run, *, dropout=False):
   """The GraphDef of a run's network from `images` to _OUTPUTS, weights inside as constants; dropout as in training."""
-  network = run.config['network']
-  options = {name: value for name, value in network.items() if name != 'name' and value is not None}
+  config = run.config['network']
+  network = get_network(config['name'])
+  # What a run of another version has beside these options shows in its variables, if it matters.
+  options = {name: config[name] for name in ('skip', *network.options) if config.get(name) is not None}
   if dropout:
     options |= {'dropout': True, 'dropout_keep_prob': run.config['flags'].get('dropout_keep_prob')}
   with tf.Graph().as_default() as graph:
     images = tf.placeholder(tf.uint8, [None, None, None, 3], name='images')
-    logits, _ = get_network(network['name']).logits(tf.cast(images, tf.float32), len(run.classes), False, **options)
+    logits, _ = network.logits(tf.cast(images, tf.float32), len(run.classes), False, **options)
     tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8, name='labels')
     tf.nn.softmax(logits, name='probabilities')
     variables = {variable.op.name: variable.shape.as_list() for variable in tf.global_variables()}

@@ -70,9 +70,9 @@ def trainable_variables(scopes, *, offsets=True):
   return variables
 
 
-def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, layer_rate_decay=1.0, scopes=(),
-              offsets=True, loss='cross_entropy', class_weights=None, gradient_accumulation=1, clip_norm=0.0,
-              adam_epsilon=1e-8, decoupled_weight_decay=0.0, ema_decay=0.0):
+def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, scopes=(), offsets=True,
+              loss='cross_entropy', class_weights=None, gradient_accumulation=1, clip_norm=0.0, adam_epsilon=1e-8,
+              decoupled_weight_decay=0.0, ema_decay=0.0):
   """Returns `step(batch)`, which builds one training step.
 
   Args:
@@ -80,7 +80,6 @@ def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, layer_
     rate: scalar tensor, the learning rate.
     pretrained_scopes: scopes that learn at `rate`; the others are new layers.
     new_layers_rate: factor on the rate of the new layers.
-    layer_rate_decay: factor from each pretrained layer to the one before it, see rate_factors.
     scopes: scopes to train; empty for all.
     offsets: whether the gains and offsets of batch norms are trained.
     loss: as of losses.segmentation_loss.
@@ -114,8 +113,8 @@ def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, layer_
     if clip_norm:
       gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, use_norm=gradient_norm)
     pairs = list(zip(gradients, variables))
-    factors = rate_factors(variables, pretrained_scopes, new_layers_rate=new_layers_rate,
-                           layer_rate_decay=layer_rate_decay)
+    pretrained = tuple(f'{scope}/' for scope in pretrained_scopes)
+    factors = [1.0 if variable.op.name.startswith(pretrained) else new_layers_rate for variable in variables]
     with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
       # A gradient that is not finite would spoil every weight at once; hooks.LogHook decides whether training goes on.
       update = tf.cond(tf.is_finite(gradient_norm),
@@ -159,31 +158,6 @@ def _accumulated(function, images, labels, *, parts):
   data_losses, weight_losses, gradients, predictions = zip(*results)
   mean = lambda values: None if values[0] is None else tf.add_n(values) / parts
   return mean(data_losses), weight_losses[0], [mean(values) for values in zip(*gradients)], tf.concat(predictions, 0)
-
-
-def rate_factors(variables, pretrained_scopes, *, new_layers_rate=1.0, layer_rate_decay=1.0):
-  """The factor on the learning rate of each variable.
-
-  Layers are what lies next under a scope, as InceptionV3/Mixed_7c, in the order in which the graph was built; the last
-  of each scope learns at the full rate.
-
-  Args:
-    variables: the trainable variables.
-    pretrained_scopes: scopes of the pretrained layers.
-    new_layers_rate: factor of all others.
-    layer_rate_decay: factor from each pretrained layer to the one before it, as in Howard and Ruder, "Universal
-      Language Model Fine-tuning", ACL 2018, section 3.2.
-
-  Returns:
-    list of float.
-  """
-  layer = lambda variable: '/'.join(variable.op.name.split('/')[:2])
-  layers = list(dict.fromkeys(layer(variable) for variable in tf.trainable_variables()))
-  factors = {}
-  for scope in pretrained_scopes:
-    inside = [name for name in layers if name.startswith(f'{scope}/')]
-    factors |= {name: layer_rate_decay**depth for depth, name in enumerate(reversed(inside))}
-  return [factors.get(layer(variable), new_layers_rate) for variable in variables]
 
 
 def averaged(averages):
