@@ -42,7 +42,6 @@ flags.DEFINE_enum('schedule', 'poly', list(training.SCHEDULES), 'learning rate o
 flags.DEFINE_integer('warmup_steps', 0, 'steps over which the learning rate rises from zero', lower_bound=0)
 flags.DEFINE_float('adam_epsilon', 1e-8, "Adam's epsilon", lower_bound=0.0)
 flags.DEFINE_float('weight_decay', 4e-5, 'weight of the L2 loss', lower_bound=0.0)
-flags.DEFINE_float('decoupled_weight_decay', 0.0, 'share of the rate by which weights shrink a step, as in AdamW', 0.0)
 flags.DEFINE_float('ema_decay', 0.0, 'decay of moving averages of the weights, which are then evaluated; 0: none', 0, 1)
 flags.DEFINE_float('gradient_clip_norm', 10.0, 'greatest norm of all gradients together; 0: no limit', lower_bound=0.0)
 flags.DEFINE_string('loss', 'cross_entropy', f'{", ".join(losses.LOSSES)}, or several with + between')
@@ -168,8 +167,7 @@ def train(dataset, network, *, run_dir, data_dir, config):
       rate=rate, pretrained_scopes=network.pretrained_scopes, new_layers_rate=FLAGS.new_layers_rate,
       scopes=FLAGS.trainable_scopes, offsets=FLAGS.train_offsets, loss=FLAGS.loss,
       class_weights=class_weights(data_dir), gradient_accumulation=FLAGS.gradient_accumulation,
-      clip_norm=FLAGS.gradient_clip_norm, adam_epsilon=FLAGS.adam_epsilon,
-      decoupled_weight_decay=FLAGS.decoupled_weight_decay, ema_decay=FLAGS.ema_decay)
+      clip_norm=FLAGS.gradient_clip_norm, adam_epsilon=FLAGS.adam_epsilon, ema_decay=FLAGS.ema_decay)
   outputs = step(batch)
   init_fn = None if resumed else start(network)
   if resumed:

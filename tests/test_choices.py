@@ -108,7 +108,7 @@ def test_table_by_hand(measured):
 
 def test_chart_has_a_bar_each_as_long_as_its_change():
   scores = lambda *values: [{'seed': seed, 'mean_iou': value, 'class_iou': {}} for seed, value in enumerate(values)]
-  picture = choices.chart({'baseline': scores(49.0, 51.0), 'lovasz': scores(60.0), 'focal': scores(45.0)})
+  picture = choices.chart({'baseline': scores(49.0, 51.0), 'lovasz': scores(60.0), 'ohem': scores(45.0)})
   blue, red = ((picture == color).all(axis=-1) for color in (choices._GAIN, choices._LOSS))
   widths = [int(mask.any(axis=0).sum()) for mask in (blue, red)]
   assert widths[0] == pytest.approx(10 / 15 * choices._WIDTH, abs=2)

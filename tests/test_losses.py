@@ -48,8 +48,6 @@ def by_definition(name, logits, labels, weights):
   present = np.flatnonzero(truth.any(axis=0))
   if name == 'cross_entropy':
     return np.mean(weights[ids] * -np.log(sure))
-  if name == 'focal':
-    return np.mean(weights[ids] * (1 - sure)**2 * -np.log(sure))
   if name == 'ohem':
     hard = np.sort(sure)[:max((sure <= 0.7).sum(), len(ids) // 16)]
     kept = sure <= hard[-1]
@@ -150,12 +148,6 @@ def test_ohem_by_hand(graph):
   assert loss == pytest.approx(-np.log(.8), abs=1e-6)
 
 
-def test_focal_by_hand(graph):
-  """(1/2)^2 ln 2 and (3/4)^2 ln 4, averaged."""
-  loss, _ = evaluate(pixels(.5, .25), [[[0, 0]]], kind='focal')
-  assert loss == pytest.approx((.25 + .5625 * 2) * np.log(2) / 2, abs=1e-6)
-
-
 def test_dice_by_hand(graph):
   """Class 0: overlap 1/2 + 1/4, squares 1/4 + 1/16 + 1/16, two pixels; class 1: 3/4, 1/4 + 9/16 + 9/16, one pixel."""
   first, second = 1 - 2 * .75 / (.375 + 2), 1 - 2 * .75 / (1.375 + 1)
@@ -211,7 +203,7 @@ def test_a_sum_of_losses(graph):
 def test_an_unknown_loss_lists_the_valid_ones(kind, graph):
   with pytest.raises(UserError) as caught:
     evaluate(*a_batch(), kind=kind)
-  assert f'--loss={kind}:' in str(caught.value) and 'cross_entropy, ohem, focal, dice, lovasz' in str(caught.value)
+  assert f'--loss={kind}:' in str(caught.value) and 'cross_entropy, ohem, dice, lovasz' in str(caught.value)
 
 
 @pytest.mark.parametrize('kind', LOSSES)

@@ -199,7 +199,7 @@ def test_what_shapes_the_network_reaches_inference(data_dir, tmp_path):
   run_dir = tmp_path / 'run'
   result = train(run_dir, data_dir, '--net=inception_v1', '--skip=4s', '--decoder_channels=8',
                  '--input_scale=1.25', '--loss=cross_entropy+lovasz', '--cutout=0.1',
-                 '--decoupled_weight_decay=1e-3', '--ema_decay=0.9', '--max_steps=3', '--eval_steps=3')
+                 '--ema_decay=0.9', '--max_steps=3', '--eval_steps=3')
   assert result.returncode == 0, result.stderr
   during = float(re.search(r'mean IoU ([\d.]+)', result.stdout)[1])
   script('evaluate.py', f'--ckpt={run_dir}')

@@ -84,26 +84,6 @@ def test_new_layers_learn_at_their_own_rate(graph):
   assert slots == ['head/score/weights/Adam_10', 'head/score/weights/Adam_10_1']
 
 
-def test_decoupled_weight_decay_shrinks_kernels_alone(graph):
-  """Void labels give no gradient: what moves is the decay, by rate * factor * decay of the weight."""
-  batch = batch_of()
-  batch['label'] = tf.fill([2, 7, 5], 255)
-
-  def no_l2(images):
-    return slim.conv2d(images / 255, 3, 1, scope='head/score', biases_initializer=tf.ones_initializer()), {}
-
-  outputs = training.make_step(no_l2, rate=tf.constant(0.01), pretrained_scopes=('Backbone',), new_layers_rate=10.0,
-                               decoupled_weight_decay=0.5)(batch)
-  weights, biases = tf.trainable_variables()
-  with tf.Session() as session:
-    session.run(tf.global_variables_initializer())
-    before = session.run([weights, biases])
-    session.run(outputs.loss)
-    after = session.run([weights, biases])
-  np.testing.assert_allclose(after[0], before[0] * (1 - 0.01 * 10 * 0.5), rtol=1e-6)
-  np.testing.assert_array_equal(after[1], before[1])
-
-
 def test_moving_averages_follow_the_weights(graph):
   """By hand: the decay is min(0.9, (1 + n) / (10 + n)) at step n; a graph in the averages' scope uses them."""
   batch = batch_of()

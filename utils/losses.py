@@ -18,7 +18,7 @@ def segmentation_loss(logits, labels, *, kind='cross_entropy', ignore_label=255,
     labels: int32 [B, H, W] of ids below C, and `ignore_label`, whose pixels add nothing and get no gradient.
     kind: a key of LOSSES, or several with `+` between them for their sum.
     ignore_label: id of void pixels.
-    class_weights: float [C], or None for ones. Losses of single pixels (cross_entropy, ohem, focal) are multiplied by
+    class_weights: float [C], or None for ones. Losses of single pixels (cross_entropy, ohem) are multiplied by
       the weight of the pixel's class; losses of whole classes (dice, lovasz) are averaged with these weights.
 
   Returns:
@@ -79,16 +79,6 @@ def ohem(logits, ids, labelled, *, class_weights=None):
   bar = tf.reduce_min(tf.math.top_k(tf.reshape(ranked, [-1]), least, sorted=False).values)
   bar = tf.minimum(bar, -np.log(OHEM_PROBABILITY))
   return _pixel_mean(losses, ids, labelled & (ranked >= bar), class_weights=class_weights)
-
-
-def focal(logits, ids, labelled, *, class_weights=None):
-  """Focal loss: each pixel's cross-entropy times (1 - p)^2, p the probability of its class; averaged as that is.
-
-  Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, section 3.2, with their gamma of 2; `class_weights`
-  are their alpha. Arguments as of `cross_entropy`.
-  """
-  losses = _pixel_losses(logits, ids)
-  return _pixel_mean(tf.square(tf.expm1(-losses)) * losses, ids, labelled, class_weights=class_weights)
 
 
 def dice(logits, ids, labelled, *, class_weights=None):
@@ -189,7 +179,6 @@ LOSSES = {
     # Each is called with logits, ids, and where they are labelled.
     'cross_entropy': cross_entropy,
     'ohem': ohem,
-    'focal': focal,
     'dice': dice,
     'lovasz': lovasz,
 }

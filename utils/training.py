@@ -72,7 +72,7 @@ def trainable_variables(scopes, *, offsets=True):
 
 def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, scopes=(), offsets=True,
               loss='cross_entropy', class_weights=None, gradient_accumulation=1, clip_norm=0.0, adam_epsilon=1e-8,
-              decoupled_weight_decay=0.0, ema_decay=0.0):
+              ema_decay=0.0):
   """Returns `step(batch)`, which builds one training step.
 
   Args:
@@ -88,8 +88,6 @@ def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, scopes
       memory of one; their losses and gradients are averaged. Batch norm, where it learns, sees a part at a time.
     clip_norm: greatest norm of all gradients together; 0 for no limit.
     adam_epsilon: Adam's epsilon.
-    decoupled_weight_decay: share of the learning rate by which convolution weights shrink each step (Loshchilov and
-      Hutter, "Decoupled Weight Decay Regularization", ICLR 2019).
     ema_decay: decay of moving averages of the trained weights, 0 for none. They are kept in the checkpoint under
       `NAME/ExponentialMovingAverage`, and are what evaluation and inference then use.
 
@@ -118,8 +116,7 @@ def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, scopes
     with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
       # A gradient that is not finite would spoil every weight at once; hooks.LogHook decides whether training goes on.
       update = tf.cond(tf.is_finite(gradient_norm),
-                       lambda: _adam(pairs, factors, rate, epsilon=adam_epsilon, weight_decay=decoupled_weight_decay),
-                       tf.no_op)
+                       lambda: _adam(pairs, factors, rate, epsilon=adam_epsilon), tf.no_op)
     averages, global_step = None, tf.train.get_or_create_global_step()
     with tf.control_dependencies([update]):
       if ema_decay:
@@ -171,14 +168,11 @@ def averaged(averages):
   return get
 
 
-def _adam(pairs, factors, rate, *, epsilon, weight_decay):
+def _adam(pairs, factors, rate, *, epsilon):
   """Applies gradients by one Adam for each learning rate: Adam does not see a factor on a gradient."""
   updates = []
   for factor in sorted(set(factors)):
     group = [pair for pair, own in zip(pairs, factors) if own == factor]
-    decays = [variable.assign_sub(rate * factor * weight_decay * variable) for _, variable in group
-              if weight_decay and variable.op.name.endswith('weights')]
-    with tf.control_dependencies(decays):
-      adam = tf.train.AdamOptimizer(rate * factor, epsilon=epsilon, name='Adam' if factor == 1 else f'Adam_{factor:g}')
-      updates.append(adam.apply_gradients(group))
+    adam = tf.train.AdamOptimizer(rate * factor, epsilon=epsilon, name='Adam' if factor == 1 else f'Adam_{factor:g}')
+    updates.append(adam.apply_gradients(group))
   return tf.group(*updates)
