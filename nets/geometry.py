@@ -70,25 +70,9 @@ def bilinear_upsample(scores, stride, first, size):
   strides = stride if isinstance(stride, tuple) else (stride, stride)
   vertical = upsampling_matrix(rows, strides[0], first[0], size[0])
   horizontal = upsampling_matrix(columns, strides[1], first[1], size[1])
-  return resampled(scores, vertical, horizontal, size)
-
-
-def resampled(features, vertical, horizontal, size):
-  """Multiplies every column of a map by one matrix and every row by another.
-
-  Args:
-    features: float [B, h, w, C].
-    vertical: float [H, h].
-    horizontal: float [W, w].
-    size: (H, W), ints or scalar tensors.
-
-  Returns:
-    float [B, H, W, C].
-  """
-  rows, columns = spatial_size(features)
-  channels = features.shape.as_list()[3]
+  channels = scores.shape.as_list()[3]
   # Along rows first: where a map grows, they are still few. tf.einsum would transpose, and take twice the time.
-  wide = tf.matmul(horizontal, tf.reshape(features, [-1, columns, channels]), name='resample_columns')
+  wide = tf.matmul(horizontal, tf.reshape(scores, [-1, columns, channels]), name='resample_columns')
   tall = tf.matmul(vertical, tf.reshape(wide, [-1, rows, size[1] * channels]), name='resample_rows')
   return tf.reshape(tall, [-1, *size, channels])
 

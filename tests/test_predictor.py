@@ -246,8 +246,9 @@ def test_a_coarser_checkpoint_is_refused(tmp_path, folder):
     Predictor(run)
 
 
-def test_an_option_that_is_no_more_does_no_harm(tmp_path, folder):
-  Predictor(_with_config(folder, tmp_path / 'd', lambda config: config['network'].update(colour='none'))).close()
+def test_an_option_that_is_no_more_changes_nothing(tmp_path, folder, predictor):
+  with Predictor(_with_config(folder, tmp_path / 'd', lambda config: config['network'].update(context='none'))) as same:
+    np.testing.assert_array_equal(same.labels(IMAGES), predictor.labels(IMAGES))
 
 
 def test_another_network_is_refused(tmp_path, folder):

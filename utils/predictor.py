@@ -168,7 +168,7 @@ def _frozen(run, *, dropout=False):
   """The GraphDef of a run's network from `images` to _OUTPUTS, weights inside as constants; dropout as in training."""
   config = run.config['network']
   network = get_network(config['name'])
-  # What a run of another version has beside these options shows in its variables, if it matters.
+  # Runs of earlier versions have `context` beside these: if one was built, its variables have no place, and are named.
   options = {name: config[name] for name in ('skip', *network.options) if config.get(name) is not None}
   if dropout:
     options |= {'dropout': True, 'dropout_keep_prob': run.config['flags'].get('dropout_keep_prob')}

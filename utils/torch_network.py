@@ -230,7 +230,7 @@ def _rows(features, indices, axis):
 
 
 def _matrix_product(build, op, matrix, features):
-  """The products by which nets.geometry.resampled resamples; told by their names, since shapes can be alike."""
+  """The products of nets.geometry.bilinear_upsample; told by their names, since shapes can be alike."""
   matrix = build.buffer(op, torch.tensor(matrix))
   name = op.name.split('/')[-1]
   if name.startswith('resample_columns'):

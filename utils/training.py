@@ -115,8 +115,7 @@ def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, scopes
     factors = [1.0 if variable.op.name.startswith(pretrained) else new_layers_rate for variable in variables]
     with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
       # A gradient that is not finite would spoil every weight at once; hooks.LogHook decides whether training goes on.
-      update = tf.cond(tf.is_finite(gradient_norm),
-                       lambda: _adam(pairs, factors, rate, epsilon=adam_epsilon), tf.no_op)
+      update = tf.cond(tf.is_finite(gradient_norm), lambda: _adam(pairs, factors, rate, epsilon=adam_epsilon), tf.no_op)
     averages, global_step = None, tf.train.get_or_create_global_step()
     with tf.control_dependencies([update]):
       if ema_decay:
