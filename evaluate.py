@@ -11,16 +11,18 @@ import os
 import numpy as np
 from absl import flags
 
-from datasets.dataset import IGNORE_LABEL
-from datasets.workers import default_workers, ordered_map
-from utils import charts, colors, crf, details, errors, gallery, metrics, views
+from datasets import pipeline, records
+from utils import errors
+from utils.drawing import charts, colors, gallery
 from utils.errors import UserError
-from utils.evaluation import check_dataset, read
+from utils.evaluation import details, metrics
 from utils.files import make_folder, write_json
-from utils.predictor import Predictor
+from utils.inference import crf, tta
+from utils.inference.predictor import Predictor
 from utils.progress import Progress
 from utils.runs import load_run
 from utils.session import define_flags
+from utils.workers import default_workers, ordered_map
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('ckpt', None, "run's folder, or one checkpoint in it", required=True)
@@ -29,7 +31,7 @@ flags.DEFINE_string('data_dir', None, 'folder with the TFRecords; default: the o
 flags.DEFINE_integer('samples', 0, 'passes with dropout to average; 0: one pass without dropout', lower_bound=0)
 flags.DEFINE_integer('seed', 0, 'of what --samples drop', lower_bound=0)
 flags.DEFINE_bool('details', False, 'also scores along boundaries, calibration, and the best and the worst images')
-views.define_flags()
+tta.define_flags()
 define_flags()
 crf.define_flags()
 
@@ -39,11 +41,11 @@ NUM_EXAMPLES = 4  # in the picture
 def main(argv):
   if len(argv) > 1:
     raise UserError(f'unexpected argument {argv[1]!r}; all settings are flags, see --help')
-  seen = views.from_flags(FLAGS)
+  seen = tta.from_flags(FLAGS)
   settings = crf.from_flags(FLAGS)
   run = load_run(FLAGS.ckpt)
   data_dir = FLAGS.data_dir or run.config['flags']['data_dir']
-  num_images = check_dataset(run, data_dir, FLAGS.split)
+  num_images = records.check_classes(data_dir, FLAGS.split, run.classes, trained=run.folder)
   make_folder(run.folder)
   with Predictor(run, FLAGS.precision, samples=FLAGS.samples, seed=FLAGS.seed, views=seen, gpu=FLAGS.gpu,
                  gpu_memory_fraction=FLAGS.gpu_memory_fraction) as predictor:
@@ -69,12 +71,12 @@ def evaluate(run, predictor, data_dir, num_images, settings):
     for index, (row, plain, confidence) in enumerate(labelled):
       name, _, truth, prediction = row
       try:
-        one = metrics.confusion_matrix(truth, prediction, len(run.classes), IGNORE_LABEL)
+        one = metrics.confusion_matrix(truth, prediction, len(run.classes))
       except UserError as error:
         raise UserError(f'{data_dir}, {FLAGS.split}, record {name}: {error}') from error
       matrix += one
       if settings:
-        plain_matrix += metrics.confusion_matrix(truth, plain, len(run.classes), IGNORE_LABEL)
+        plain_matrix += metrics.confusion_matrix(truth, plain, len(run.classes))
       if more:
         details.add(more, row, one, plain=plain, confidence=confidence)
       if index in shown:
@@ -90,7 +92,7 @@ def label(predictor, data_dir):
 
   The last two are None without --details: then labels alone leave the graph.
   """
-  for name, image, truth in read(data_dir, FLAGS.split):
+  for name, image, truth in pipeline.examples(data_dir, FLAGS.split):
     if not FLAGS.details:
       yield (name, image, truth, predictor.labels(image[None])[0]), None, None
       continue
@@ -103,7 +105,7 @@ def label_refined(predictor, data_dir, settings):
   """As `label`, always with the last two: the network here, the CRF in processes."""
 
   def tasks():
-    for name, image, truth in read(data_dir, FLAGS.split):
+    for name, image, truth in pipeline.examples(data_dir, FLAGS.split):
       reason = crf.too_large(image.shape[:2], predictor.num_classes)
       if reason:
         raise UserError(f'{data_dir}, {FLAGS.split}, record {name}: {reason}')

@@ -20,18 +20,20 @@ from absl import flags
 
 from datasets import submission
 from datasets.images import read_rgb
-from datasets.lists import read_names
-from datasets.workers import default_workers, ordered_map
-from utils import colors, crf, errors, views
+from datasets.readers.lists import read_names
+from utils import errors
 from utils.compat import tf
+from utils.drawing import colors
 from utils.errors import UserError
 from utils.files import make_folder, replacing
-from utils.predictor import Predictor
+from utils.inference import crf, tta
+from utils.inference.mc_dropout import MEASURES
+from utils.inference.predictor import Predictor
+from utils.inference.tiles import CELL, probability_bands
 from utils.progress import Progress
 from utils.runs import load_run
-from utils.sampling import MEASURES
 from utils.session import define_flags
-from utils.tiles import CELL, probability_bands
+from utils.workers import default_workers, ordered_map
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('ckpt', None, "run's folder, or one checkpoint in it", required=True)
@@ -47,7 +49,7 @@ flags.DEFINE_integer('seed', 0, 'of what --samples drop', lower_bound=0)
 flags.DEFINE_integer('batch_size', 4, 'images of one size that go through the network together', lower_bound=1)
 flags.DEFINE_integer('max_pixels', 2_000_000, 'images with more pixels are done in overlapping tiles', lower_bound=1)
 flags.DEFINE_integer('tile_size', 0, 'height and width of a tile; 0: as --max_pixels allows', lower_bound=0)
-views.define_flags()
+tta.define_flags()
 define_flags()
 crf.define_flags()
 
@@ -67,7 +69,7 @@ NO_MEMORY = 'not enough memory; try a lower --max_pixels'
 def main(argv):
   if 0 < FLAGS.tile_size < LEAST_TILE:
     raise UserError(f'--tile_size={FLAGS.tile_size}: valid are {LEAST_TILE} and above, and 0')
-  seen = views.from_flags(FLAGS)
+  seen = tta.from_flags(FLAGS)
   settings = crf.from_flags(FLAGS)
   run = load_run(FLAGS.ckpt)
   server = submission.dataset_with_server(run.config['dataset']['name'], run.classes) if FLAGS.submission else None
@@ -174,7 +176,7 @@ def batches(paths, failures, progress):
 
 def is_large(image):
   """Whether the largest view of an image has more than --max_pixels."""
-  return image.shape[0] * image.shape[1] * views.from_flags(FLAGS).enlargement > FLAGS.max_pixels
+  return image.shape[0] * image.shape[1] * tta.from_flags(FLAGS).enlargement > FLAGS.max_pixels
 
 
 def labelled(found, predictor, targets, failures, progress):
@@ -221,7 +223,7 @@ def tile_size_for(image, num_classes):
   if not is_large(image):
     return max(image.shape)
   bytes_a_row = image.shape[1] * num_classes * np.float32().itemsize
-  allowed = int(math.sqrt(FLAGS.max_pixels / views.from_flags(FLAGS).enlargement))
+  allowed = int(math.sqrt(FLAGS.max_pixels / tta.from_flags(FLAGS).enlargement))
   return FLAGS.tile_size or max(min(allowed, BAND_BYTES // bytes_a_row), LEAST_TILE)
 
 
@@ -266,7 +268,7 @@ def probabilities_and_uncertainty(predictor, images):
 def write_uncertainty(target, uncertainty):
   """Writes NAME_uncertainty.png: the lighter, the less sure, with the scale below."""
   top = float(np.quantile(uncertainty, BRIGHTEST))
-  passes = FLAGS.samples * len(views.from_flags(FLAGS).each)
+  passes = FLAGS.samples * len(tta.from_flags(FLAGS).each)
   title = f'{UNCERTAINTIES[FLAGS.uncertainty]}; {passes} passes'
   colors.write_png(f'{target}_uncertainty.png', colors.with_scale(colors.heat(uncertainty, top), top, title))
 

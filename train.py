@@ -11,10 +11,12 @@ from absl import flags
 import checkpoints
 from datasets import DATASETS, get_dataset, pipeline, prepare, records
 from nets import NETWORKS, get_network
-from utils import errors, hooks, losses, runs, summaries, training, warm_start
+from utils import errors, runs
 from utils.compat import tf
 from utils.errors import UserError
 from utils.session import define_flags, session_config
+from utils.training import hooks, losses, summaries, warm_start
+from utils.training.step import SCHEDULES, averaged, learning_rate, make_step
 
 FLAGS = flags.FLAGS
 
@@ -38,7 +40,7 @@ flags.DEFINE_integer('gradient_accumulation', 1, 'parts in which a batch goes th
 flags.DEFINE_integer('max_steps', 4000, 'length of the run in steps', lower_bound=1)
 flags.DEFINE_float('learning_rate', 1e-4, 'highest learning rate of the pretrained layers', lower_bound=0.0)
 flags.DEFINE_float('new_layers_rate', 10.0, 'factor on the learning rate of the new layers', lower_bound=0.0)
-flags.DEFINE_enum('schedule', 'poly', list(training.SCHEDULES), 'learning rate over the run')
+flags.DEFINE_enum('schedule', 'poly', list(SCHEDULES), 'learning rate over the run')
 flags.DEFINE_integer('warmup_steps', 0, 'steps over which the learning rate rises from zero', lower_bound=0)
 flags.DEFINE_float('adam_epsilon', 1e-8, "Adam's epsilon", lower_bound=0.0)
 flags.DEFINE_float('weight_decay', 4e-5, 'weight of the L2 loss', lower_bound=0.0)
@@ -157,10 +159,10 @@ def train(dataset, network, *, run_dir, data_dir, config):
   batch = batches.get_next()
 
   logits_fn = functools.partial(network.logits, num_classes=dataset.num_classes, **shape_options(network))
-  rate = training.learning_rate(
+  rate = learning_rate(
       tf.train.get_or_create_global_step(), schedule=FLAGS.schedule, base=FLAGS.learning_rate,
       max_steps=FLAGS.max_steps, warmup_steps=FLAGS.warmup_steps)
-  step = training.make_step(
+  step = make_step(
       functools.partial(logits_fn, is_training=True, freeze_batch_norm=freeze_batch_norm(network),
                         batch_norm_decay=FLAGS.batch_norm_decay, weight_decay=FLAGS.weight_decay,
                         dropout_keep_prob=FLAGS.dropout_keep_prob),
@@ -222,7 +224,7 @@ def make_hooks(outputs, batch, logits_fn, *, dataset, network, run_dir, data_dir
   chain += [tf.train.SummarySaverHook(save_steps=FLAGS.summary_steps, summary_writer=writer, summary_op=op)
             for op in summary_ops]
   if FLAGS.eval_steps:
-    getter = training.averaged(outputs.averages) if outputs.averages else None
+    getter = averaged(outputs.averages) if outputs.averages else None
     with tf.variable_scope(tf.get_variable_scope(), reuse=True, custom_getter=getter):
       chain.append(hooks.EvaluateHook(
           pipeline.evaluation_batches(data_dir, FLAGS.eval_split), functools.partial(logits_fn, is_training=False),

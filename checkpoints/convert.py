@@ -15,7 +15,7 @@ from checkpoints.caffe import read_caffemodel
 from checkpoints.caffe_fcn import FCN_MEANS, fcn_from_caffe, is_fcn
 from checkpoints.matconvnet import read_mat
 from checkpoints.slim_vgg import VGG_MEANS, VGGS, from_caffe, from_matconvnet
-from datasets.voc import VOC
+from datasets.readers.voc import VOC
 from nets import backbones, get_network
 from utils import errors, runs
 from utils.compat import tf

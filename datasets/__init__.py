@@ -2,15 +2,15 @@
 
 import os
 
-from datasets.camvid import CAMVID
-from datasets.camvid32 import CAMSEQ01, CAMVID32
-from datasets.coco import COCO
-from datasets.gta5 import GTA5
-from datasets.mit import MIT
-from datasets.own import own_dataset
-from datasets.shapes import SHAPES
-from datasets.vkitti import VKITTI, VKITTI2
-from datasets.voc import VOC, VOC2011, VOC_AUG
+from datasets.readers.camvid import CAMVID
+from datasets.readers.camvid32 import CAMSEQ01, CAMVID32
+from datasets.readers.coco import COCO
+from datasets.readers.gta5 import GTA5
+from datasets.readers.mit import MIT
+from datasets.readers.own import own_dataset
+from datasets.readers.shapes import SHAPES
+from datasets.readers.vkitti import VKITTI, VKITTI2
+from datasets.readers.voc import VOC, VOC2011, VOC_AUG
 from utils.errors import UserError
 
 DATASETS = {dataset.name: dataset for dataset in (
@@ -18,7 +18,7 @@ DATASETS = {dataset.name: dataset for dataset in (
 
 
 def get_dataset(name):
-  """Returns the Dataset of the name, or else of the folder (see `datasets.own`), that `--dataset` gives.
+  """Returns the Dataset of the name, or else of the folder (see `datasets.readers.own`), that `--dataset` gives.
 
   Raises:
     UserError: if there is neither, listing the known names; or if the folder is not laid out as it should.

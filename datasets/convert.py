@@ -19,14 +19,14 @@ import numpy as np
 from absl import flags
 
 from datasets import DATASETS, get_dataset, images, records
-from datasets.dataset import IGNORE_LABEL
-from datasets.own import OwnDataset, originals
-from datasets.workers import default_workers, ordered_map
+from datasets.readers.own import OwnDataset, originals
 from utils import errors
 from utils.compat import tf
 from utils.errors import UserError
 from utils.files import make_folder, read_json, write_json
+from utils.labels import IGNORE_LABEL
 from utils.progress import Progress
+from utils.workers import default_workers, ordered_map
 
 MAX_SHARDS = 512  # all of a split's are open at once
 

@@ -1,11 +1,9 @@
-"""The records that describe a dataset, and the one label that means "not scored"."""
+"""The records that describe a dataset."""
 
 import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-
-IGNORE_LABEL = 255  # the only ignore value past a reader, as in VOC's palette PNGs
 
 
 def label_map(ids):

@@ -11,8 +11,8 @@ import warnings
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from datasets.dataset import IGNORE_LABEL
 from utils.errors import UserError
+from utils.labels import IGNORE_LABEL
 
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNS = {  # EXIF orientation -> what turns the stored pixels upright (Exif 2.3, 4.6.4)

@@ -7,8 +7,9 @@ at a step sees the examples, crops and colours that it would have seen without t
 import dataclasses
 
 from datasets import records
-from datasets.dataset import IGNORE_LABEL
 from utils.compat import tf
+from utils.errors import UserError
+from utils.labels import IGNORE_LABEL
 
 SHUFFLE_BUFFER = 1000  # encoded records held at a time: about 100 MB of photographs
 PAD_VALUE = 127.5  # of pixels beyond an image's border: zero after a network's normalisation to [-1, 1]
@@ -179,3 +180,31 @@ def _cut_out(image, label, share, draws):
   rows, columns = (tf.range(size[axis]) - begin[axis] for axis in (0, 1))
   covered = ((rows >= 0) & (rows < extent[0]))[:, None, None] & ((columns >= 0) & (columns < extent[1]))[None, :, None]
   return tf.where_v2(covered, PAD_VALUE, image), tf.where_v2(covered, IGNORE_LABEL, label)
+
+
+def examples(data_dir, split):
+  """Reads a split outside of any graph, image by image, at native size.
+
+  Args:
+    data_dir: folder with the shards.
+    split: name of the split.
+
+  Yields:
+    (name, image uint8 [H, W, 3], label int32 [H, W] of ids with IGNORE_LABEL for void).
+
+  Raises:
+    UserError: that names the file and the record if one is broken.
+  """
+  with tf.Graph().as_default(), tf.device('/cpu:0'), tf.Session(config=tf.ConfigProto(
+      device_count={'GPU': 0}, use_per_session_threads=True)) as session:
+    batch = tf.data.make_one_shot_iterator(evaluation_batches(data_dir, split)).get_next()
+    fetches = [batch['name'][0], tf.cast(batch['image'][0], tf.uint8), batch['label'][0]]
+    while True:
+      try:
+        name, image, label = session.run(fetches)
+      except tf.errors.OutOfRangeError:
+        return
+      except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+        records.verify(records.shard_paths(data_dir, split))  # names the record
+        raise UserError(f'{data_dir}: {error.message.splitlines()[0]}') from error
+      yield name.decode(), image, label

@@ -5,7 +5,7 @@ import os
 
 from datasets import records
 from datasets.convert import convert, has_changed
-from datasets.own import OwnDataset, originals
+from datasets.readers.own import OwnDataset, originals
 from utils import download
 from utils.errors import UserError
 

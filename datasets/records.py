@@ -4,10 +4,10 @@ import glob
 import os
 import re
 
-from datasets.dataset import IGNORE_LABEL
 from utils.compat import tf
 from utils.errors import UserError
 from utils.files import read_json
+from utils.labels import IGNORE_LABEL
 
 VERSION = 1  # of the format; another one makes converted data stale
 _FEATURES = {
@@ -86,6 +86,30 @@ def read_stats(data_dir, split):
   if not isinstance(stats, dict) or not {'num_examples', 'num_shards', 'class_names', 'class_pixels'} <= stats.keys():
     raise UserError(f'{path} was not written by datasets.convert')
   return stats
+
+
+def check_classes(data_dir, split, classes, *, trained):
+  """Checks that a split has the classes that a network was trained on.
+
+  Args:
+    data_dir: folder with the shards.
+    split: name of the split.
+    classes: the network's class names, index = label id.
+    trained: what messages call the network: its run's folder.
+
+  Returns:
+    the number of examples in the split.
+
+  Raises:
+    UserError: naming the first class that differs; or as `read_stats`.
+  """
+  stats = read_stats(data_dir, split)
+  if len(stats['class_names']) != len(classes):
+    raise UserError(f'{data_dir} has {len(stats["class_names"])} classes and {trained} was trained on {len(classes)}')
+  for index, (here, there) in enumerate(zip(stats['class_names'], classes)):
+    if here != there:
+      raise UserError(f'class {index} is {here!r} in {data_dir} and {there!r} in {trained}')
+  return stats['num_examples']
 
 
 def list_shards(data_dir, split):

@@ -16,9 +16,11 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from datasets import DATASETS, get_dataset, lists
+from datasets import DATASETS, get_dataset
 from datasets.images import read_rgb
-from utils import colors, errors
+from datasets.readers import lists
+from utils import errors
+from utils.drawing import colors
 from utils.errors import UserError
 from utils.files import make_folder, replacing
 from utils.progress import Progress

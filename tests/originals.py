@@ -10,8 +10,9 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from datasets import camvid32, coco, gta5, pipeline, vkitti
+from datasets import pipeline
 from datasets.dataset import colormap
+from datasets.readers import camvid32, coco, gta5, vkitti
 from utils.compat import tf
 
 SIZES = ((29, 41), (37, 33), (32, 45))

@@ -13,15 +13,15 @@ import pytest
 
 from datasets import get_dataset
 from datasets.convert import convert
-from utils import benchmark
 from utils.errors import UserError
+from utils.studies import benchmark
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MIB = 2**20
 
 
 def run_benchmark(*arguments):
-  return subprocess.run([sys.executable, '-m', 'utils.benchmark', *arguments], cwd=ROOT, capture_output=True,
+  return subprocess.run([sys.executable, '-m', 'utils.studies.benchmark', *arguments], cwd=ROOT, capture_output=True,
                         text=True, check=False)
 
 
@@ -182,5 +182,5 @@ def test_all_parts(tmp_path):
   assert all(0.3 < peak < 5 for peak in peaks)  # TensorFlow with the network's weights is above, a tiny crop below
   assert (written['dataset'], written['size'], written['batch_size']) == ('shapes', [43, 61], 1)
   assert written['machine']['cores'] >= 1 and written['versions']['tensorflow']
-  assert written['command'].startswith('python -m utils.benchmark --net=')
+  assert written['command'].startswith('python -m utils.studies.benchmark --net=')
   assert not list(output.parent.glob('*.tmp'))

@@ -11,9 +11,9 @@ import pytest
 
 from datasets import get_dataset
 from nets.network import Network
-from utils import benchmark, benchmark_pytorch
 from utils.compat import slim, tf
 from utils.errors import UserError
+from utils.studies import benchmark, benchmark_pytorch
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 needs_torch = pytest.mark.skipif(importlib.util.find_spec('torch') is None,
@@ -48,7 +48,7 @@ def batch():
 def test_without_pytorch_one_line_says_how_to_get_it(tmp_path):
   (tmp_path / 'torch.py').write_text('raise ImportError("none here")\n')
   output = tmp_path / 'out.json'
-  result = subprocess.run([sys.executable, '-m', 'utils.benchmark_pytorch', f'--output={output}'], cwd=ROOT,
+  result = subprocess.run([sys.executable, '-m', 'utils.studies.benchmark_pytorch', f'--output={output}'], cwd=ROOT,
                           env={**os.environ, 'PYTHONPATH': str(tmp_path)}, capture_output=True, text=True, check=False)
   assert result.returncode == 1
   assert result.stderr == 'error: PyTorch is not installed (none here): pip install -r requirements-pytorch.txt\n'

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from utils import boundaries
+from utils.evaluation import boundaries
 
 VOID = 255
 

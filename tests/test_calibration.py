@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from utils import calibration, charts
+from utils.drawing import charts
+from utils.evaluation import calibration
 
 TRUTH = np.array([[0, 1, 2], [0, 255, 1]])
 PREDICTION = np.array([[0, 1, 1], [1, 1, 1]])

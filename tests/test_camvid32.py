@@ -4,8 +4,9 @@ import numpy as np
 import originals
 import pytest
 
-from datasets import camvid32, get_dataset, images
+from datasets import get_dataset, images
 from datasets.convert import BadFiles, convert
+from datasets.readers import camvid32
 from utils.errors import UserError
 
 ANIMAL, ARCHWAY, WALL, VOID = (64, 128, 64), (192, 0, 128), (64, 192, 0), (0, 0, 0)

@@ -18,13 +18,14 @@ from checkpoints import convert
 from checkpoints.caffe import read_caffemodel
 from checkpoints.caffe_fcn import FCN_MEANS, fcn_from_caffe
 from checkpoints.slim_vgg import VGG_MEANS, VGGS
-from datasets.voc import VOC
+from datasets.readers.voc import VOC
 from nets import NETWORKS, backbones
 from nets.fcn import fcn
-from utils import runs, warm_start
+from utils import runs
 from utils.compat import slim, tf
 from utils.errors import UserError
-from utils.predictor import Predictor
+from utils.inference.predictor import Predictor
+from utils.training import warm_start
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 IMAGE = np.random.default_rng(7).integers(0, 256, [224, 224, 3]).astype(np.float32)  # RGB

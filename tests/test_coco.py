@@ -11,8 +11,9 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
-from datasets import coco, get_dataset, images
+from datasets import get_dataset, images
 from datasets.convert import BadFiles, convert
+from datasets.readers import coco
 from utils.errors import UserError
 
 HEIGHT, WIDTH = 5, 7

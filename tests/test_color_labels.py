@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.color_labels import read_color_label, read_label_colors
 from datasets.images import BadFile
+from datasets.readers.color_labels import read_color_label, read_label_colors
 from utils.errors import UserError
 
 COLORS = (((128, 64, 0), 7), ((0, 0, 255), 0), ((0, 64, 128), 255), ((255, 255, 255), 7), ((0, 0, 0), 3))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils import colors
+from utils.drawing import colors
 from utils.errors import UserError
 
 PALETTE = np.array([[128, 0, 0], [0, 64, 128], [250, 10, 30]], np.uint8)

@@ -16,7 +16,7 @@ from datasets import convert as converter
 from datasets import export, get_dataset, images, records
 from datasets.convert import BadFiles, convert
 from datasets.dataset import Dataset, Source, colormap, label_map
-from datasets.own import own_dataset
+from datasets.readers.own import own_dataset
 from utils.compat import tf
 from utils.errors import UserError
 

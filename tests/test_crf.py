@@ -1,4 +1,4 @@
-"""utils.crf against sums over all pairs of pixels, its edge cases, and --crf and the search as users run them."""
+"""The dense CRF against sums over all pairs of pixels, its edge cases, and --crf and the search as users run them."""
 
 import importlib.util
 import json
@@ -13,15 +13,17 @@ from PIL import Image
 from random_run import write_run
 
 from datasets import records
-from datasets.dataset import IGNORE_LABEL as VOID
 from datasets.dataset import Source, label_map
 from datasets.images import encode_pair
-from datasets.workers import ordered_map
-from utils import crf, crf_search, metrics
 from utils.compat import tf
 from utils.errors import UserError
-from utils.predictor import Predictor
+from utils.evaluation import metrics
+from utils.inference import crf
+from utils.inference.predictor import Predictor
+from utils.labels import IGNORE_LABEL as VOID
 from utils.runs import load_run
+from utils.studies import crf_search
+from utils.workers import ordered_map
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CLASSES = ('sky', 'road', 'car', 'tree', 'sign')
@@ -274,7 +276,8 @@ def test_evaluation_and_inference_refine_alike(data, tmp_path):
 
 @needs_package
 def test_search_starts_from_the_network_alone_and_keeps_the_best(data):
-  process = run('-m', 'utils.crf_search', f'--ckpt={data / "run"}', '--count=1', '--rounds=1', '--num_workers=1')
+  process = run('-m', 'utils.studies.crf_search', f'--ckpt={data / "run"}', '--count=1', '--rounds=1',
+                '--num_workers=1')
   assert process.returncode == 0, process.stderr
   value = json.loads((data / 'run' / 'crf-search-val.json').read_text())
   assert value['searched_on'] == [0] and value['held_out_on'] == [1]

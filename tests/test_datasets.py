@@ -10,9 +10,11 @@ import scipy.io
 from originals import write
 from PIL import Image
 
-from datasets import DATASETS, get_dataset, images, shapes
-from datasets.dataset import IGNORE_LABEL, colormap, label_map
+from datasets import DATASETS, get_dataset, images
+from datasets.dataset import colormap, label_map
+from datasets.readers import shapes
 from utils.errors import UserError
+from utils.labels import IGNORE_LABEL
 
 # --- every dataset ---
 

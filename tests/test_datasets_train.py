@@ -8,8 +8,9 @@ import pytest
 
 from datasets import DATASETS, pipeline, records
 from datasets.convert import convert
-from utils import metrics, training
 from utils.compat import slim, tf
+from utils.evaluation import metrics
+from utils.training.step import make_step
 
 CROP = (24, 32)
 STEPS = 2
@@ -27,7 +28,7 @@ def train(dataset, data_dir):
     augmentation = pipeline.Augmentation(crop_size=CROP, scale_range=(0.8, 1.5), flip=True, color_jitter=0.2)
     batch = tf.data.make_one_shot_iterator(pipeline.training_batches(
         data_dir, 'train', batch_size=2, augmentation=augmentation, seed=1)).get_next()
-    step = training.make_step(lambda images: tiny_logits(images, dataset.num_classes), rate=tf.constant(0.01),
+    step = make_step(lambda images: tiny_logits(images, dataset.num_classes), rate=tf.constant(0.01),
                               pretrained_scopes=())
     loss = step(batch).loss
     session.run(tf.global_variables_initializer())

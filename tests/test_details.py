@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils import details, gallery, metrics
+from utils.drawing import gallery
+from utils.evaluation import details, metrics
 
 CLASSES = ('sky', 'road', 'unicorn')
 PALETTE = np.array([[10, 20, 30], [200, 100, 0], [0, 250, 0]], np.uint8)

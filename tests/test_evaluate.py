@@ -12,13 +12,15 @@ from PIL import Image
 from random_run import write_run
 
 from datasets import images, records
-from datasets.camvid import CAMVID
 from datasets.dataset import Source
-from utils import boundaries, calibration, charts, crf, metrics
+from datasets.readers.camvid import CAMVID
 from utils.compat import tf
-from utils.predictor import Predictor
+from utils.drawing import charts
+from utils.evaluation import boundaries, calibration, metrics
+from utils.inference import crf
+from utils.inference.predictor import Predictor
+from utils.inference.tta import Views
 from utils.runs import load_run
-from utils.views import Views
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from utils import gradient_chart
 from utils.compat import tf
 from utils.errors import UserError
+from utils.studies import gradient_chart
 
 
 def write_events(folder, ratios):

@@ -5,9 +5,9 @@ import collections
 import numpy as np
 import pytest
 
-from utils import hooks
 from utils.compat import tf
 from utils.errors import UserError
+from utils.training import hooks
 
 
 class Full:

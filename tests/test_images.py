@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 from datasets import images, records
-from datasets.dataset import IGNORE_LABEL, Source, label_map
+from datasets.dataset import Source, label_map
 from utils.compat import tf
+from utils.labels import IGNORE_LABEL
 
 ORIENTATION = 0x0112
 LABELS = label_map({0: 0, 1: 1, 2: 2, 255: 255})

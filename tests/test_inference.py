@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 from random_run import write_run
 
-from datasets.voc import VOC
-from utils import colors
-from utils.predictor import Predictor
+from datasets.readers.voc import VOC
+from utils.drawing import colors
+from utils.inference.predictor import Predictor
+from utils.inference.tiles import probability_bands
+from utils.inference.tta import Views
 from utils.runs import load_run
-from utils.tiles import probability_bands
-from utils.views import Views
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CLASSES = VOC.classes

@@ -7,7 +7,14 @@ from utils import session
 from utils.compat import tf
 from utils.cpu import supports_bfloat16
 from utils.errors import UserError
-from utils.losses import CLASS_WEIGHTS, LOSSES, LOVASZ_LEVELS, enet_weights, median_frequency_weights, segmentation_loss
+from utils.training.losses import (
+  CLASS_WEIGHTS,
+  LOSSES,
+  LOVASZ_LEVELS,
+  enet_weights,
+  median_frequency_weights,
+  segmentation_loss,
+)
 
 
 def evaluate(logits, labels, **options):

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import DATASETS, convert, get_dataset, images, own, records
-from datasets.camvid import CAMVID
+from datasets import DATASETS, convert, get_dataset, images, records
 from datasets.dataset import colormap
 from datasets.prepare import prepare
+from datasets.readers import own
+from datasets.readers.camvid import CAMVID
 from utils.compat import tf
 from utils.errors import UserError
 

@@ -5,10 +5,11 @@ import pytest
 
 from datasets import pipeline, records
 from datasets.convert import convert
-from datasets.dataset import IGNORE_LABEL, Dataset, Source, label_map
+from datasets.dataset import Dataset, Source, label_map
 from datasets.pipeline import Augmentation
 from utils.compat import tf
 from utils.errors import UserError
+from utils.labels import IGNORE_LABEL
 
 SIZE = (13, 22)
 COUNT = 11

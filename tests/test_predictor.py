@@ -9,14 +9,14 @@ from random_run import load, random_values, write_run
 
 from nets import get_network
 from nets.network import Network
-from utils import predictor as predictor_lib
 from utils.compat import slim, tf
 from utils.cpu import supports_bfloat16
 from utils.errors import UserError
-from utils.predictor import Predictor, checked_values
+from utils.inference import predictor as predictor_lib
+from utils.inference.predictor import Predictor, checked_values
+from utils.inference.tiles import probability_bands
+from utils.inference.tta import Views
 from utils.runs import Run, load_run
-from utils.tiles import probability_bands
-from utils.views import Views
 
 CLASSES = ('sky', 'road', 'car', 'tree', 'sign')
 IMAGES = np.random.default_rng(3).integers(0, 256, (2, 67, 90, 3)).astype(np.uint8)

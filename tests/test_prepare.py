@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from loopback import serve
 
-from datasets import DATASETS, archives, get_dataset, records
-from datasets.archives import ARCHIVES
+from datasets import DATASETS, get_dataset, records
 from datasets.prepare import prepare
+from datasets.readers import archives
+from datasets.readers.archives import ARCHIVES
 from utils.errors import UserError
 
 SPLITS = {'train': ['2007_000032', '2007_000039', '2008_000042'], 'val': ['2007_000033']}

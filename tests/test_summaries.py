@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from utils import metrics, summaries
 from utils.compat import tf
-from utils.training import StepOutputs
+from utils.evaluation import metrics
+from utils.training import summaries
+from utils.training.step import StepOutputs
 
 PALETTE = np.array([[10, 20, 30], [200, 100, 0]], np.uint8)
 

@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from utils.tiles import CELL, fade_weights, probability_bands, tile_offsets
+from utils.inference.tiles import CELL, fade_weights, probability_bands, tile_offsets
 
 
 def _whole(probabilities, image, **options):

@@ -9,7 +9,7 @@ from utils.errors import UserError
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed: pip install -r requirements-pytorch.txt')
 
-from utils import benchmark_pytorch, torch_network  # noqa: E402, they need it
+from utils.studies import benchmark_pytorch, torch_network  # noqa: E402, they need it
 
 SIZE = (2, 21, 30)
 

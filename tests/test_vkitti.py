@@ -7,8 +7,9 @@ import numpy as np
 import originals
 import pytest
 
-from datasets import get_dataset, vkitti
+from datasets import get_dataset
 from datasets.convert import BadFiles, convert
+from datasets.readers import vkitti
 from utils.errors import UserError
 
 TERRAIN, SKY, CAR, VAN = (210, 0, 200), (90, 200, 255), 12, 13

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from utils import warm_start
 from utils.compat import slim, tf
 from utils.errors import UserError
+from utils.training import warm_start
 
 
 @pytest.fixture(autouse=True)

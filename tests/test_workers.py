@@ -8,8 +8,8 @@ import textwrap
 
 import pytest
 
-from datasets.workers import default_workers, ordered_map
 from utils.errors import UserError
+from utils.workers import default_workers, ordered_map
 
 
 @pytest.mark.parametrize('num_workers', [1, 3])
@@ -55,7 +55,7 @@ def test_workers_end_with_a_parent_that_is_killed():
   root = pathlib.Path(__file__).resolve().parent.parent
   script = textwrap.dedent("""
       import os, signal
-      from datasets.workers import ordered_map
+      from utils.workers import ordered_map
       for item, _ in ordered_map(abs, range(1000), 2):
         if item == 20:
           os.kill(os.getpid(), signal.SIGKILL)

@@ -10,6 +10,37 @@ class UserError(Exception):
   """What a user can put right: the message names the file, record or flag, the bad value and what would be valid."""
 
 
+def guarded(program):
+  """Calls a program and turns what a user can put right into one line on stderr.
+
+  Args:
+    program: function of no arguments; it returns an exit code, None for 0.
+
+  Returns:
+    the exit code: 1 after a UserError, or where whoever read the output has left (`| head`); 130 after Ctrl-C.
+  """
+  try:
+    code = program()
+    sys.stdout.flush()
+    return code or 0
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    print('interrupted', file=sys.stderr)
+    return 130
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be printed goes nowhere
+    return 1
+
+
+def listed(names, most=5, separator=', '):
+  """Joins names for a message, the first few of many: 'a, b, c and 4 more'."""
+  names = list(names)
+  more = f' and {len(names) - most} more' if len(names) > most else ''
+  return separator.join(map(str, names[:most])) + more
+
+
 def run(main):
   """Runs a script's `main(argv)` under absl: flags parsed, and every UserError ends as one line on stderr, exit code 1.
 

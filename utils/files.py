@@ -1,10 +1,12 @@
-"""Writing files whole or not at all."""
+"""Where the project lies, and writing files whole or not at all."""
 
 import contextlib
 import json
 import os
 
 from utils.errors import UserError
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # folder of the project
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import numpy as np
 
 from utils.compat import tf
 from utils.errors import UserError
-from utils.files import make_folder, read_json, write_json
+from utils.files import ROOT, make_folder, read_json, write_json
 
 CONFIG = 'config.json'
 LOCK = 'lock'
@@ -174,9 +174,8 @@ def make_config(settings, dataset, network):
 
 def _commit():
   """The commit that the code is at, with '+' behind it where files differ from it; None outside a git checkout."""
-  root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
   try:
-    return subprocess.run(['git', 'describe', '--always', '--abbrev=40', '--dirty=+'], cwd=root, check=True,
+    return subprocess.run(['git', 'describe', '--always', '--abbrev=40', '--dirty=+'], cwd=ROOT, check=True,
                           capture_output=True, text=True).stdout.strip()
   except (OSError, subprocess.CalledProcessError):
     return None

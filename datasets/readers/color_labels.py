@@ -1,0 +1,111 @@
+"""Label pictures in which a color, not a number, says the class; and the lists of colors that come with them."""
+
+import functools
+import re
+
+import numpy as np
+
+from datasets import images
+from datasets.readers import lists
+from utils.errors import UserError
+
+NEAR = 48  # Euclidean distance in RGB up to which an unknown color is taken for a blurred known one
+_JPEG_START = b'\xff\xd8\xff'
+_COLOR_LINE = re.compile(r'(\d+)\s+(\d+)\s+(\d+)\s+(\S.*)')
+
+
+def read_color_label(path, colors):
+  """Reads a label picture whose colors are classes: an RGB or RGBA one, or one of a palette.
+
+  Args:
+    path: file name of the picture.
+    colors: tuple of ((r, g, b), raw_id), all in 0..255; several colors may have one raw id.
+
+  Returns:
+    raw labels, uint8 [H, W].
+
+  Raises:
+    BadFile: if it cannot be decoded, is a JPEG (whose colors are not exact), or holds a color that is not in `colors`.
+  """
+  packed = _packed(images.read_rgb(path))
+  _refuse_jpeg(path)
+  known, ids = _sorted_table(colors)
+  places = np.minimum(np.searchsorted(known, packed), len(known) - 1)
+  unknown = known[places] != packed
+  if unknown.any():
+    raise images.BadFile(path, _describe_unknown(packed, unknown, colors))
+  return ids[places]
+
+
+def _packed(rgb):
+  """Turns colors, integers of 0..255 [..., 3], into 24-bit numbers, uint32 [...]."""
+  rgb = rgb.astype(np.uint32)
+  return rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
+
+
+@functools.lru_cache(maxsize=8)
+def _sorted_table(colors):
+  """Returns the colors as sorted 24-bit numbers, uint32 [N], and the raw id of each, uint8 [N]."""
+  packed = _packed(np.array([color for color, _ in colors]))
+  order = np.argsort(packed)
+  return packed[order], np.array([raw_id for _, raw_id in colors], np.uint8)[order]
+
+
+def _refuse_jpeg(path):
+  with open(path, 'rb') as file:
+    if file.read(len(_JPEG_START)) == _JPEG_START:
+      raise images.BadFile(path, 'is a JPEG; labels must be stored without loss, as PNG')
+
+
+def _describe_unknown(packed, unknown, colors):
+  """Says which unknown color comes first, where, how often, and which known one it may be meant to be."""
+  row, column = np.argwhere(unknown)[0]
+  value = int(packed[row, column])
+  color = np.array([value >> 16, value >> 8 & 255, value & 255])
+  num_others = len(np.unique(packed[unknown])) - 1
+  count = int(np.count_nonzero(packed == value))
+  text = (f'has the color {_text(color)}, which stands for no class, in {count} pixel{"s" * (count > 1)}, the first at '
+          f'row {row}, column {column}')
+  if num_others:
+    text += f' ({num_others} more color{"s" * (num_others > 1)} unknown; {np.count_nonzero(unknown)} pixels in all)'
+  distances = np.linalg.norm(np.array([known for known, _ in colors]) - color, axis=1)
+  if distances.min() <= NEAR:
+    text += (f'; the nearest known one is {_text(colors[distances.argmin()][0])}: has the label been a JPEG, or been '
+             'drawn or resized with smooth edges?')
+  return text
+
+
+def _text(color):
+  return ','.join(str(int(value)) for value in color)
+
+
+def read_label_colors(path):
+  """Reads a list of colors as it comes with CamVid, `label_colors.txt`: `R G B Name` a line.
+
+  Returns:
+    a list of (name, (r, g, b)), in the file's order; white space in names is kept.
+
+  Raises:
+    UserError: naming the file and the line where one is of another form, a value is above 255, or a name or a color
+      comes twice; or if the file is missing or holds no line.
+  """
+  found, places = [], {}
+  for where, line in lists.read_text(path):
+    match = _COLOR_LINE.fullmatch(line)
+    if not match:
+      raise UserError(f'{where}: expected three numbers and a name, as in "128 64 128 Road", found {line!r}')
+    color, name = tuple(int(value) for value in match.groups()[:3]), match.group(4)
+    check_color(color, where)
+    for what in (f'color {_text(color)}', f'name {name}'):
+      if what in places:
+        raise UserError(f'{where}: the {what} stands in {places[what]} already')
+      places[what] = where
+    found.append((name, color))
+  return found
+
+
+def check_color(color, where):
+  """Raises UserError, which says `where`, if a value of an RGB triple is above 255 (or below 0)."""
+  for value in color:
+    if not 0 <= value <= 255:
+      raise UserError(f'{where}: the color {_text(color)} has the value {value}; valid are 0 to 255')

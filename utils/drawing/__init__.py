@@ -1,0 +1,1 @@
+"""Pictures: colors, charts, sheets."""

@@ -1,0 +1,221 @@
+"""Label maps as pictures: colours, overlays, legends and palette PNGs; maps of numbers with a scale."""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from utils.files import replacing
+from utils.labels import IGNORE_LABEL
+
+VOID_COLOR = (224, 224, 192)  # as in the palette of VOC's label PNGs
+_BACKGROUND = (255, 255, 255)
+_INK = (30, 30, 30)
+_HEAT = np.array([  # from 0 to the top in equal steps: matplotlib's inferno (CC0), lighter at every step
+    (0, 0, 4), (33, 12, 74), (86, 16, 110), (137, 34, 106), (187, 55, 84), (227, 89, 50), (249, 140, 10),
+    (249, 201, 50), (252, 255, 164)])
+
+
+def full_palette(palette):
+  """Extends a dataset's palette to every 8-bit label: black where there is no class, VOID_COLOR for 255.
+
+  Args:
+    palette: uint8 [C, 3], C at most 255.
+
+  Returns:
+    uint8 [256, 3].
+
+  Raises:
+    ValueError: if the palette is of another shape.
+  """
+  palette = np.asarray(palette, np.uint8)
+  if palette.ndim != 2 or palette.shape[1] != 3 or len(palette) > IGNORE_LABEL:
+    raise ValueError(f'a palette is [C, 3] with C at most {IGNORE_LABEL}, not {palette.shape}')
+  full = np.zeros((256, 3), np.uint8)
+  full[:len(palette)] = palette
+  full[IGNORE_LABEL] = VOID_COLOR
+  return full
+
+
+def colorize(label, palette):
+  """Paints label ids in their classes' colours, 255 in VOID_COLOR.
+
+  Args:
+    label: integer [..., H, W], values in [0, 255].
+    palette: uint8 [C, 3], RGB.
+
+  Returns:
+    uint8 [..., H, W, 3], RGB.
+  """
+  return full_palette(palette)[label]
+
+
+def overlay(image, label, palette, alpha=0.5):
+  """Blends the label's colours into the image.
+
+  Args:
+    image: uint8 [H, W, 3], RGB.
+    label: integer [H, W], values in [0, 255].
+    palette: uint8 [C, 3], RGB.
+    alpha: weight of the colours, from 0 (image alone) to 1 (colours alone).
+
+  Returns:
+    uint8 [H, W, 3], RGB.
+  """
+  weight = int(round(256 * alpha))  # in 256ths: 16-bit integers hold the products, at half a float image's memory
+  blended = image.astype(np.uint16) * (256 - weight) + colorize(label, palette).astype(np.uint16) * weight
+  return ((blended + 128) >> 8).astype(np.uint8)
+
+
+def side_by_side(image, truth, prediction, palette):
+  """Sets image, truth and prediction beside each other, for a look at what the network does.
+
+  Args:
+    image: uint8 [H, W, 3], RGB.
+    truth: integer [H, W], label ids or 255.
+    prediction: integer [H, W], label ids.
+    palette: uint8 [C, 3], RGB.
+
+  Returns:
+    uint8 [H, 3 * W + 2 * gap, 3] with a white gap of 4 pixels between.
+  """
+  gap = np.full((image.shape[0], 4, 3), 255, np.uint8)
+  return np.concatenate([image, gap, colorize(truth, palette), gap, colorize(prediction, palette)], axis=1)
+
+
+def legend(ids, classes, palette, *, width, font_size=14):
+  """Draws a strip that names colours: a swatch and a name for each class, in as many rows as the width asks.
+
+  Args:
+    ids: the classes to name, e.g. np.unique(label); 255 is named 'void'.
+    classes: class names, index = label id.
+    palette: uint8 [C, 3], RGB.
+    width: wanted width in pixels; the strip gets wider where one entry would not fit.
+    font_size: in pixels.
+
+  Returns:
+    uint8 [h, w, 3] with w >= width; h is 0 where there is nothing to name.
+  """
+  font = ImageFont.load_default(font_size)
+  colors = full_palette(palette)
+  names = {int(i): 'void' if i == IGNORE_LABEL else classes[i] for i in ids}
+  pad, line = font_size // 2, font_size + font_size // 2
+  widths = {i: int(np.ceil(font.getlength(name))) + line + 2 * pad for i, name in names.items()}
+  width = max([width, *widths.values()])
+  places, x, y = {}, 0, 0
+  for i in names:
+    if x + widths[i] > width:
+      x, y = 0, y + line
+    places[i] = (x, y)
+    x += widths[i]
+  height = y + line + pad if names else 0
+  strip = Image.new('RGB', (width, height), _BACKGROUND)
+  draw = ImageDraw.Draw(strip)
+  for i, (x, y) in places.items():
+    x, y = x + pad, y + pad
+    draw.rectangle((x, y, x + font_size - 1, y + font_size - 1), fill=tuple(colors[i].tolist()), outline=_INK)
+    draw.text((x + line, y + font_size // 2), names[i], fill=_INK, font=font, anchor='lm')
+  return np.asarray(strip)
+
+
+def with_legend(picture, ids, classes, palette):
+  """Puts the legend of `ids` under a picture; a picture narrower than the legend is padded with white on its right.
+
+  Args:
+    picture: uint8 [H, W, 3], RGB.
+    ids: see `legend`.
+    classes: class names, index = label id.
+    palette: uint8 [C, 3], RGB.
+
+  Returns:
+    uint8 [H + h, max(W, w), 3]; `picture` is its upper left corner, unchanged.
+  """
+  strip = legend(ids, classes, palette, width=picture.shape[1], font_size=_font_size(picture))
+  return _stacked(picture, strip)
+
+
+def _font_size(picture):
+  """Pixels of the letters under a picture."""
+  return int(np.clip(picture.shape[1] // 40, 14, 48))
+
+
+def _stacked(picture, strip):
+  """Puts a strip that is no narrower under a picture, which is padded with white on its right."""
+  missing = strip.shape[1] - picture.shape[1]
+  return np.concatenate([np.pad(picture, ((0, 0), (0, missing), (0, 0)), constant_values=255), strip])
+
+
+def heat(values, top):
+  """Paints numbers, from black for 0 to pale yellow for `top` and above; the greater, the lighter.
+
+  Args:
+    values: float [H, W], from 0.
+    top: what is lightest; where it is 0 all is black.
+
+  Returns:
+    uint8 [H, W, 3], RGB.
+  """
+  places = np.linspace(0, 255, len(_HEAT))
+  table = np.stack([np.interp(np.arange(256), places, channel) for channel in _HEAT.T], axis=-1)
+  levels = np.clip(values * (255 / top if top else 0), 0, 255)
+  return np.rint(table).astype(np.uint8)[np.rint(levels).astype(np.uint8)]
+
+
+def with_scale(picture, top, title):
+  """Puts what the colours of `heat` mean under a picture: a title, and a bar with numbers from 0 to `top` and more.
+
+  Args:
+    picture: uint8 [H, W, 3], RGB.
+    top: what was given to `heat`.
+    title: what the numbers are, in a few words.
+
+  Returns:
+    uint8 [H + h, max(W, w), 3]; `picture` is its upper left corner, unchanged.
+  """
+  size = _font_size(picture)
+  font = ImageFont.load_default(size)
+  pad, numbers = size // 2, [f'{share * top:.2g}' for share in (0, 0.25, 0.5, 0.75)] + [f'{top:.2g}+']
+  narrowest = max(font.getlength(title), font.getlength('  '.join(numbers))) + 2 * pad
+  width = max(picture.shape[1], int(np.ceil(narrowest)))
+  strip = Image.new('RGB', (width, 3 * size + 4 * pad), _BACKGROUND)
+  draw = ImageDraw.Draw(strip)
+  draw.text((pad, pad + size // 2), title, fill=_INK, font=font, anchor='lm')
+  bar = heat(np.tile(np.linspace(0, 1, width - 2 * pad), (size, 1)), 1)
+  strip.paste(Image.fromarray(bar), (pad, 2 * pad + size))
+  for place, number in zip(np.linspace(pad, width - pad - 1, len(numbers)), numbers):
+    anchor = 'l' if place == pad else 'r' if number is numbers[-1] else 'm'
+    draw.text((place, 3 * pad + 2 * size + size // 2), number, fill=_INK, font=font, anchor=f'{anchor}m')
+  return _stacked(picture, np.asarray(strip))
+
+
+def label_png(label, palette):
+  """Encodes label ids as an 8-bit palette PNG, as VOC's: the pixels' values are the ids, the palette their colours.
+
+  Args:
+    label: integer [H, W], values in [0, 255].
+    palette: uint8 [C, 3], RGB, or None for a plain greyscale PNG.
+
+  Returns:
+    bytes.
+  """
+  label = np.asarray(label)
+  if label.size and not 0 <= label.min() <= label.max() <= 255:
+    raise ValueError(f'label ids from {label.min()} to {label.max()} do not fit in 8 bits')
+  picture = Image.fromarray(label.astype(np.uint8))
+  if palette is not None:
+    picture.putpalette(full_palette(palette).tobytes())
+  file = io.BytesIO()
+  picture.save(file, 'PNG', optimize=False)
+  return file.getvalue()
+
+
+def write_label_png(path, label, palette):
+  """Writes `label_png` to `path`, whole or not at all. Raises UserError if the file cannot be written."""
+  with replacing(path) as temporary, open(temporary, 'wb') as file:
+    file.write(label_png(label, palette))
+
+
+def write_png(path, picture):
+  """Writes a uint8 [H, W, 3] RGB picture as PNG, whole or not at all. Raises UserError if that is impossible."""
+  with replacing(path) as temporary:
+    Image.fromarray(picture).save(temporary, 'PNG')

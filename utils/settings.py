@@ -1,0 +1,316 @@
+"""Settings of a program: frozen records, each field of which is one flag of the command line.
+
+    @dataclasses.dataclass(frozen=True)
+    class Schedule(Settings):
+      max_steps: int = flag(4000, 'length of the run in steps', least=1)
+
+    @dataclasses.dataclass(frozen=True)
+    class TrainSettings(Settings):
+      run_dir: str | None = flag(None, "run's folder")
+      schedule: Schedule = group(Schedule)
+
+    def main(argv=None):
+      return run(train, TrainSettings, argv)
+
+`run` reads the command line once, into one such record, and calls `train(settings)`. Nothing else knows of flags: what
+a program does can be called from anywhere with a record made by hand. absl parses (--flag=value, --noflag, --flagfile),
+in a registry of its own for every call, so that several programs can run in one process.
+"""
+
+import dataclasses
+import math
+import os
+import shlex
+import sys
+import types
+import typing
+
+from absl import flags
+
+from utils.errors import UserError, guarded
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Base of all settings: a record whose fields are made by `flag` and `group`."""
+
+  def check(self):
+    """Raises UserError for the first setting that is no valid value of its flag; subclasses add rules of their own."""
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if 'group' in field.metadata:
+        value.check()
+      else:
+        _check(flag_name(field), value, field.metadata)
+
+
+def flag(default, text, *, least=None, most=None, choices=None, length=None, repeated=False, positional=False,
+         may_change=False, required=False):
+  """Makes a field of a Settings record; its annotation says what it holds.
+
+  `int`, `float`, `str` and `bool` are single values (with `| None` where the default is None), `tuple[T, ...]` is a
+  list with commas between.
+
+  Args:
+    default: its value where the flag is not given.
+    text: what --help says, in a few words.
+    least: smallest valid number (of a tuple: of each).
+    most: greatest valid number.
+    choices: valid values, for a str or the parts of a tuple.
+    length: how many parts a tuple has to have; None for any.
+    repeated: whether the flag, of a tuple of str, may be given several times, each time with one part.
+    positional: whether it is no flag, but the tuple of all words of the command line that are none.
+    may_change: whether a run may be resumed with another value: what is trained is the same.
+    required: whether the flag has to be given.
+  """
+  return dataclasses.field(default=default, metadata={
+      'text': text, 'least': least, 'most': most, 'choices': choices, 'length': length, 'repeated': repeated,
+      'positional': positional, 'may_change': may_change, 'required': required})
+
+
+def group(record, prefix=''):
+  """Makes a field that is another Settings record, whose flags stand beside the others, with `prefix` before each."""
+  return dataclasses.field(default_factory=record, metadata={'group': record, 'prefix': prefix})
+
+
+def flag_name(field, prefix=''):
+  """The flag's name: a Python word as a field's name (`list_`) may end with an underscore, the flag's does not."""
+  return prefix + field.name.rstrip('_')
+
+
+def walk(record, prefix=''):
+  """Yields (flag name, field, value) of all flags of a Settings record; for a class, the default is the value."""
+  is_class = isinstance(record, type)
+  for field in dataclasses.fields(record):
+    value = field.default if is_class else getattr(record, field.name)
+    if 'group' in field.metadata:
+      yield from walk(field.metadata['group'] if is_class else value, prefix + field.metadata['prefix'])
+    elif not field.metadata['positional']:
+      yield flag_name(field, prefix), field, value
+
+
+def to_dict(settings):
+  """Returns the settings as a flat dict from flag name to a plain value that JSON can hold."""
+  return {name: list(value) if isinstance(value, tuple) else value for name, _, value in walk(settings)}
+
+
+def changeable(record):
+  """Names of the flags that may change from one start of a run to the next."""
+  return {name for name, field, _ in walk(record) if field.metadata['may_change']}
+
+
+def command_line(settings):
+  """Returns the flags, as one would type them, that differ from their defaults."""
+  words = []
+  for name, field, value in walk(settings):
+    if value == field.default:
+      continue
+    if isinstance(value, bool):
+      words.append(f'--{name}' if value else f'--no{name}')
+      continue
+    for part in value if field.metadata['repeated'] else [value]:
+      words.append(shlex.quote(f'--{name}={_text(part)}'))
+  return ' '.join(words)
+
+
+def parse(record, argv, *, text=''):
+  """Reads a command line.
+
+  Args:
+    record: a Settings class.
+    argv: list of str, without the program's name.
+    text: what --help says before it lists the flags.
+
+  Returns:
+    a `record`, checked. None if --help was asked for, and printed.
+
+  Raises:
+    UserError: if a flag is unknown, or a value is not valid.
+  """
+  values = flags.FlagValues()
+  _define(record, values)
+  values.set_gnu_getopt(True)  # flags may stand behind other arguments
+  try:
+    rest = values(['program', *argv])[1:]
+  except flags.Error as error:
+    raise UserError(f'{error} (--help lists all flags)') from error
+  if values.help or values.helpfull:
+    print(f'{text.strip()}\n\n{help_text(record)}'.strip())
+    return None
+  for name, field, _ in walk(record):
+    if field.metadata['required'] and values[name].value is None:
+      raise UserError(f'flag --{name}: must be given (--help lists all flags)')
+  positional = _positional(record)
+  if rest and not positional:
+    raise UserError(f'unexpected argument {rest[0]!r}; all settings are flags, see --help')
+  settings = _read(record, values)
+  if positional:
+    settings = dataclasses.replace(settings, **{positional.name: tuple(rest)})
+  settings.check()
+  return settings
+
+
+def run(work, record, argv=None, *, text=''):
+  """Runs a program.
+
+  Args:
+    work: `work(settings)` does all that the program does; what it returns is the exit code, None for 0.
+    record: the Settings class that its flags are read into.
+    argv: list of str, the command line without the program's name; None for the process's own.
+    text: see `parse`; a program's docstring.
+
+  Returns:
+    the exit code. A user's mistake is one line on stderr and 1.
+  """
+
+  def program():
+    words = sys.argv[1:] if argv is None else [str(word) for word in argv]
+    settings = parse(record, words, text=text)
+    return 0 if settings is None else work(settings)
+
+  return guarded(program)
+
+
+def help_text(record):
+  """What --help prints: a line a flag, with its default where that says something."""
+  lines = []
+  for name, field, _ in walk(record):
+    lines.append(f'  --{"[no]" if _kind(field)[1] is bool else ""}{name}: {field.metadata["text"]}{_default(field)}')
+  positional = _positional(record)
+  arguments = [f'arguments: {positional.metadata["text"]}'] if positional else []
+  return '\n'.join([*arguments, 'flags:', *lines, '  --flagfile: file with flags, one a line', '  --help: show this'])
+
+
+def _positional(record):
+  """The field that takes what is no flag, None if there is none."""
+  return next((field for field in dataclasses.fields(record) if field.metadata.get('positional')), None)
+
+
+def _default(field):
+  if field.metadata['required']:
+    return ' (required)'
+  shown = _text(field.default)
+  return f' (default: {shown})' if shown and field.default is not None else ''
+
+
+def _text(value):
+  """A value as it is typed."""
+  if isinstance(value, bool):
+    return str(value).lower()
+  if isinstance(value, float):
+    return f'{value:g}' if float(f'{value:g}') == value else repr(value)
+  if isinstance(value, (tuple, list)):
+    return ','.join(map(_text, value))
+  return '' if value is None else str(value)
+
+
+def _kind(field):
+  """Returns (tuple or None, type of one value) of a field: (None, int) for `int | None`, (tuple, float) for tuples."""
+  kind = field.type
+  if isinstance(kind, types.UnionType):
+    [kind] = set(typing.get_args(kind)) - {type(None)}
+  if typing.get_origin(kind) is tuple:
+    return tuple, typing.get_args(kind)[0]
+  return None, kind
+
+
+class _Number(flags.ArgumentParser):
+  """Parses an int or a float, saying what is wanted in plain words."""
+
+  def __init__(self, kind):
+    super().__init__()
+    self._kind = kind
+
+  def parse(self, argument):
+    try:
+      return self._kind(argument)
+    except (TypeError, ValueError) as error:
+      what = 'a whole number' if self._kind is int else 'a number'
+      raise ValueError(f'{what} is wanted') from error
+
+
+class _Parts(flags.ArgumentParser):
+  """Parses values with commas between into a tuple."""
+
+  def __init__(self, field):
+    super().__init__()
+    self._field = field
+
+  def parse(self, argument):
+    if isinstance(argument, tuple):
+      return argument
+    kind = _kind(self._field)[1]
+    try:
+      parts = tuple(kind(part.strip()) for part in argument.split(',') if part.strip())
+    except ValueError:
+      parts = None
+    length = self._field.metadata['length']
+    if parts is None or (length is not None and len(parts) != length):
+      count = {None: 'numbers', 2: 'two numbers'}.get(length, f'{length} numbers')
+      raise ValueError(f'{count} {"are" if kind in (int, float) else "is"} wanted, with commas between'
+                       + (f', as {_text(self._field.default)}' if self._field.default else ''))
+    return parts
+
+
+class _Serializer(flags.ArgumentSerializer):
+
+  def serialize(self, value):
+    return _text(value)
+
+
+def _define(record, values):
+  """Defines the flags of a Settings class in absl's registry `values`."""
+  for name, field, default in walk(record):
+    container, kind = _kind(field)
+    text = field.metadata['text']
+    if field.metadata['repeated']:
+      flags.DEFINE_multi_string(name, list(default), text, flag_values=values)
+    elif container is tuple:
+      flags.DEFINE(_Parts(field), name, default, text, flag_values=values, serializer=_Serializer())
+    elif kind is bool:
+      flags.DEFINE_bool(name, default, text, flag_values=values)
+    elif kind in (int, float):
+      flags.DEFINE(_Number(kind), name, default, text, flag_values=values, serializer=_Serializer())
+    else:
+      flags.DEFINE_string(name, default, text, flag_values=values)
+  flags.DEFINE_bool('help', False, 'show this', short_name='h', flag_values=values)
+  flags.DEFINE_bool('helpfull', False, 'show this', flag_values=values)
+
+
+def _read(record, values, prefix=''):
+  """Makes a Settings record of what absl has parsed."""
+  arguments = {}
+  for field in dataclasses.fields(record):
+    if 'group' in field.metadata:
+      arguments[field.name] = _read(field.metadata['group'], values, prefix + field.metadata['prefix'])
+    elif not field.metadata['positional']:
+      value = values[flag_name(field, prefix)].value
+      arguments[field.name] = tuple(value) if isinstance(value, list) else value
+  return record(**arguments)
+
+
+def _check(name, value, rules):
+  """Raises UserError if a value breaks one of the rules that `flag` took; None, the default of some, never does."""
+  for part in value if isinstance(value, (tuple, list)) else (value,):
+    least, most, choices = rules['least'], rules['most'], rules['choices']
+    if part is None:
+      continue
+    if choices is not None and part not in choices:
+      raise UserError(f'--{name}={_text(value)}: valid are {", ".join(choices)}')
+    if not isinstance(part, (int, float)):
+      continue
+    if not math.isfinite(part):
+      raise UserError(f'--{name}={_text(value)}: a finite number is wanted')
+    if (least is not None and part < least) or (most is not None and part > most):
+      raise UserError(f'--{name}={_text(value)}: {_range(least, most)}')
+
+
+def _range(least, most):
+  if most is None:
+    return f'valid are {_text(least)} and above'
+  return f'valid are {_text(least)} to {_text(most)}'
+
+
+def expanded(path):
+  """A path with `~` and variables (`$HOME`) put in, as a shell would where it does not see them (after an =)."""
+  return path if path is None else os.path.expandvars(os.path.expanduser(path))

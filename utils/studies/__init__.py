@@ -1,0 +1,1 @@
+"""Programs that measure; nothing else imports them."""

@@ -1,0 +1,284 @@
+"""Compares TensorFlow's speed with PyTorch's: the same network, in turn in one run, on as many threads.
+
+    pip install -r requirements-pytorch.txt
+    python -m utils.studies.benchmark_pytorch --data_dir=data/camvid
+
+The PyTorch network is made from this project's own graph, layer by layer (utils/torch_network.py), and its answers are
+compared with TensorFlow's first. A training step is forward and backward pass over a constant batch, clipping of the
+gradients' global norm and Adam, with batch norm statistics frozen; inference is from pixels to labels. PyTorch runs as
+its documentation advises for CPUs: channels last, torch.autocast for bfloat16, inference mode, fused Adam; eager, with
+batch norms folded, and compiled (which needs a C++ compiler, and minutes).
+
+Needs an idle machine: PyTorch's threads wait for each other after every operation, so that work beside it slows it down
+many times as much as TensorFlow.
+"""
+
+import functools
+import os
+
+import numpy as np
+
+from nets.batch_norm import folded_batch_norm
+from utils import errors, runs
+from utils.compat import slim, tf
+from utils.errors import UserError
+from utils.inference.predictor import Predictor
+from utils.labels import IGNORE_LABEL
+from utils.session import session_config
+from utils.studies import benchmark, step_profile
+from utils.studies.benchmark import row
+from utils.workers import default_workers
+
+try:
+  import torch
+  from torch.fx.experimental import optimization
+
+  from utils.studies import torch_network
+except ImportError as _error:
+  torch, _missing = None, str(_error)
+
+# Seconds between two calls: PyTorch's OpenMP threads go on spinning for some milliseconds after their work (here 5).
+PAUSE = 0.1
+MOST_APART = 1e-3  # of the largest logit, by which two logits of the same float32 network may differ
+
+
+def reference(setup, batch_size, *, dropout=False, folded=False):
+  """Builds the network in a graph of its own, with random weights under which no layer is silent.
+
+  Args:
+    setup: a benchmark.Setup.
+    batch_size: images.
+    dropout: whether it drops as in training.
+    folded: whether batch norms are folded into the convolutions before them, as this project's are.
+
+  Returns:
+    `(logits, images, values)`: tf.Tensor, tf.placeholder, and dict from variable name to array.
+  """
+  network, rng, values = setup.network, np.random.default_rng(0), {}
+  with tf.Graph().as_default() as graph:
+    images = tf.placeholder(tf.float32, [batch_size, *setup.size, 3])
+    with slim.arg_scope([folded_batch_norm], fold=folded):
+      logits, _ = network.logits(images, setup.dataset.num_classes, True, skip=network.default_skip, dropout=dropout,
+                                 freeze_batch_norm=True)
+  for variable in graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES):
+    shape, name = variable.shape.as_list(), variable.op.name
+    if len(shape) == 4:  # keeps the variance through a ReLU, as in He et al., ICCV 2015, section 2.2
+      value = rng.normal(0.0, np.sqrt(2.0 / np.prod(shape[:3])), shape)
+    else:
+      value = rng.uniform(0.5, 1.5, shape) if name.endswith(('moving_variance', 'gamma')) else rng.normal(0, 0.1, shape)
+    values[name] = value.astype(np.float32)
+  return logits, images, values
+
+
+def measure_answers(setup):
+  """Compares the two networks' logits and labels for a random image, in float32.
+
+  Raises:
+    UserError: if they are further apart than rounding can bring them.
+  """
+  pixels = np.random.default_rng(1).integers(0, 256, (1, *setup.size, 3)).astype(np.float32)
+  logits, images, values = reference(setup, 1, folded=True)
+  expected = tensorflow_answer(logits, {images: pixels}, values)
+  network, _ = torch_network.convert(*reference(setup, 1))
+  with torch.inference_mode():
+    found = network(torch.from_numpy(pixels)).permute(0, 2, 3, 1).numpy()
+  apart, reach = np.abs(found - expected).max(), np.abs(expected).max()
+  print(f"PyTorch's logits are up to {apart:.2g} from TensorFlow's, which reach {reach:.3g}", flush=True)
+  if not apart <= MOST_APART * reach:
+    raise UserError(f'--net={setup.network.name}: the PyTorch network is another one; its logits are up to {apart:.2g} '
+                    f'from TensorFlow\'s, which reach {reach:.3g}')
+  same = (found.argmax(axis=-1) == expected.argmax(axis=-1)).mean()
+  return [row('answers', 'greatest difference of two logits', 'of greatest', [apart / reach],
+              pytorch=torch.__version__, threads=torch.get_num_threads()),
+          row('answers', 'same label', 'of pixels', [same])]
+
+
+def tensorflow_answer(tensor, feeds, values):
+  """What TensorFlow computes for a tensor, or several, with `values` (dict from name to array) as the variables."""
+  graph = next(iter(feeds)).graph
+  initializers = {variable.op.name: variable.initializer
+                  for variable in graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES)}
+  with tf.Session(graph=graph, config=session_config()) as session:
+    session.run(list(initializers.values()),
+                {initializer.inputs[1]: values[name] for name, initializer in initializers.items()})
+    return session.run(tensor, feeds)
+
+
+def loss_function(network, precision):
+  """Returns `loss(images, labels)`: cross-entropy averaged over the pixels whose label is not IGNORE_LABEL.
+
+  Args:
+    network: as `convert` makes it.
+    precision: 'float32', or 'bfloat16' for PyTorch's own mixed precision (torch.autocast).
+  """
+
+  def loss(images, labels):
+    with torch.autocast('cpu', dtype=torch.bfloat16, enabled=precision == 'bfloat16'):
+      logits = network(images)
+    return torch.nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE_LABEL)
+
+  return loss
+
+
+def training_step(network, parameters, batch, *, precision, compiled, pretrained_scopes, rate=1e-4,
+                  new_layers_rate=10.0, clip_norm=10.0, weight_decay=4e-5):
+  """Returns a function that trains the network by one step on a constant batch, and returns the loss.
+
+  As training.make_step: Adam, new layers at a higher rate, gradients clipped by their global norm. The L2 loss on
+  convolution weights is Adam's `weight_decay`, which is how PyTorch adds its gradient (after clipping).
+
+  Args:
+    network: as `convert` makes it; it is trained.
+    parameters: likewise.
+    batch: (images, labels): float32 [B, H, W, 3] and int [B, H, W] arrays.
+    precision: as of loss_function.
+    compiled: whether forward and backward pass go through torch.compile.
+    pretrained_scopes: scopes that learn at `rate`; the others are new layers.
+    rate: learning rate.
+    new_layers_rate: factor on the rate of the new layers.
+    clip_norm: greatest norm of all gradients together.
+    weight_decay: of convolution weights.
+  """
+  groups = {}
+  for name, parameter in parameters.items():
+    pretrained, decays = name.split('/')[0] in pretrained_scopes, parameter.ndim == 4
+    group = groups.setdefault((pretrained, decays), {
+        'params': [], 'lr': rate * (1.0 if pretrained else new_layers_rate),
+        'weight_decay': weight_decay if decays else 0.0})
+    group['params'].append(parameter)
+  optimizer = torch.optim.Adam(list(groups.values()), fused=True)
+  images, labels = torch.tensor(batch[0]), torch.tensor(batch[1]).long()
+  loss_of = loss_function(network, precision)
+  loss_of = torch.compile(loss_of) if compiled else loss_of
+
+  def step():
+    optimizer.zero_grad(set_to_none=True)
+    loss = loss_of(images, labels)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(list(parameters.values()), clip_norm, foreach=True)
+    optimizer.step()
+    return loss.item()
+
+  return step
+
+
+def labeller(network, precision, *, folded=False, compiled=False):
+  """Returns `labels(images)`: uint8 [B, H, W, 3] -> uint8 [B, H, W], the most probable class of every pixel.
+
+  Args:
+    network: as `convert` makes it; it stays as it is.
+    precision: as of loss_function.
+    folded: whether batch norms are folded into the convolutions before them, and convolution weights turned to the
+      precision once and not in every call.
+    compiled: whether it goes through torch.compile, which then takes the weights for constants (`freezing`).
+  """
+  network = folded_network(network, precision) if folded else network
+  # Frozen graphs are made without gradients being recorded, not in inference mode.
+  no_gradients = torch.no_grad if compiled else torch.inference_mode
+  classify = functools.partial(_classes, network, precision)
+  classify = torch.compile(classify, options={'freezing': True}) if compiled else classify
+
+  def labels(images):
+    with no_gradients():
+      return classify(torch.from_numpy(images)).numpy()
+
+  return labels
+
+
+def _classes(network, precision, images):
+  with torch.autocast('cpu', dtype=torch.bfloat16, enabled=precision == 'bfloat16'):
+    return network(images.float()).argmax(dim=1).to(torch.uint8)
+
+
+def folded_network(network, precision):
+  """A copy of a network whose batch norms are part of the convolutions, and these of the precision."""
+  folded = optimization.fuse(network).to(memory_format=torch.channels_last)
+  if precision == 'bfloat16':
+    for module in folded.modules():
+      if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+        module.to(torch.bfloat16)
+  return folded
+
+
+def measure_train(setup):
+  """Seconds of a training step in TensorFlow and in PyTorch, eager and compiled, in turn."""
+  rng, rows = np.random.default_rng(0), []
+  shape = (setup.batch_size, *setup.size)
+  batch = (rng.uniform(0, 255, (*shape, 3)).astype(np.float32), rng.integers(0, setup.dataset.num_classes, shape))
+  network, parameters = torch_network.convert(*reference(setup, setup.batch_size, dropout=True))
+  make_step = functools.partial(training_step, network, parameters, batch,
+                                pretrained_scopes=setup.network.pretrained_scopes)
+  for precision in setup.precisions:
+    with benchmark.bare_step(setup, precision) as step:
+      rows += compared(setup, 'train', precision, {
+          'TensorFlow': step, 'PyTorch eager': make_step(precision=precision, compiled=False),
+          'PyTorch compiled': make_step(precision=precision, compiled=True)})
+  return rows
+
+
+def measure_inference(setup):
+  """Seconds from a batch of pixels to labels in TensorFlow and in PyTorch, in turn."""
+  images = np.random.default_rng(0).integers(0, 256, (setup.batch_size, *setup.size, 3), np.uint8)
+  run, rows = runs.load_run(setup.checkpoint), []
+  network, _ = torch_network.convert(*reference(setup, setup.batch_size))
+  for precision in setup.precisions:
+    with Predictor(run, precision) as predictor:
+      functions = {'TensorFlow': predictor.labels, 'PyTorch eager': labeller(network, precision),
+                   'PyTorch folded': labeller(network, precision, folded=True),
+                   'PyTorch folded and compiled': labeller(network, precision, folded=True, compiled=True)}
+      rows += compared(setup, 'inference', precision, {
+          name: functools.partial(function, images) for name, function in functions.items()})
+  return rows
+
+
+def measure_product(setup):
+  """Seconds of a large square matrix product in TensorFlow and in PyTorch, in turn: the peak of each."""
+  rows, size = [], step_profile.PRODUCT_SIZE
+  for precision in setup.precisions:
+    factors = [torch.randn(size, size, dtype=getattr(torch, precision)) for _ in range(2)]
+    with step_profile.square_product(precision, size) as product:
+      rows += compared(setup, 'product', precision, {
+          'TensorFlow': product, 'PyTorch': functools.partial(torch.matmul, *factors)})
+  return rows
+
+
+def compared(setup, what, precision, functions):
+  """Rows of seconds a call, and of the first function's over each other's; one that fails is said and left out.
+
+  Args:
+    setup: a benchmark.Setup.
+    what: what they do, a key of PARTS.
+    precision: in which they do it.
+    functions: dict from name to function of no arguments; the first one is TensorFlow's.
+  """
+  working = {}
+  for name, function in functions.items():
+    try:
+      function()  # compiles
+      working[name] = function
+    except Exception as error:  # noqa: BLE001, PyTorch's compiler fails in many ways, all of which leave the others
+      if not name.startswith('PyTorch'):
+        raise
+      print(f'{what}, {precision}: {name} fails and is left out: {str(error).strip().splitlines()[0]}', flush=True)
+  times = benchmark.in_turn(working, steps=setup.steps, warmup_steps=setup.warmup_steps, pause=PAUSE)
+  first, *others = times
+  return ([row(what, f'{precision}: {name}', 's', values) for name, values in times.items()]
+          + [row(what, f'{precision}: {first} / {name}', 'ratio', np.divide(times[first], times[name]))
+             for name in others])
+
+
+PARTS = {'answers': measure_answers, 'train': measure_train, 'inference': measure_inference, 'product': measure_product}
+
+
+def main(argv):
+  if torch is None:
+    raise UserError(f'PyTorch is not installed ({_missing}): pip install -r requirements-pytorch.txt')
+  torch.set_num_threads(default_workers())  # TensorFlow's own number, too
+  if os.getloadavg()[0] > 0.5:
+    print('PyTorch loses most by work beside it: until the machine is idle, the ratios mean nothing either', flush=True)
+  benchmark.measure(argv, 'utils.studies.benchmark_pytorch', PARTS, data=False)
+
+
+if __name__ == '__main__':
+  benchmark.define_flags(PARTS, steps=20, output='benchmark-pytorch.json')
+  errors.run(main)

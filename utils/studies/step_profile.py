@@ -1,0 +1,308 @@
+"""Says where the time of a training step goes, and what part of the CPU's peak its convolutions reach.
+
+    python -m utils.studies.step_profile --data_dir=data/camvid
+
+profiles the bare step of benchmark.py in float32 and bfloat16: prints tables, and writes the same figures to a JSON
+and a chart beside it. TensorFlow traces single ops: how long each had a thread, waiting for its helpers included. Ops
+run side by side, so these times add up to more than the step takes; what counts is their shares.
+
+The peak is that of a large square matrix product in the same precision, run in turn with the step. Against it stand the
+multiply-adds of the step's convolutions, counted from the shapes in the graph: a convolution has one for each of its
+outputs and each weight of that output's kernel, also where the kernel lies on padding; so have its gradient to the
+weights (a few percent more where that is made of products, see training/gradients.py) and, where there is one, that
+to its input.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import os
+import re
+
+import numpy as np
+from absl import flags
+from PIL import Image, ImageDraw, ImageFont
+
+from utils import errors
+from utils.compat import tf
+from utils.drawing.colors import write_png
+from utils.files import replacing, write_json
+from utils.session import session_config
+from utils.studies import benchmark
+from utils.studies.benchmark import row
+from utils.training import gradients
+
+FORWARD, TO_INPUT, TO_WEIGHTS = 'convolution', 'convolution: gradient to input', 'convolution: gradient to weights'
+REST = 'rest'
+# Kinds of ops, each with a pattern for 'OP NAME'; the first that fits counts. oneDNN's ops have other beginnings.
+KINDS = {
+    'casts': r'^Cast ',
+    'layout': r'^\S*(Transpose|ToTf|Reorder)\w* ',
+    'optimizer, clipping, weight decay':
+        r'^\S*ApplyAdam|^\S+ (cond|clip_by_global_norm|global_norm|ExponentialMovingAverage)\b|/Regularizer/',
+    TO_WEIGHTS: r'^\w*(Conv2DBackpropFilter\w* |MatMul \S*' + gradients.PRODUCT + ')',
+    TO_INPUT: r'^\w*Conv2D\w* gradients/',
+    FORWARD: r'^\w*Conv2D\w* ',
+    'batch norm, with fused ReLU': r'^\w*BatchNorm\w* ',
+    'ReLU': r'^\w*Relu\w* ',
+    'pooling': r'^\w*Pool\w* ',
+    'sums of gradients': r'^\w*AddN gradients/',
+    'concatenation, slices, padding': r'^(ConcatV2|Slice|StridedSlice\w*|Split\w*|Pad\w*|GatherV2) ',
+    'loss and upsampling': r'^\w*(Softmax\w*|BatchMatMul\w*|ArgMax) ',
+    REST: '',
+}
+TOP = 15  # ops that are listed by themselves
+PRODUCT_SIZE = 2048  # no size gives TensorFlow's product a higher speed: 1024 is as fast, 4096 is slower in bfloat16
+_COLORS = ((66, 120, 181), (222, 143, 60))  # of the bars of the first precision and of the second
+_PAPER, _INK = (255, 255, 255), (30, 30, 30)
+_LEFT, _WIDTH, _BAR, _HEAD = 270, 520, 13, 70  # pixels: the names, the longest bar, a bar's height, the title
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+  """One op of a traced step.
+
+  Attributes:
+    name: in the graph.
+    type: TensorFlow's, after its optimisers.
+    seconds: how long it had a thread, averaged over the traced steps.
+    shapes: of its inputs and its outputs, as text.
+  """
+  name: str
+  type: str
+  seconds: float
+  shapes: str
+
+  @property
+  def kind(self):
+    """The key of KINDS that it belongs to."""
+    return kind_of(self.type, self.name)
+
+
+def kind_of(op_type, name):
+  """The key of KINDS to which an op of a type and a name belongs."""
+  return next(kind for kind, pattern in KINDS.items() if re.search(pattern, f'{op_type} {name}'))
+
+
+def multiply_adds(fetch):
+  """Counts the multiply-adds of every convolution and gradient of one that a tensor needs, transposed ones included.
+
+  Each has a map on the side of a convolution's output: its output, or the gradient that comes from there. There is one
+  multiply-add for every image, every place of this map and every weight of the kernel.
+
+  Args:
+    fetch: tf.Tensor; the convolutions on the way to it have static shapes.
+
+  Returns:
+    dict from op name to (key of KINDS, int).
+  """
+  counts = {}
+  # What tf.gradients makes and nobody needs (the gradient to the images) does not run.
+  for node in tf.graph_util.extract_sub_graph(fetch.graph.as_graph_def(), [fetch.op.name]).node:
+    op = fetch.graph.get_operation_by_name(node.name)
+    if op.type == 'Conv2D':
+      places, kernel = op.outputs[0], op.inputs[1]
+    elif op.type == 'Conv2DBackpropInput':
+      places, kernel = op.inputs[2], op.inputs[1]
+    elif op.type == 'Conv2DBackpropFilter':
+      places, kernel = op.inputs[2], op.outputs[0]
+    elif op.type == 'MatMul' and kind_of(op.type, op.name) == TO_WEIGHTS:
+      places, kernel = op.inputs[1], op.outputs[0]
+    else:
+      continue
+    count = np.prod(places.shape.as_list()[:-1]) * np.prod(kernel.shape.as_list())
+    counts[op.name] = kind_of(op.type, op.name), int(count)
+  return counts
+
+
+def trace(step):
+  """Runs a step, as benchmark.bare_step yields it, under TensorFlow's tracing; returns its tf.RunMetadata."""
+  metadata = tf.RunMetadata()
+  step(options=tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE, output_partition_graphs=True),
+       run_metadata=metadata)
+  return metadata
+
+
+def read_ops(traces):
+  """Reads the ops of traced steps.
+
+  Args:
+    traces: list of tf.RunMetadata, as `trace` returns them.
+
+  Returns:
+    list of Op, the longest first; each with its mean over the traces.
+  """
+  seconds, nodes, shapes = collections.Counter(), {}, {}
+  for metadata in traces:
+    nodes |= {node.name: node for graph in metadata.partition_graphs for node in graph.node}
+    for device in metadata.step_stats.dev_stats:
+      for stats in device.node_stats:
+        if stats.node_name in nodes and device.device.endswith('CPU:0'):
+          seconds[stats.node_name] += (stats.op_end_rel_micros - stats.op_start_rel_micros) / 1e6 / len(traces)
+          shapes[stats.node_name] = {output.slot: _shape(output.tensor_description) for output in stats.output}
+  return [Op(name, nodes[name].op, value, _shapes(nodes[name], shapes)) for name, value in seconds.most_common()]
+
+
+def _shape(description):
+  return 'x'.join(str(dimension.size) for dimension in description.shape.dim)
+
+
+def _shapes(node, shapes):
+  """The shapes of a node's inputs and outputs, those of scalars left out."""
+  inputs = []
+  for source in node.input:
+    name, _, slot = source.partition(':')
+    inputs.append(shapes.get(name, {}).get(int(slot or 0), ''))
+  return f'{" ".join(filter(None, inputs))} -> {" ".join(filter(None, shapes[node.name].values()))}'
+
+
+@contextlib.contextmanager
+def square_product(precision, size):
+  """Yields a function that multiplies two constant matrices of size x size in a precision of session.PRECISIONS."""
+  with tf.Graph().as_default(), tf.Session(config=session_config()) as session:
+    values = tf.random.normal([size, size], seed=0, dtype=tf.float32)
+    factors = [tf.Variable(tf.cast(values, tf.as_dtype(precision))) for _ in range(2)]
+    product = tf.matmul(*factors).op  # not its value, which would be copied to Python
+    session.run(tf.global_variables_initializer())
+    yield functools.partial(session.run, product)
+
+
+def profile(setup, precision, *, product_size, timeline=None):
+  """Times a training step and the matrix product in turn, then traces as many steps.
+
+  Args:
+    setup: a benchmark.Setup.
+    precision: one of session.PRECISIONS.
+    product_size: rows and columns of the matrices.
+    timeline: path for a trace of one step that Chrome shows (chrome://tracing), or None.
+
+  Returns:
+    rows: list of rows as of benchmark.row.
+    summary: dict for the JSON: `multiply_adds` of the step's convolutions, `kinds` and `top`, lists of dicts.
+  """
+  with square_product(precision, product_size) as product, benchmark.bare_step(setup, precision) as step:
+    counts = multiply_adds(step.args[0])
+    times = benchmark.in_turn({'step': step, 'product': product}, steps=setup.steps, warmup_steps=setup.warmup_steps)
+    trace(step)
+    traces = [trace(step) for _ in range(setup.steps)]
+  if timeline:
+    write_timeline(timeline, traces[-1].step_stats)
+  ops, total = read_ops(traces), sum(count for _, count in counts.values())
+  speeds, peaks = total / np.array(times['step']), product_size**3 / np.array(times['product'])
+  rows = [row('profile', f'{precision}: bare step', 's', times['step']),
+          row('profile', f'{precision}: its ops, one after the other', 's', [sum(op.seconds for op in ops)]),
+          row('profile', f'{precision}: its convolutions', 'GMAC/s', speeds / 1e9),
+          row('profile', f'{precision}: product of {product_size}x{product_size}', 'GMAC/s', peaks / 1e9),
+          row('profile', f'{precision}: convolutions / product', 'ratio', speeds / peaks)]
+  summary = {'precision': precision, 'multiply_adds': total,
+             'kinds': kinds(ops, counts, step_seconds=np.median(times['step']), peak=np.median(peaks)),
+             'top': [{**dataclasses.asdict(op), 'kind': op.kind, 'multiply_adds': counts.get(op.name, (op.kind, 0))[1]}
+                     for op in ops[:TOP]]}
+  return rows, summary
+
+
+def kinds(ops, counts, *, step_seconds, peak):
+  """Adds up the ops of each kind.
+
+  Args:
+    ops: list of Op.
+    counts: as of multiply_adds.
+    step_seconds: of a step that is not traced.
+    peak: multiply-adds a second that count as all that the CPU can do.
+
+  Returns:
+    list of dicts, the longest kind first: `kind`, number of `ops`, `seconds` of thread time, `share` of all, and of
+    convolutions the `multiply_adds` and `of_peak`, the part of the peak that they reach in their share of the step.
+  """
+  total, lines = sum(op.seconds for op in ops), []
+  for kind in KINDS:
+    own = [op for op in ops if op.kind == kind]
+    seconds = sum(op.seconds for op in own)
+    line = {'kind': kind, 'ops': len(own), 'seconds': seconds, 'share': seconds / total}
+    work = sum(count for own_kind, count in counts.values() if own_kind == kind)
+    if work:
+      line |= {'multiply_adds': work, 'of_peak': work / (line['share'] * step_seconds) / peak}
+    lines.append(line)
+  return sorted((line for line in lines if line['ops']), key=lambda line: -line['seconds'])
+
+
+def write_timeline(path, step_stats):
+  """Writes a step's ops as a trace for Chrome."""
+  from tensorflow.python.client import timeline  # has no public name
+
+  with replacing(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
+    file.write(timeline.Timeline(step_stats).generate_chrome_trace_format())
+
+
+def text(summary):
+  """A summary as `profile` returns it, as tables for people."""
+  lines = [f'{summary["precision"]}: {summary["multiply_adds"] / 1e9:.1f} billion multiply-adds in convolutions']
+  for line in summary['kinds']:
+    lines.append(f'{100 * line["share"]:5.1f} % {1000 * line["seconds"]:9.1f} ms {line["ops"]:5} ops  {line["kind"]}')
+    if 'of_peak' in line:
+      lines[-1] += f': {line["multiply_adds"] / 1e9:.1f} billion, at {line["of_peak"]:.2f} of the peak'
+  lines.append('the longest ops:')
+  for op in summary['top']:
+    reached = f'  {op["multiply_adds"] / op["seconds"] / 1e9:.0f} GMAC/s' if op['multiply_adds'] else ''
+    lines.append(f'{1000 * op["seconds"]:9.2f} ms  {op["type"]}  {op["shapes"]}{reached}  {op["name"]}')
+  return '\n'.join(lines)
+
+
+def chart(summaries):
+  """Draws the time of each kind of ops, a bar a precision.
+
+  Args:
+    summaries: list of one or two, as `profile` returns them.
+
+  Returns:
+    uint8 [h, w, 3], RGB. Kinds are in the order of the first summary; those below 0.5 % everywhere are left out.
+  """
+  by_kind = [{line['kind']: line for line in summary['kinds']} for summary in summaries]
+  names = [kind for kind in dict.fromkeys(kind for lines in by_kind for kind in lines)
+           if any(kind in lines and lines[kind]['share'] >= 0.005 for lines in by_kind)]
+  longest = max(line['seconds'] for lines in by_kind for line in lines.values())
+  font, row_height = ImageFont.load_default(13), _BAR * len(summaries) + 12
+  picture = Image.new('RGB', (_LEFT + _WIDTH + 150, _HEAD + row_height * len(names) + 16), _PAPER)
+  draw = ImageDraw.Draw(picture)
+  draw.text((12, 10), 'thread time of a training step', fill=_INK, font=ImageFont.load_default(16))
+  for place, (summary, color) in enumerate(zip(summaries, _COLORS)):
+    draw.rectangle((12 + 110 * place, 42, 24 + 110 * place, 54), fill=color)
+    draw.text((30 + 110 * place, 48), summary['precision'], fill=_INK, font=font, anchor='lm')
+  for index, kind in enumerate(names):
+    y = _HEAD + row_height * index
+    draw.text((_LEFT - 8, y + _BAR * len(summaries) // 2), kind, fill=_INK, font=font, anchor='rm')
+    for lines, color in zip(by_kind, _COLORS):
+      seconds, share = (lines.get(kind, {}).get(value, 0.0) for value in ('seconds', 'share'))
+      end = _LEFT + round(_WIDTH * seconds / longest)
+      draw.rectangle((_LEFT, y, max(end, _LEFT + 1), y + _BAR - 2), fill=color)
+      draw.text((end + 6, y + _BAR // 2), f'{seconds:.3f} s, {100 * share:.1f} %', fill=_INK, font=font, anchor='lm')
+      y += _BAR
+  return np.asarray(picture)
+
+
+def main(argv):
+  args = flags.FLAGS
+  stem, summaries = os.path.splitext(args.output)[0], []
+  with benchmark.prepared(argv, 'utils.studies.step_profile', data=False) as (setup, result):
+    result['profiles'] = summaries
+    for precision in setup.precisions:
+      rows, summary = profile(setup, precision, product_size=args.product_size,
+                              timeline=f'{stem}-{precision}-timeline.json' if args.timeline else None)
+      result['results'] += rows
+      summaries.append(summary)
+      write_json(args.output, result)
+      print(f'{text(summary)}\n', flush=True)
+  write_png(f'{stem}.png', chart(summaries))
+  print(f'{benchmark.table(result["results"])}\nwritten to {args.output} and {stem}.png')
+
+
+def define_flags():
+  benchmark.define_flags((), steps=20, output='profile.json')
+  flags.DEFINE_integer('product_size', PRODUCT_SIZE, 'rows and columns of the matrices whose product is the peak', 1)
+  flags.DEFINE_bool('timeline', False, 'also write traces for chrome://tracing, OUTPUT-PRECISION-timeline.json')
+
+
+if __name__ == '__main__':
+  define_flags()
+  errors.run(main)

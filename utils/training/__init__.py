@@ -1,0 +1,1 @@
+"""What happens during training: the step, its losses, hooks and summaries."""

@@ -1,0 +1,177 @@
+"""One step of training, as a function of a batch: loss, gradients, Adam."""
+
+import collections
+import fnmatch
+
+from utils.compat import tf
+from utils.errors import UserError
+from utils.training.gradients import fast_gradients
+from utils.training.losses import segmentation_loss
+
+SCHEDULES = {
+    # The factor on the base rate as a function of how much of the run is done, 0..1.
+    'constant': tf.ones_like,
+    'step': lambda progress: tf.pow(0.1, tf.floor(progress * 3.0)),  # a tenth after each third of the run
+    'poly': lambda progress: tf.pow(1.0 - progress, 0.9),  # power as in Chen et al., "DeepLab", PAMI 2018, section 4.1
+}
+
+StepOutputs = collections.namedtuple('StepOutputs', [
+    'loss',  # over labelled pixels; depends on the update, so that fetching it trains
+    'weight_loss',  # L2 of the weights
+    'learning_rate',  # of the pretrained layers
+    'gradient_norm',  # of all gradients together, before clipping; where it is not finite, no weight is changed
+    'gradients',  # list of (gradient, variable), after clipping
+    'predictions',  # int32 [B, H, W]
+    'averages',  # the tf.train.ExponentialMovingAverage of the trained weights, or None
+])
+
+
+def learning_rate(step, *, schedule, base, max_steps, warmup_steps=0):
+  """The learning rate of a step.
+
+  Args:
+    step: int64 scalar tensor, 0 at the first step.
+    schedule: a key of SCHEDULES.
+    base: highest rate.
+    max_steps: length of the run.
+    warmup_steps: number of steps over which the rate rises linearly from nothing.
+
+  Returns:
+    float32 scalar tensor.
+  """
+  step = tf.cast(step, tf.float32)
+  rate = base * SCHEDULES[schedule](tf.minimum(step / max_steps, 1.0))
+  if warmup_steps:
+    rate *= tf.minimum((step + 1.0) / warmup_steps, 1.0)
+  return rate
+
+
+def trainable_variables(scopes, *, offsets=True):
+  """The trainable variables under `scopes`, all of them if there are none given.
+
+  Args:
+    scopes: variable scopes, or patterns of them as InceptionV3/Mixed_*.
+    offsets: whether gains and offsets of batch norms are among them.
+
+  Raises:
+    UserError: if a scope matches no variable.
+  """
+  every = [v for v in tf.trainable_variables() if offsets or not v.op.name.endswith(('/beta', '/gamma'))]
+  if not scopes:
+    return every
+  variables = []
+  for scope in scopes:
+    under = [v for v in every if fnmatch.fnmatchcase(f'{v.op.name}/', f"{scope.rstrip('/')}/*")]
+    if not under:
+      tops = sorted({v.op.name.split('/')[0] for v in tf.trainable_variables()})
+      raise UserError(f'--trainable_scopes: no trainable variable is under {scope!r}; the outermost scopes are '
+                      f'{", ".join(tops)}')
+    variables += [v for v in under if v not in variables]
+  return variables
+
+
+def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, scopes=(), offsets=True,
+              loss='cross_entropy', class_weights=None, gradient_accumulation=1, clip_norm=0.0, adam_epsilon=1e-8,
+              ema_decay=0.0):
+  """Returns `step(batch)`, which builds one training step.
+
+  Args:
+    logits_fn: `logits_fn(images)` -> (logits, end_points), in training mode.
+    rate: scalar tensor, the learning rate.
+    pretrained_scopes: scopes that learn at `rate`; the others are new layers.
+    new_layers_rate: factor on the rate of the new layers.
+    scopes: scopes to train; empty for all.
+    offsets: whether the gains and offsets of batch norms are trained.
+    loss: as of losses.segmentation_loss.
+    class_weights: as of losses.segmentation_loss.
+    gradient_accumulation: number of equal parts of a batch that go through the network one after the other, in the
+      memory of one; their losses and gradients are averaged. Batch norm, where it learns, sees a part at a time.
+    clip_norm: greatest norm of all gradients together; 0 for no limit.
+    adam_epsilon: Adam's epsilon.
+    ema_decay: decay of moving averages of the trained weights, 0 for none. They are kept in the checkpoint under
+      `NAME/ExponentialMovingAverage`, and are what evaluation and inference then use.
+
+  Returns:
+    `step(batch)` -> StepOutputs, for a batch as of datasets.pipeline. It advances the global step.
+  """
+
+  def part_of_step(images, labels):
+    with fast_gradients():
+      logits, _ = logits_fn(images)
+    data_loss = segmentation_loss(logits, labels, kind=loss, class_weights=class_weights)
+    weight_loss = tf.add_n(tf.losses.get_regularization_losses() or [tf.constant(0.0)])
+    gradients = tf.gradients(data_loss + weight_loss, trainable_variables(scopes, offsets=offsets))
+    return data_loss, weight_loss, gradients, tf.argmax(logits, axis=-1, output_type=tf.int32)
+
+  def step(batch):
+    data_loss, weight_loss, gradients, predictions = _accumulated(
+        part_of_step, batch['image'], batch['label'], parts=gradient_accumulation)
+    variables = trainable_variables(scopes, offsets=offsets)
+    gradient_norm = tf.linalg.global_norm(gradients)
+    if clip_norm:
+      gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, use_norm=gradient_norm)
+    pairs = list(zip(gradients, variables))
+    pretrained = tuple(f'{scope}/' for scope in pretrained_scopes)
+    factors = [1.0 if variable.op.name.startswith(pretrained) else new_layers_rate for variable in variables]
+    with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
+      # A gradient that is not finite would spoil every weight at once; hooks.LogHook decides whether training goes on.
+      update = tf.cond(tf.is_finite(gradient_norm), lambda: _adam(pairs, factors, rate, epsilon=adam_epsilon), tf.no_op)
+    averages, global_step = None, tf.train.get_or_create_global_step()
+    with tf.control_dependencies([update]):
+      if ema_decay:
+        # The step makes the decay small at first, so that the random weights from before a restore are soon forgotten.
+        averages = tf.train.ExponentialMovingAverage(ema_decay, num_updates=global_step)
+        update = averages.apply(variables)
+    with tf.control_dependencies([update]):
+      advance = tf.assign_add(global_step, 1)
+    with tf.control_dependencies([advance]):
+      trained_loss = tf.identity(data_loss, name='loss')
+    return StepOutputs(trained_loss, weight_loss, rate, gradient_norm, pairs, predictions, averages)
+
+  return step
+
+
+def _accumulated(function, images, labels, *, parts):
+  """Calls `function` for equal parts of a batch, each after the one before it.
+
+  Args:
+    function: `function(images, labels)` -> (data_loss, weight_loss, list of gradients, predictions).
+    images: [B, ...], B a multiple of `parts`.
+    labels: [B, ...].
+    parts: number of parts.
+
+  Returns:
+    What `function` returns: means over the parts, and all predictions.
+  """
+  results = []
+  for index, part in enumerate(zip(tf.split(images, parts), tf.split(labels, parts))):
+    # Without these dependencies the parts would run side by side, in the memory of all.
+    before = [gradient for gradient in results[-1][2] if gradient is not None] if results else []
+    with tf.control_dependencies(before), tf.variable_scope(tf.get_variable_scope(), reuse=index > 0 or None):
+      results.append(function(*part))
+  if parts == 1:
+    return results[0]
+  data_losses, weight_losses, gradients, predictions = zip(*results)
+  mean = lambda values: None if values[0] is None else tf.add_n(values) / parts
+  return mean(data_losses), weight_losses[0], [mean(values) for values in zip(*gradients)], tf.concat(predictions, 0)
+
+
+def averaged(averages):
+  """A custom getter for a variable scope in which trained weights are their moving averages."""
+
+  def get(getter, name, *args, **kwargs):
+    variable = getter(name, *args, **kwargs)
+    average = averages.average(variable)
+    return variable if average is None else average
+
+  return get
+
+
+def _adam(pairs, factors, rate, *, epsilon):
+  """Applies gradients by one Adam for each learning rate: Adam does not see a factor on a gradient."""
+  updates = []
+  for factor in sorted(set(factors)):
+    group = [pair for pair, own in zip(pairs, factors) if own == factor]
+    adam = tf.train.AdamOptimizer(rate * factor, epsilon=epsilon, name='Adam' if factor == 1 else f'Adam_{factor:g}')
+    updates.append(adam.apply_gradients(group))
+  return tf.group(*updates)

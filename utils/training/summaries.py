@@ -1,0 +1,115 @@
+"""What a run shows in TensorBoard."""
+
+from utils.compat import tf
+from utils.drawing.colors import full_palette
+from utils.evaluation.metrics import SUMMARY
+
+NEW_LAYERS = '00_new_layers'
+
+
+def training_summary(outputs, batch, palette, max_images=3):
+  """Losses, learning rate, gradient norm, and pictures: image | truth | prediction.
+
+  Args:
+    outputs: a training.StepOutputs.
+    batch: the batch that it came from.
+    palette: uint8 [C, 3].
+    max_images: pictures a summary.
+
+  Returns:
+    Scalar string tensor, a serialized Summary.
+  """
+  scalars = {
+      'loss/cross_entropy': outputs.loss,
+      'loss/weights_l2': outputs.weight_loss,
+      'loss/total': outputs.loss + outputs.weight_loss,
+      'training/learning_rate': outputs.learning_rate,
+      'training/gradient_norm': outputs.gradient_norm,
+  }
+  # No collections: each summary is written at its own time, by its own hook.
+  parts = [tf.summary.scalar(name, value, collections=[]) for name, value in scalars.items()]
+  parts.append(tf.summary.image(
+      'image_truth_prediction', pictures(batch, outputs.predictions, palette), max_outputs=max_images, collections=[]))
+  return tf.summary.merge(parts, collections=[])
+
+
+def pictures(batch, predictions, palette):
+  """Sets images, true labels and predictions side by side, in the dataset's colours.
+
+  Args:
+    batch: dict with `image` float32 [B, H, W, 3] in 0..255 and `label` int32 [B, H, W].
+    predictions: int32 [B, H, W].
+    palette: uint8 [C, 3].
+
+  Returns:
+    uint8 [B, H, 3 W, 3].
+  """
+  colors = tf.constant(full_palette(palette))
+  return tf.concat([
+      tf.saturate_cast(batch['image'], tf.uint8),
+      tf.gather(colors, batch['label']),
+      tf.gather(colors, predictions),
+  ], axis=2)
+
+
+def layer_group(name, order):
+  """TensorBoard section of a variable: new layers first, then the backbone's layers from the last to the first.
+
+  Args:
+    name: the variable's name, e.g. 'InceptionV3/Mixed_7a/Branch_0/Conv2d_1a_3x3/weights'.
+    order: list of 'SCOPE/LAYER' of the backbone in the order in which it was built.
+
+  Returns:
+    str such as '03_Mixed_7a', or NEW_LAYERS.
+  """
+  layer = '/'.join(name.split('/')[:2])
+  if layer not in order:
+    return NEW_LAYERS
+  return f'{len(order) - order.index(layer):02d}_{layer.split("/")[1]}'
+
+
+def gradient_summary(outputs, pretrained_scopes):
+  """Histograms and norms of every trained variable and its gradient, grouped by layer.
+
+  The groups are numbered from the new layers back to the stem, so that their order on the page is the order in which
+  the error reaches them.
+
+  Args:
+    outputs: a training.StepOutputs.
+    pretrained_scopes: scopes of the backbone.
+
+  Returns:
+    Scalar string tensor, a serialized Summary.
+  """
+  order = []
+  for _, variable in outputs.gradients:
+    layer = '/'.join(variable.op.name.split('/')[:2])
+    if layer.split('/')[0] in pretrained_scopes and layer not in order:
+      order.append(layer)
+  parts, groups = [], {}
+  for gradient, variable in outputs.gradients:
+    group = layer_group(variable.op.name, order)
+    groups.setdefault(group, []).append((gradient, variable))
+    for kind, value in [('gradients', gradient), ('weights', variable)]:
+      tag = f'{kind}_{group}/{variable.op.name}'
+      parts.append(tf.summary.histogram(tag, value, collections=[]))
+      parts.append(tf.summary.scalar(f'{tag}_norm', tf.norm(value), collections=[]))
+  for group, pairs in groups.items():
+    gradients, variables = zip(*pairs)
+    norm, size = tf.linalg.global_norm(gradients), tf.linalg.global_norm(variables)
+    parts.append(tf.summary.scalar(f'gradient_norm_by_layer/{group}', norm, collections=[]))
+    parts.append(tf.summary.scalar(f'gradient_to_weight_ratio_by_layer/{group}', norm / size, collections=[]))
+  return tf.summary.merge(parts, collections=[])
+
+
+def evaluation_summary(result, classes, split):
+  """The metrics of a split as a tf.Summary: the four of the paper, and the IoU of every class that has one.
+
+  Args:
+    result: what metrics.scores returned.
+    classes: class names.
+    split: name of the split.
+  """
+  values = {f'{split}/{name}': result[name] for name in SUMMARY}
+  values |= {f'{split}_class_iou/{name}': iou for name, iou in zip(classes, result['class_iou']) if iou == iou}
+  return tf.Summary(value=[tf.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
