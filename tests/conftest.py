@@ -28,3 +28,16 @@ def graph():
   with tf.Graph().as_default() as fresh:
     tf.set_random_seed(1)
     yield fresh
+
+
+@pytest.fixture
+def run_program(capsys):
+  """`run_program(main, *arguments)` calls a program's `main` in this process; returns a programs.Result."""
+  from programs import Result
+
+  def run(main, *arguments):
+    capsys.readouterr()
+    returncode = main([str(argument) for argument in arguments])
+    return Result(returncode, *capsys.readouterr())
+
+  return run
