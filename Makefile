@@ -1,4 +1,5 @@
 # make demo: train, evaluate and run an FCN-8s on the built-in dataset.   make test: the whole test suite.
+# make check: lint, the walls between modules and the fast tests, for whoever works on the code.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -7,7 +8,7 @@ DEMO_DATA := data/shapes
 DEMO_RUN := runs/shapes-demo
 DEMO_EXPECTED := 55 to 58 %
 
-.PHONY: demo test lint clean
+.PHONY: demo test check lint clean
 demo: .venv/demo-ready
 	$(BIN)/python train.py --flagfile=demo.flags --data_dir=$(DEMO_DATA) --run_dir=$(DEMO_RUN)
 	$(BIN)/python evaluate.py --ckpt=$(DEMO_RUN)
@@ -19,6 +20,9 @@ demo: .venv/demo-ready
 
 test: .venv/test-ready
 	$(BIN)/python -m pytest -q --durations=10 -n 2 --dist worksteal
+
+check: lint
+	$(BIN)/python -m pytest -q -m fast -n 2 --dist worksteal
 
 lint: .venv/test-ready
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Pretrained ImageNet weights: what there is, and fetching it into this folder."""
+"""Pretrained ImageNet weights: a list of them, and fetching them into this folder."""
 
 import dataclasses
 import os
@@ -12,13 +12,13 @@ class Pretrained:
   """A published checkpoint.
 
   Attributes:
-    name: what a Network's `pretrained` calls it.
-    url: address of the archive that holds it.
+    name: value of a Network's `pretrained`.
+    url: address of the archive.
     member: the checkpoint's path in the archive; the file keeps the last part of its name.
-    scope: variable scope that its weights lie under.
-    note: what it is, and how good, in a line.
-    size: of the archive in bytes, None where it is not known.
-    digest: of the archive, 'sha256:HEX', 'sha1:HEX' or 'md5:HEX', None where none is known.
+    scope: variable scope of its weights.
+    note: origin and accuracy, in a line.
+    size: size of the archive in bytes, None where it is not known.
+    digest: digest of the archive, 'sha256:HEX', 'sha1:HEX' or 'md5:HEX', None where none is known.
   """
   name: str
   url: str
@@ -87,10 +87,11 @@ def pretrained_checkpoint(name, folder='checkpoints'):
 
   Args:
     name: a key of PRETRAINED.
-    folder: where checkpoints are kept.
+    folder: folder of the checkpoints.
 
   Raises:
-    UserError: if the name is unknown, or the archive cannot be downloaded or unpacked, saying what to put where.
+    UserError: if the name is unknown, or the archive cannot be downloaded or unpacked, naming the file to fetch by hand
+      and its place.
   """
   if name not in PRETRAINED:
     raise UserError(f'unknown pretrained checkpoint {name!r}; known: {", ".join(PRETRAINED)}')

@@ -1,7 +1,7 @@
 """Reads the weights in a `.caffemodel`, a protocol buffer of Caffe's message NetParameter, without Caffe.
 
 Field numbers are those of src/caffe/proto/caffe.proto in BVLC's Caffe; the encoding is that of Protocol Buffers. Both
-kinds of layer are read: LayerParameter, and V1LayerParameter from before 2015, as in VGG's own files.
+kinds of layer are read: LayerParameter, and V1LayerParameter from before 2015, as in VGG's files.
 """
 
 import collections
@@ -16,14 +16,14 @@ from utils.errors import UserError
 _VARINT, _EIGHT_BYTES, _SPAN, _FOUR_BYTES = 0, 1, 2, 5  # wire types
 _FIXED_SIZES = {_EIGHT_BYTES: 8, _FOUR_BYTES: 4}
 
-_LAYERS = {2: (4, 6), 100: (1, 7)}  # field of NetParameter -> fields of a layer's name and blobs: V1, and today's
+_LAYERS = {2: (4, 6), 100: (1, 7)}  # field of NetParameter -> fields of a layer's name and blobs: V1, and current
 _LEGACY_SHAPE = (1, 2, 3, 4)  # BlobProto: num, channels, height, width
 _DATA, _SHAPE, _DOUBLE_DATA = 5, 7, 8  # BlobProto
 _DIM = 1  # BlobShape
 
-_MOST_BYTES = 2**31  # of a protocol buffer
+_MOST_BYTES = 2**31  # limit of a protocol buffer
 _MOST_LAYERS = 10_000
-_MOST_BLOBS = 16  # of a layer
+_MOST_BLOBS = 16  # in a layer
 _MOST_SHAPE_BYTES = 100
 
 
@@ -31,7 +31,7 @@ def read_caffemodel(path):
   """Reads every layer that has weights.
 
   Args:
-    path: of the file.
+    path: path of the file.
 
   Returns:
     dict from layer name to a list of float32 arrays in Caffe's order of axes: kernels [out, in, height, width] of a
@@ -80,7 +80,7 @@ def _layer(message, name_field, blobs_field):
 
 
 def _blob(message, what):
-  """The float32 array of a BlobProto. Copies what the file holds, and allocates no more than that."""
+  """The float32 array of a BlobProto; takes no more memory than the file's numbers."""
   data = collections.defaultdict(bytearray)
   legacy_shape, shape = dict.fromkeys(_LEGACY_SHAPE, 0), None
   for number, value in _fields(message, (*_LEGACY_SHAPE, _SHAPE, _DATA, _DOUBLE_DATA),
@@ -115,15 +115,15 @@ def _dims(message, what):
 
 
 def _fields(message, numbers, wire_types):
-  """Yields what a message holds of the fields `numbers`; skips others, and those with a wire type that does not fit.
+  """Yields the fields `numbers` of a message; skips other fields and other wire types.
 
   Args:
     message: memoryview.
     numbers: field numbers.
-    wire_types: wire types that are understood.
+    wire_types: wire types that the caller understands.
 
   Yields:
-    (number, value): an int for a varint, a memoryview of its bytes for anything else.
+    (number, value): an int for a varint, a memoryview of the bytes for any other wire type.
 
   Raises:
     ValueError: if the message is no protocol buffer, or ends inside a field.

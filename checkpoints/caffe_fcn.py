@@ -1,9 +1,9 @@
 """The FCNs on VGG-16 that the FCN paper's authors released for Caffe, as variables of this project's FCNs.
 
-Layers and geometry are those of voc-fcn8s and its neighbours in shelhamer/fcn.berkeleyvision.org. There the image is
-padded by 100 zeros on each side, and cells of fc7 lie at 32i + 12.5 pixels of the image, whatever its size. Here they
+Layers and geometry are those of voc-fcn8s and its neighbors in shelhamer/fcn.berkeleyvision.org. There the image is
+padded by 100 zeros on each side, and cells of fc7 lie at 32i + 12.5 pixels of the image of any size. Here they
 lie at 32i + 15.5 pixels of the image mirrored to the next multiple of 32. Where the two lattices coincide (3 pixels
-before the image), logits agree away from the borders; else they are what the Caffe net gives for a shifted image.
+before the image), logits agree away from the borders; else they equal the Caffe net's for a shifted image.
 """
 
 import numpy as np
@@ -12,11 +12,11 @@ from checkpoints.slim_vgg import CLASSIFIER, convolution_from_caffe, from_caffe,
 from utils.errors import UserError
 
 FCN_MEANS = (122.67891434, 116.66876762, 104.00698793)  # RGB; infer.py subtracts these
-# Of each stride, the coarsest first: score layer, the transposed convolution from the coarser scores to its cells, the
-# last upsampling of a net that ends there, and the factor on what is scored, which only the nets trained at once have.
+# Stride, the coarsest first -> score layer, transposed convolution from the coarser scores to its cells, last
+# upsampling of a net that ends there, and factor on the scored features (nets trained at once alone have it).
 _HEADS = {32: ('score_fr', None, 'upscore', None), 16: ('score_pool4', 'upscore2', 'upscore16', 'scale_pool4'),
           8: ('score_pool3', 'upscore_pool4', 'upscore8', 'scale_pool3')}
-_KERNEL = 4  # of the transposed convolutions in between
+_KERNEL = 4  # height and width of the transposed convolutions in between
 _RELEASED_2014 = {'score-fr': 'score_fr', 'score2': 'upscore2', 'score-pool4': 'score_pool4', 'score4': 'upscore_pool4',
                   'score-pool3': 'score_pool3', 'upsample': 'upscore8'}  # names in fcn-8s-pascal.caffemodel
 
@@ -30,15 +30,15 @@ def fcn_from_caffe(layers, vgg, taps, *, path, num_classes):
   """This project's variables of an FCN.
 
   Args:
-    layers: as of checkpoints.caffe.read_caffemodel.
+    layers: dict from checkpoints.caffe.read_caffemodel.
     vgg: a Vgg.
     taps: the backbone's Taps, the coarsest first.
-    path: of the file, for messages.
-    num_classes: number of classes that it must have.
+    path: path of the file, for messages.
+    num_classes: number of classes that the FCN must have.
 
   Returns:
-    `(variables, skip, left_out, notes)`: dict from variable name to float32 array; '32s', '16s' or '8s'; the names in
-    `layers` that have no place in it; and lines that say what became of the last upsampling.
+    `(variables, skip, left_out, notes)`: dict from variable name to float32 array; '32s', '16s' or '8s'; names in
+    `layers` without a variable; and lines about the last upsampling.
 
   Raises:
     UserError: if a layer is missing or has another shape.
@@ -83,7 +83,7 @@ def _score(layers, name, scale, shape, path):
 
 
 def _upscore(layers, name, num_classes, path):
-  """(kernel [height, width, out, in], biases or 0) of a transposed convolution, which may be one for each class."""
+  """(kernel [height, width, out, in], biases or 0) of a transposed convolution, perhaps one for each class."""
   if name not in layers:
     raise UserError(f'{path} has no layer {name}')
   kernel, *biases = layers[name]
@@ -98,7 +98,7 @@ def _upscore(layers, name, num_classes, path):
 
 
 def _last_upscore(arrays, name, stride):
-  """Lines about the last upsampling: it is bilinear here, and anything else is lost."""
+  """Lines about the last upsampling: it is bilinear here, and any other kernel is lost."""
   if arrays is None:
     return []
   triangle = 1 - np.abs(np.arange(2 * stride) - (stride - 0.5)) / stride

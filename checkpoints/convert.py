@@ -5,11 +5,12 @@
     python -m checkpoints.convert --input=fcn8s-heavy-pascal.caffemodel                  # runs/voc-vgg_16-8s-caffe
 """
 
+import dataclasses
 import os
 import shutil
+import sys
 
 import numpy as np
-from absl import flags
 
 from checkpoints.caffe import read_caffemodel
 from checkpoints.caffe_fcn import FCN_MEANS, fcn_from_caffe, is_fcn
@@ -17,29 +18,39 @@ from checkpoints.matconvnet import read_mat
 from checkpoints.slim_vgg import VGG_MEANS, VGGS, from_caffe, from_matconvnet
 from datasets.readers.voc import VOC
 from nets import backbones, get_network
-from utils import errors, runs
+from utils import runs
 from utils.compat import tf
 from utils.errors import UserError
 from utils.files import make_folder, replacing, write_json
+from utils.settings import Settings, expanded, flag, run
 
 TAPS = {backbone.name: backbone.taps for backbone in (backbones.VGG_16, backbones.VGG_19)}
-_MAT, _HDF5 = b'MATLAB ', b'\x89HDF'  # what such files begin with; a .caffemodel has no such mark
+_MAT, _HDF5 = b'MATLAB ', b'\x89HDF'  # first bytes of such files; a .caffemodel has no such mark
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertSettings(Settings):
+  """Flags of `python -m checkpoints.convert`."""
+  input: str | None = flag(None, 'the .caffemodel, or the .mat file of MatConvNet', required=True)
+  output: str | None = flag(None, "checkpoint to write, or an FCN's run folder; default checkpoints/NET.ckpt, or "
+                            'runs/voc-NET-SKIP-caffe')
+  net: str = flag('vgg_16', f'network in the file: {", ".join(VGGS)}', choices=tuple(VGGS))
 
 
 def convert(path, vgg, output=None):
-  """Converts a file to a checkpoint or a run and prints what is in it.
+  """Converts a file to a checkpoint or a run and prints its variables.
 
   Args:
-    path: a `.caffemodel` or a `.mat` file of MatConvNet; what it is, is told from its content.
-    vgg: the slim_vgg.Vgg that it holds.
-    output: the checkpoint to write, in the old single-file format (V1), as slim's own; or for an FCN the run's folder.
+    path: a `.caffemodel` or a `.mat` file of MatConvNet, told apart by their contents.
+    vgg: the slim_vgg.Vgg in the file.
+    output: checkpoint to write, in the old single-file format (V1) of slim's; or for an FCN the run's folder.
       Default: checkpoints/NET.ckpt, or runs/voc-NET-SKIP-caffe.
 
   Returns:
-    the path of what was written.
+    path of the checkpoint or of the run's folder.
 
   Raises:
-    UserError: if the file cannot be read, is not of this network, or nothing can be written; nothing is half written.
+    UserError: if the file cannot be read, holds another network, or nothing can be written; nothing is half written.
   """
   if output and os.path.exists(output) and os.path.exists(path) and os.path.samefile(path, output):
     raise UserError(f'--output={output} is the file to convert; name another')
@@ -63,7 +74,7 @@ def convert(path, vgg, output=None):
 
 
 def _convert_fcn(layers, vgg, *, path, output):
-  """Writes an FCN's run and says what it is. Returns its folder."""
+  """Writes an FCN's run and prints its variables. Returns its folder."""
   variables, skip, left_out, notes = fcn_from_caffe(
       layers, vgg, TAPS[vgg.name], path=path, num_classes=VOC.num_classes)
   output = output or f'runs/voc-{vgg.name}-{skip}-caffe'
@@ -77,7 +88,7 @@ def _convert_fcn(layers, vgg, *, path, output):
 
 
 def _is_mat(path):
-  """Whether a file is MATLAB's, else it is taken for Caffe's. Raises UserError if it cannot be read, or is HDF5."""
+  """Whether a file is MATLAB's; any other passes for Caffe's. Raises UserError if it cannot be read, or is HDF5."""
   try:
     with open(path, 'rb') as file:
       head = file.read(len(_MAT))
@@ -89,12 +100,12 @@ def _is_mat(path):
 
 
 def _describe(variables, means, left_out):
-  """Prints the variables and their shapes, the file's mean, and the layers of the file that have no place in them."""
+  """Prints the variables and their shapes, the file's mean, and the layers of the file that are left out."""
   for name, value in variables.items():
     print(f'  {name:<34} {"x".join(map(str, value.shape))}')
   print(f'{len(variables)} variables, {sum(value.nbytes for value in variables.values()) / 1e6:.1f} MB')
-  theirs, here = (', '.join(f'{mean:.3f}' for mean in triple) for triple in (means, backbones.RGB_MEANS))
-  print(f'mean color (R, G, B): {theirs}; the biases of conv1_1 make up for the {here} that is subtracted here')
+  theirs, ours = (', '.join(f'{mean:.3f}' for mean in triple) for triple in (means, backbones.RGB_MEANS))
+  print(f'mean color (R, G, B): {theirs}; the biases of conv1_1 make up for the {ours} that is subtracted here')
   print(f'left out: {", ".join(left_out) or "nothing"}')
 
 
@@ -102,11 +113,11 @@ def write_checkpoint(path, variables):
   """Writes arrays as one file in slim's old checkpoint format (V1), whole or not at all.
 
   Args:
-    path: of the file.
+    path: path of the file.
     variables: dict from name to array.
 
   Raises:
-    UserError: if it cannot be written.
+    UserError: if the file cannot be written.
   """
   make_folder(os.path.dirname(path) or '.')
   if os.path.isdir(path):
@@ -122,10 +133,10 @@ def write_run(folder, variables, config):
   Args:
     folder: a folder that does not exist, or is empty.
     variables: dict from name to array.
-    config: as of utils.runs.make_config.
+    config: contents of config.json, from utils.runs.make_config.
 
   Raises:
-    UserError: if there is something already, or nothing can be written.
+    UserError: if the folder is not empty, or nothing can be written.
   """
   folder = folder.rstrip('/')
   if os.path.exists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
@@ -149,7 +160,7 @@ def write_run(folder, variables, config):
 
 
 def _save(path, variables, make_op):
-  """Runs the op that `make_op(names, tensors)` makes to save variables; raises UserError if it fails."""
+  """Saves variables by the op that `make_op(names, tensors)` makes; raises UserError if it fails."""
   with tf.Graph().as_default(), tf.Session(config=tf.ConfigProto(device_count={'GPU': 0})) as session:
     values = {tf.placeholder(value.dtype, value.shape): value for value in variables.values()}
     op = make_op(list(variables), list(values))
@@ -159,23 +170,14 @@ def _save(path, variables, make_op):
       raise UserError(f'cannot write {path}: {error.message.splitlines()[0]}') from error
 
 
-def _define_flags():
-  flags.DEFINE_string('input', None, 'the .caffemodel, or the .mat file of MatConvNet', required=True)
-  flags.DEFINE_string('output', None, "checkpoint to write, or an FCN's run folder; default checkpoints/NET.ckpt, or "
-                      'runs/voc-NET-SKIP-caffe')
-  flags.DEFINE_string('net', 'vgg_16', f'which network it holds: {", ".join(VGGS)}')
-
-
-def main(argv):
+def convert_input(settings):
   """Converts --input."""
-  args = flags.FLAGS
-  if len(argv) > 1:
-    raise UserError(f'unexpected argument {argv[1]!r}; all arguments are flags, --help lists them')
-  if args.net not in VGGS:
-    raise UserError(f'--net={args.net}: known are {", ".join(VGGS)}')
-  convert(os.path.expanduser(args.input), VGGS[args.net], args.output and os.path.expanduser(args.output))
+  convert(expanded(settings.input), VGGS[settings.net], expanded(settings.output))
+
+
+def main(argv=None):
+  return run(convert_input, ConvertSettings, argv, text=__doc__)
 
 
 if __name__ == '__main__':
-  _define_flags()
-  errors.run(main)
+  sys.exit(main())

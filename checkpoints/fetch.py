@@ -3,23 +3,29 @@
     python -m checkpoints.fetch --net=inception_v3
 """
 
-from absl import flags
+import dataclasses
+import sys
 
 from checkpoints import PRETRAINED, pretrained_checkpoint
-from utils import errors
-
-FLAGS = flags.FLAGS
-flags.DEFINE_string('net', 'inception_v3', f'Which weights to fetch: {", ".join(PRETRAINED)}.')
-flags.DEFINE_string('dir', 'checkpoints', 'Folder to put them into.')
+from utils.settings import Settings, flag, run
 
 
-def main(argv):
-  """Fetches the weights and says what and where they are."""
-  if argv[1:]:
-    raise errors.UserError(f'unexpected arguments: {" ".join(argv[1:])}')
-  path = pretrained_checkpoint(FLAGS.net, FLAGS.dir)
-  print(f'{path}: {PRETRAINED[FLAGS.net].note}')
+@dataclasses.dataclass(frozen=True)
+class FetchSettings(Settings):
+  """Flags of `python -m checkpoints.fetch`."""
+  net: str = flag('inception_v3', f'weights to fetch: {", ".join(PRETRAINED)}', choices=tuple(PRETRAINED))
+  dir: str = flag('checkpoints', 'folder to put them into')
+
+
+def fetch(settings):
+  """Fetches the weights and prints their path and a note on them."""
+  path = pretrained_checkpoint(settings.net, settings.dir)
+  print(f'{path}: {PRETRAINED[settings.net].note}')
+
+
+def main(argv=None):
+  return run(fetch, FetchSettings, argv, text=__doc__)
 
 
 if __name__ == '__main__':
-  errors.run(main)
+  sys.exit(main())

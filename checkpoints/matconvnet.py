@@ -14,11 +14,11 @@ def read_mat(path):
   """Reads every convolution; fully connected layers are convolutions there, too.
 
   Args:
-    path: of the file.
+    path: path of the file.
 
   Returns:
     `(layers, mean)`: a dict from layer name to (kernel float32 [height, width, in, out], biases float32 [out]), and the
-    average image that the network subtracts, averaged over its pixels: float64 [3], RGB, or None where there is none.
+    mean color of the average image that the network subtracts: float64 [3], RGB, or None where there is none.
 
   Raises:
     UserError: if the file cannot be read, is no MATLAB file, or has no such layers.
@@ -43,7 +43,7 @@ def read_mat(path):
 
 
 def _load(path):
-  """The variables of interest in a MATLAB file."""
+  """Reads the variables that hold a network from a MATLAB file."""
   try:
     with open(path, 'rb') as file:
       return _loadmat(file, path)
@@ -71,7 +71,7 @@ def _text(value):
 
 
 def _convolution(layer, what):
-  """(kernel, biases) of a layer: the cell `weights`, in the oldest files two members of their own."""
+  """(kernel, biases) of a layer: the cell `weights`, in the oldest files the members `filters` and `biases`."""
   weights = _member(layer, 'weights')
   parts = [_member(layer, 'filters'), _member(layer, 'biases')] if weights is None else list(weights.ravel())
   if len(parts) != 2 or not all(isinstance(part, np.ndarray) and part.dtype.kind in 'fiu' for part in parts):
@@ -83,7 +83,7 @@ def _convolution(layer, what):
 
 
 def _mean(image, path):
-  """RGB mean of an average image [height, width, 3] or colour; None where there is none."""
+  """RGB mean of an average image [height, width, 3] or color; None where there is none."""
   if image is None or not image.size:
     return None
   if image.dtype.kind not in 'fiu' or image.shape[-1] != 3:

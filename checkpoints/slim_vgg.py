@@ -8,29 +8,28 @@ import re
 
 import numpy as np
 
-from nets.backbones import RGB_MEANS
+from nets.backbones import RGB_MEANS, VGG_CHANNELS, VGG_FC_CHANNELS, VGG_FC_KERNEL, VGG_LAYERS
 from utils.errors import UserError
 
-VGG_MEANS = (123.68, 116.779, 103.939)  # RGB, that VGG's own nets subtract; slim's round them to two digits
+VGG_MEANS = (123.68, 116.779, 103.939)  # RGB means of VGG's authors; slim rounds them to two digits
 CLASSIFIER = 'fc8'
-_FC_CELLS = 7  # height and width of the map that fc6 sees in a 224x224 image
 
 
 @dataclasses.dataclass(frozen=True)
 class Vgg:
-  """The sizes of a VGG.
+  """Sizes of a VGG.
 
   Attributes:
-    name: slim's, which is its variables' scope.
+    name: slim's name, which is its variables' scope.
     repeats: number of convolutions before each pool.
-    depths: of those convolutions.
-    hidden: outputs of fc6 and fc7.
-    num_classes: outputs of fc8.
+    depths: number of features of those convolutions.
+    hidden: number of outputs of fc6 and fc7.
+    num_classes: number of outputs of fc8.
   """
   name: str
   repeats: tuple
-  depths: tuple = (64, 128, 256, 512, 512)
-  hidden: int = 4096
+  depths: tuple = VGG_CHANNELS
+  hidden: int = VGG_FC_CHANNELS
   num_classes: int = 1000
 
   def shapes(self):
@@ -40,25 +39,25 @@ class Vgg:
       for index in range(1, repeats + 1):
         shapes[f'conv{block}_{index}'] = (3, 3, channels, depth)
         channels = depth
-    return shapes | {'fc6': (_FC_CELLS, _FC_CELLS, channels, self.hidden), 'fc7': (1, 1, self.hidden, self.hidden),
-                     CLASSIFIER: (1, 1, self.hidden, self.num_classes)}
+    return shapes | {'fc6': (VGG_FC_KERNEL, VGG_FC_KERNEL, channels, self.hidden),
+                     'fc7': (1, 1, self.hidden, self.hidden), CLASSIFIER: (1, 1, self.hidden, self.num_classes)}
 
 
-VGGS = {vgg.name: vgg for vgg in (Vgg('vgg_16', (2, 2, 3, 3, 3)), Vgg('vgg_19', (2, 2, 4, 4, 4)))}
+VGGS = {name: Vgg(name, repeats) for name, repeats in VGG_LAYERS.items()}
 
 
 def from_caffe(layers, vgg, *, path, means=VGG_MEANS):
   """Slim's variables from Caffe's layers.
 
   Args:
-    layers: as of checkpoints.caffe.read_caffemodel; those of images in BGR. fc6 to fc8 may be inner products.
+    layers: dict from checkpoints.caffe.read_caffemodel, of a network for BGR images. fc6 to fc8 may be inner products.
     vgg: a Vgg.
-    path: of the file, for messages.
-    means: that the network was trained to have subtracted from its images, RGB.
+    path: path of the file, for messages.
+    means: RGB means that were subtracted from the network's training images.
 
   Returns:
-    dict from variable name to float32 array: kernels [height, width, in, out] and biases of every layer of `vgg`; fc8
-    is left out where it is missing or has another number of classes.
+    dict from variable name to float32 array: kernels [height, width, in, out] and biases of every layer of `vgg`;
+    without fc8 where it is missing or has another number of classes.
 
   Raises:
     UserError: if a layer is missing, has another shape, or belongs to another VGG.
@@ -72,16 +71,16 @@ def from_caffe(layers, vgg, *, path, means=VGG_MEANS):
 
 
 def from_matconvnet(layers, vgg, *, path, means=VGG_MEANS):
-  """Slim's variables from MatConvNet's layers, whose order of axes and colours is slim's.
+  """Slim's variables from MatConvNet's layers, whose order of axes and colors is slim's.
 
   Args:
-    layers: as of checkpoints.matconvnet.read_mat.
+    layers: dict from checkpoints.matconvnet.read_mat.
     vgg: a Vgg.
-    path: of the file, for messages.
-    means: that the network was trained to have subtracted from its images, RGB.
+    path: path of the file, for messages.
+    means: RGB means that were subtracted from the network's training images.
 
   Returns:
-    as from_caffe.
+    dict from variable name to float32 array, as from_caffe.
 
   Raises:
     UserError: as from_caffe.
@@ -100,15 +99,15 @@ def convolution_from_caffe(arrays, shape, what):
   """(kernel, biases) of a convolution, or of an inner product over the cells that a convolution of this shape covers.
 
   Args:
-    arrays: of the layer, kernel and biases, or the kernel alone where the layer has no biases.
-    shape: (height, width, in, out) that the kernel is to have.
-    what: layer and file, for messages.
+    arrays: the layer's kernel and biases, or its kernel alone where it has no biases.
+    shape: (height, width, in, out) of the kernel.
+    what: file and layer, for messages.
 
   Returns:
     `(kernel, biases)`: float32 of this shape, and [out].
 
   Raises:
-    UserError: if the arrays do not have the sizes that this takes, or hold values that are not finite.
+    UserError: if the arrays have other sizes, or hold values that are not finite.
   """
   height, width, depth, outputs = shape
   kernel, biases = (*arrays, np.zeros(outputs, np.float32))[:2]
@@ -128,7 +127,7 @@ def require_finite(arrays, what):
 
 
 def _fitting(layers, vgg, path):
-  """The shapes of the layers of `vgg` to take; raises UserError if these are not the layers of this VGG."""
+  """Shapes of the layers of `vgg` to convert; raises UserError if `layers` are not those of this VGG."""
   shapes = vgg.shapes()
   missing = [name for name in shapes if name not in layers and name != CLASSIFIER]
   foreign = [name for name in layers if re.fullmatch(r'conv\d+_\d+', name) and name not in shapes]
@@ -143,12 +142,12 @@ def _fitting(layers, vgg, path):
 def _variables(layers, vgg, means):
   """Names the arrays as slim does, and lets the first layer's biases make up for the mean that slim subtracts.
 
-  This is exact but at the border, where the zeros around the image now stand for slim's mean color, not the file's.
+  Exact except at the border, where the zeros around the image now stand for slim's mean color, not the file's.
   """
   require_finite([np.asarray(means)], f'{vgg.name}: the mean color')
   first = next(iter(layers))
   kernel, biases = layers[first]
-  shift = np.subtract(RGB_MEANS, means)  # of each channel of what the network sees, and so: kernel * shift
+  shift = np.subtract(RGB_MEANS, means)  # in each channel of the network's input, and so: kernel * shift
   layers = layers | {first: (kernel, biases + np.einsum('hwio,i->o', kernel.astype(np.float64), shift))}
   variables = {}
   for name, arrays in layers.items():

@@ -1,4 +1,4 @@
-"""The datasets by name. A new one is a file of this folder and a line here; a user's own is a folder and no code."""
+"""The datasets by name. A new dataset is a file of datasets/readers and a line here; a user's own, a folder alone."""
 
 import os
 
@@ -18,10 +18,10 @@ DATASETS = {dataset.name: dataset for dataset in (
 
 
 def get_dataset(name):
-  """Returns the Dataset of the name, or else of the folder (see `datasets.readers.own`), that `--dataset` gives.
+  """Returns the Dataset that `--dataset` gives: by its name, or else by its folder (see `datasets.readers.own`).
 
   Raises:
-    UserError: if there is neither, listing the known names; or if the folder is not laid out as it should.
+    UserError: if there is neither, listing the known names; or if the folder has another layout.
   """
   if name in DATASETS:
     return DATASETS[name]

@@ -7,6 +7,7 @@ with nothing changed does nothing.
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import functools
 import glob
@@ -14,21 +15,34 @@ import hashlib
 import inspect
 import json
 import os
+import sys
 
 import numpy as np
-from absl import flags
 
 from datasets import DATASETS, get_dataset, images, records
+from datasets.dataset import check_splits
 from datasets.readers.own import OwnDataset, originals
-from utils import errors
 from utils.compat import tf
-from utils.errors import UserError
+from utils.errors import UserError, listed
 from utils.files import make_folder, read_json, write_json
 from utils.labels import IGNORE_LABEL
 from utils.progress import Progress
+from utils.settings import Settings, expanded, flag, run
 from utils.workers import default_workers, ordered_map
 
-MAX_SHARDS = 512  # all of a split's are open at once
+MAX_SHARDS = 512  # all shards of a split are open at once
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertSettings(Settings):
+  """Flags of `python -m datasets.convert`."""
+  dataset: str | None = flag(None, f'dataset: {", ".join(DATASETS)}, or the folder of your own', required=True)
+  source_dir: str = flag('', 'folder of the originals; not needed for shapes')
+  data_dir: str = flag('', 'folder to write to; default data/DATASET')
+  splits: tuple[str, ...] = flag(('train', 'val'), 'splits to convert, separated by commas')
+  skip_bad: bool = flag(False, 'leave out files that cannot be used instead of failing')
+  num_workers: int | None = flag(None, 'number of processes; default: one per core', least=1)
+  num_shards: int = flag(8, f'number of shards of a split, 1 to {MAX_SHARDS}', least=1, most=MAX_SHARDS)
 
 
 class BadFiles(UserError):
@@ -40,76 +54,64 @@ def convert(dataset, split, *, source_dir, data_dir, num_shards=8, num_workers=N
 
   Args:
     dataset: a Dataset.
-    split: name of one of its splits.
+    split: name of a split of the dataset.
     source_dir: folder of the originals; unused by a generated dataset and by the user's own.
     data_dir: folder to write to, made where it is missing.
-    num_shards: number of shards, at most; no more than there are images.
+    num_shards: number of shards, 1 to MAX_SHARDS; never more than images.
     num_workers: number of processes; by default the number of cores.
-    skip_bad: leave out what cannot be used, instead of failing.
-    progress: print how far it is (stderr) and what came out (stdout).
+    skip_bad: leave out files that cannot be used, instead of failing.
+    progress: print the progress (stderr) and a summary (stdout).
 
   Returns:
-    the dict that stands in `<split>.json`: 'dataset', 'split', 'num_examples', 'expected' (images in the original
-    publication), 'num_shards', 'shard_bytes', 'skipped' (list of 'name', 'file', 'reason'), 'class_names',
-    'class_pixels' (int a class), 'class_image_pixels' (pixels of all images in which the class occurs), 'void_pixels',
-    'fingerprint'; of the user's own dataset also 'source_dir', its folder.
+    the dict in `<split>.json`: 'dataset', 'split', 'num_examples', 'expected' (images in the original publication),
+    'num_shards', 'shard_bytes', 'skipped' (list of 'name', 'file', 'reason'), 'class_names', 'class_pixels' (an int for
+    each class), 'class_image_pixels' (pixels of all images in which the class occurs), 'void_pixels', 'fingerprint'; of
+    the user's own dataset also 'source_dir', its folder.
 
   Raises:
-    BadFiles: listing every bad file; nothing is written then, and what stood there before is untouched.
+    BadFiles: listing every bad file; nothing is written then, and an earlier conversion is untouched.
     UserError: for a wrong argument, layout or list, or where nothing can be written.
   """
   say = functools.partial(print, flush=True) if progress else (lambda line: None)
-  if not 1 <= num_shards <= MAX_SHARDS:
-    raise UserError(f'--num_shards={num_shards}: must be 1 to {MAX_SHARDS}')
-  if num_workers is not None and num_workers < 1:
-    raise UserError(f'--num_workers={num_workers}: must be at least 1')
   sources = _list_sources(dataset, split, source_dir)
-  num_shards = min(num_shards, len(sources))
-  num_workers = min(num_workers or default_workers(), len(sources))
   _refuse_other_dataset(dataset, data_dir)
-  fingerprint = _fingerprint(dataset, split, sources)
+  fingerprint, num_shards = _fingerprint(dataset, split, sources), min(num_shards, len(sources))
   stats = _up_to_date(data_dir, split, fingerprint, num_shards=num_shards, skip_bad=skip_bad)
   if stats:
     say(f'{dataset.name} {split}: {stats["num_examples"]} images in {data_dir} are up to date')
     return stats
-  with _locked(data_dir):
-    try:
-      stats = _write_shards(dataset, split, sources, data_dir=data_dir, num_shards=num_shards,
-                            num_workers=num_workers, skip_bad=skip_bad, progress=progress)
-      stats['fingerprint'] = fingerprint
-      if isinstance(dataset, OwnDataset):
-        stats['source_dir'] = os.path.abspath(dataset.root)
-      _publish(stats, data_dir)
-    except (OSError, tf.errors.OpError) as error:
-      raise UserError(f'cannot write to {data_dir}: {str(error).splitlines()[0]}') from error
-    finally:
-      _remove(glob.glob(_temporary(glob.escape(data_dir), split)))
+  with _locked(data_dir), _cleaned(data_dir, split):
+    stats = _write_shards(dataset, split, sources, data_dir=data_dir, num_shards=num_shards,
+                          num_workers=num_workers or default_workers(), skip_bad=skip_bad, progress=progress)
+    stats['fingerprint'] = fingerprint
+    if isinstance(dataset, OwnDataset):
+      stats['source_dir'] = os.path.abspath(dataset.root)
+    _publish(stats, data_dir)
   _describe(stats, data_dir, say)
   return stats
 
 
 def _list_sources(dataset, split, source_dir):
-  """Lists a split's sources, with the user's mistakes said."""
-  if split not in dataset.splits:
-    raise UserError(f'--splits: {dataset.name} has no split {split!r}; it has {", ".join(dataset.splits)}')
+  """Lists a split's sources. Raises UserError if the split is unknown or empty, or there are no originals."""
+  check_splits(dataset, [split])
   source_dir = originals(dataset, source_dir)
   if not dataset.generate and not source_dir:
     raise UserError(f'--source_dir: say where the originals of {dataset.name} are; they are to be had from '
                     f'{dataset.url}')
   sources = dataset.sources(source_dir, split)
   if not sources:
-    raise UserError(f'{dataset.name} {split}: there is not one image in {source_dir}')
+    raise UserError(f'{dataset.name} {split}: there is no image in {source_dir}')
   return sources
 
 
 def has_changed(dataset, split, *, source_dir, data_dir):
-  """Whether a split's originals are others than those that were converted, by names, sizes and times."""
+  """Whether a split's originals differ from the converted ones, by names, sizes and times."""
   sources = _list_sources(dataset, split, source_dir)
   return records.read_stats(data_dir, split).get('fingerprint') != _fingerprint(dataset, split, sources)
 
 
 def _fingerprint(dataset, split, sources):
-  """Hashes all that the records depend on: names, sizes and times of the originals, the dataset's, the format."""
+  """Hash of the records' origin: names, sizes and times of the originals, the dataset's record, the format."""
 
   def state(original):
     if isinstance(original, np.ndarray):
@@ -120,23 +122,21 @@ def _fingerprint(dataset, split, sources):
     return [os.path.basename(original), stat.st_size, stat.st_mtime_ns]
 
   code = inspect.getsource(inspect.getmodule(dataset.generate)) if dataset.generate else ''
-  reader = [getattr(dataset.read_label, key, None) for key in ('args', 'keywords')]  # of a partial: its colors
+  reader = [getattr(dataset.read_label, key, None) for key in ('args', 'keywords')]  # a partial's: its colors
   parts = [records.VERSION, dataset.name, list(dataset.classes), dataset.label_map.tolist(), code, reader, split,
            [[source.name, state(source.image), state(source.label)] for source in sources]]
   return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _refuse_other_dataset(dataset, data_dir):
-  """Raises UserError if the folder holds the shards of another dataset, which would be lost."""
+  """Raises UserError if the folder holds the shards of another dataset."""
   for path in glob.glob(records.stats_path(glob.escape(data_dir), '*')):
     try:
       stats = read_json(path)
       found, folder = stats.get('dataset', dataset.name), stats.get('source_dir')
-    except (UserError, AttributeError):  # broken, or none of ours
+    except (UserError, AttributeError):  # broken, or not written by this converter
       continue
-    if found != dataset.name:
-      raise UserError(f'--data_dir={data_dir} holds the dataset {found}, not {dataset.name}; every dataset needs a '
-                      'folder of its own')
+    records.check_dataset(data_dir, found, dataset.name)
     if (folder and isinstance(dataset, OwnDataset) and os.path.isdir(folder)
         and not os.path.samefile(folder, dataset.root)):  # another folder of the same name
       raise UserError(f'--data_dir={data_dir} holds the images of {folder}, not those of {dataset.root}; give them '
@@ -144,20 +144,20 @@ def _refuse_other_dataset(dataset, data_dir):
 
 
 def _up_to_date(data_dir, split, fingerprint, *, num_shards, skip_bad):
-  """Returns the stats of an earlier conversion if it would come out the same and its shards are whole, else None."""
+  """Returns the stats of an earlier conversion with the same result and whole shards, None where there is none."""
   try:
     stats = read_json(records.stats_path(data_dir, split))
     sizes = [os.path.getsize(shard) for shard in records.shard_paths(data_dir, split)]
     same = (stats['fingerprint'] == fingerprint and stats['shard_bytes'] == sizes
             and stats['num_shards'] == min(num_shards, stats['num_examples']))
     return stats if same and (skip_bad or not stats['skipped']) else None
-  except (UserError, OSError, KeyError, TypeError):  # missing, broken or of an older format: to be made anew
+  except (UserError, OSError, KeyError, TypeError):  # missing, broken or of an older format
     return None
 
 
 @contextlib.contextmanager
 def _locked(data_dir):
-  """Makes the folder and keeps other conversions out of it; takes it away again if the block fails with it empty."""
+  """Makes the folder and keeps other conversions out of it; removes it if the block fails and leaves it empty."""
   existed = os.path.isdir(data_dir)
   make_folder(data_dir)
   folder = os.open(data_dir, os.O_RDONLY)
@@ -170,7 +170,18 @@ def _locked(data_dir):
         os.rmdir(data_dir)
     raise
   finally:
-    os.close(folder)  # which unlocks it
+    os.close(folder)  # releases the lock
+
+
+@contextlib.contextmanager
+def _cleaned(data_dir, split):
+  """Removes a split's unfinished shards after the block, and turns an error in writing to a UserError."""
+  try:
+    yield
+  except (OSError, tf.errors.OpError) as error:
+    raise UserError(f'cannot write to {data_dir}: {str(error).splitlines()[0]}') from error
+  finally:
+    _remove(glob.glob(_temporary(glob.escape(data_dir), split)))
 
 
 def _lock(folder, data_dir):
@@ -181,7 +192,7 @@ def _lock(folder, data_dir):
 
 
 def _temporary(data_dir, split, index='*'):
-  """Path of an unfinished shard. Its final name waits for the number of shards that are not empty."""
+  """Path of an unfinished shard; its final name depends on the number of shards that are not empty."""
   return os.path.join(data_dir, f'{split}-{index}.tfrecord.tmp')
 
 
@@ -189,7 +200,7 @@ def _write_shards(dataset, split, sources, *, data_dir, num_shards, num_workers,
   """Verifies all pairs and writes them under temporary names; image i goes to shard i modulo their number.
 
   Returns:
-    the stats, but for what `_publish` and the caller add.
+    the stats, without the entries that `_publish` and the caller add.
   """
   encode = functools.partial(images.encode_pair, label_map=dataset.label_map, read_raw=dataset.read_label,
                              generate=dataset.generate)
@@ -199,10 +210,11 @@ def _write_shards(dataset, split, sources, *, data_dir, num_shards, num_workers,
     writers = [stack.enter_context(tf.io.TFRecordWriter(_temporary(data_dir, split, index)))
                for index in range(num_shards)]
     bar = stack.enter_context(Progress(len(sources), 'images', label=f'{dataset.name} {split}')) if progress else None
-    for source, pair in stack.enter_context(contextlib.closing(ordered_map(encode, sources, num_workers))):
+    pairs = stack.enter_context(contextlib.closing(ordered_map(encode, sources, min(num_workers, len(sources)))))
+    for source, pair in pairs:
       if isinstance(pair, list):
         bad += [{'name': source.name, 'file': str(error.path), 'reason': error.reason} for error in pair]
-      elif skip_bad or not bad:  # after a bad one nothing is kept, and the rest is only verified
+      elif skip_bad or not bad:  # after a bad pair nothing is kept, and the other pairs are only verified
         writers[num_examples % num_shards].write(records.serialize(pair))
         num_examples += 1
         pixels += pair.counts
@@ -218,14 +230,14 @@ def _write_shards(dataset, split, sources, *, data_dir, num_shards, num_workers,
 
 
 def _refuse_bad(bad, what, *, total, skip_bad):
-  """Raises BadFiles if bad ones are not to be skipped, or if nothing else is left."""
-  listed = ''.join(f'\n  {entry["file"]}: {entry["reason"]}' for entry in bad)
+  """Raises BadFiles if bad files are not to be skipped, or if no pair is left without them."""
+  reasons = ''.join(f'\n  {entry["file"]}: {entry["reason"]}' for entry in bad)
   num_bad = len({entry['name'] for entry in bad})
   if bad and not skip_bad:
     raise BadFiles(f'{what}: {num_bad} of {total} pairs cannot be used, so nothing was written '
-                   f'(--skip_bad leaves them out):{listed}')
+                   f'(--skip_bad leaves them out):{reasons}')
   if num_bad == total:
-    raise BadFiles(f'{what}: none of the {total} pairs can be used:{listed}')
+    raise BadFiles(f'{what}: none of the {total} pairs can be used:{reasons}')
 
 
 def _publish(stats, data_dir):
@@ -247,51 +259,38 @@ def _remove(paths):
 
 
 def _describe(stats, data_dir, say):
-  """Says what came out, and how it differs from the original publication."""
+  """Prints a summary, and how it differs from the original publication."""
   what, found, expected = f'{stats["dataset"]} {stats["split"]}', stats['num_examples'], stats['expected']
   total = sum(stats['class_pixels']) + stats['void_pixels']
   say(f'{what}: {found} images in {data_dir}, {stats["num_shards"]} shards of {sum(stats["shard_bytes"]) / 1e6:.1f} MB '
       f'in all; {stats["void_pixels"] / total:.1%} of the pixels are void')
   missing = [name for name, pixels in zip(stats['class_names'], stats['class_pixels']) if not pixels]
   if missing:
-    say(f'{what}: no pixel of {len(missing)} of the {len(stats["class_names"])} classes: {", ".join(missing[:5])}'
-        f'{" and so on" if len(missing) > 5 else ""}')
+    say(f'{what}: no pixel of {len(missing)} of the {len(stats["class_names"])} classes: {listed(missing)}')
   for entry in stats['skipped']:
     say(f'{what}: left out {entry["file"]}: {entry["reason"]}')
   if found != expected:
     say(f'{what}: {found} images where the original has {expected}')
 
 
-def _define_flags():
-  flags.DEFINE_string('dataset', None, f'dataset: {", ".join(DATASETS)}, or the folder of your own', required=True)
-  flags.DEFINE_string('source_dir', '', 'folder of the originals; not needed for shapes')
-  flags.DEFINE_string('data_dir', '', 'folder to write to; default data/DATASET')
-  flags.DEFINE_list('splits', ['train', 'val'], 'splits to convert, separated by commas')
-  flags.DEFINE_bool('skip_bad', False, 'leave out files that cannot be used instead of failing')
-  flags.DEFINE_integer('num_workers', None, 'number of processes; default one a core')
-  flags.DEFINE_integer('num_shards', 8, f'number of shards of a split, 1 to {MAX_SHARDS}')
-
-
-def main(argv):
-  """Converts each split; bad files of one do not keep the next from being verified."""
-  if len(argv) > 1:
-    raise UserError(f'unexpected argument {argv[1]!r}; all arguments are flags, --help lists them')
-  args = flags.FLAGS
-  dataset = get_dataset(args.dataset)
-  if not args.splits:
-    raise UserError(f'--splits is empty; {dataset.name} has {", ".join(dataset.splits)}')
+def convert_splits(settings):
+  """Converts each split of --splits; bad files of one split do not keep the next from being verified."""
+  dataset = get_dataset(settings.dataset)
   bad = []
-  for split in dict.fromkeys(args.splits):
+  for split in check_splits(dataset, settings.splits):
     try:
-      convert(dataset, split, source_dir=os.path.expanduser(args.source_dir),
-              data_dir=os.path.expanduser(args.data_dir) or os.path.join('data', dataset.name),
-              num_shards=args.num_shards, num_workers=args.num_workers, skip_bad=args.skip_bad)
+      convert(dataset, split, source_dir=expanded(settings.source_dir),
+              data_dir=expanded(settings.data_dir) or os.path.join('data', dataset.name),
+              num_shards=settings.num_shards, num_workers=settings.num_workers, skip_bad=settings.skip_bad)
     except BadFiles as error:
       bad.append(str(error))
   if bad:
     raise UserError('\n'.join(bad))
 
 
+def main(argv=None):
+  return run(convert_splits, ConvertSettings, argv, text=__doc__)
+
+
 if __name__ == '__main__':
-  _define_flags()
-  errors.run(main)
+  sys.exit(main())

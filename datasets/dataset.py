@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from utils.errors import UserError
+
 
 def label_map(ids):
   """Makes a `Dataset.label_map`.
@@ -20,30 +22,30 @@ def label_map(ids):
   return table
 
 
-def colormap(num_colours):
+def colormap(num_colors):
   """PASCAL VOC's palette: the bits of an id, three by three, are the high to low bits of red, green and blue.
 
   Args:
-    num_colours: 1 to 256.
+    num_colors: 1 to 256.
 
   Returns:
-    uint8 [num_colours, 3], RGB; all different, the first black.
+    uint8 [num_colors, 3], RGB; all different, the first black.
   """
-  ids = np.arange(num_colours)[:, np.newaxis]
+  ids = np.arange(num_colors)[:, np.newaxis]
   bits = (ids >> np.arange(24)) & 1  # [id, bit]: bit 3k + c of an id is bit 7 - k of channel c
   weights = 128 >> np.arange(8)
-  return (bits.reshape(num_colours, 8, 3) * weights[:, np.newaxis]).sum(axis=1).astype(np.uint8)
+  return (bits.reshape(num_colors, 8, 3) * weights[:, np.newaxis]).sum(axis=1).astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """Where one example comes from.
+  """Original image and label of one example.
 
   Attributes:
     name: unique within its split; predictions and error messages carry it.
     image: path of the encoded image, or the image itself as uint8 [H, W, 3]; None for a dataset that is generated.
-    label: path of the label picture, or raw labels as an integer array [H, W]; or whatever else the dataset's
-      `read_label` takes, an os.PathLike that names the file it came from. None for a dataset that is generated.
+    label: path of the label picture, or raw labels as an integer array [H, W]; or an os.PathLike for the dataset's
+      `read_label`, which names the file that it came from. None for a dataset that is generated.
   """
   name: str
   image: object = None
@@ -52,14 +54,14 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Submission:
-  """What a dataset's evaluation server takes: an archive of one label PNG for each image of its test split.
+  """Format of a dataset's evaluation server: an archive of one label PNG for each image of the test split.
 
   Attributes:
-    url: where the archive is uploaded.
-    archive: its file name, which ends in '.tar.gz' or '.zip'.
-    folder: where the PNGs lie in it; '' for its top.
-    offset: what is added to the ids (MIT counts from 1).
-    palette: whether the PNGs carry the dataset's palette; greyscale otherwise.
+    url: address that the archive is uploaded to.
+    archive: the archive's file name, which ends in '.tar.gz' or '.zip'.
+    folder: folder of the PNGs in the archive; '' for its top.
+    offset: number added to the ids (MIT counts from 1).
+    palette: whether the PNGs carry the dataset's palette; grayscale otherwise.
   """
   url: str
   archive: str
@@ -73,22 +75,22 @@ class Dataset:
   """A segmentation dataset.
 
   Attributes:
-    name: what `--dataset` calls it.
+    name: value of `--dataset`.
     classes: class names; the index is the label id.
     palette: uint8 [num_classes, 3], RGB.
-    splits: split name -> number of examples that the original publication has.
+    splits: split name -> number of examples in the original publication.
     sources: `sources(source_dir, split)` lists the split's `Source`s; raises UserError if the layout is not there.
-    label_map: the one map from raw labels to ids: int16 [256], where raw value v has the id `label_map[v]`,
-      IGNORE_LABEL for void and -1 for a value that the dataset does not have.
+    label_map: map from raw labels to ids: int16 [256], where raw value v has the id `label_map[v]`, IGNORE_LABEL for
+      void and -1 for a value that the dataset does not have.
     read_label: `read_label(label)` -> raw labels, uint8 [H, W], of a Source's label; None for the usual picture of ids
       or palette indices. A function of a module, since other processes call it.
     generate: `generate(source)` -> (image uint8 [H, W, 3], raw labels uint8 [H, W]) for a dataset that is computed, not
       read; None otherwise. A function of a module as well.
-    url: where its originals are described and to be had.
-    licence: under which terms, in a line.
-    archives: what `datasets.prepare` downloads and unpacks to get the originals; empty where it has to be fetched by
-      hand (an account, a form) or is generated.
-    submission: what its evaluation server takes, a Submission; None where there is none.
+    url: address of the originals and their description.
+    license: terms of use, in a line.
+    archives: Archives that `datasets.prepare` downloads and unpacks to get the originals; empty where they have to be
+      fetched by hand (an account, a form) or are generated.
+    submission: format of its evaluation server, a Submission; None where there is none.
   """
   name: str
   classes: tuple
@@ -99,10 +101,32 @@ class Dataset:
   read_label: Callable | None = None
   generate: Callable | None = None
   url: str = ''
-  licence: str = ''
+  license: str = ''
   archives: tuple = ()
   submission: Submission | None = None
 
   @property
   def num_classes(self):
     return len(self.classes)
+
+
+def check_splits(dataset, splits):
+  """Checks the splits that --splits names.
+
+  Args:
+    dataset: a Dataset.
+    splits: names of splits.
+
+  Returns:
+    list of the names, each once.
+
+  Raises:
+    UserError: if the list is empty or a split is unknown, listing the dataset's splits.
+  """
+  known = ', '.join(dataset.splits)
+  if not splits:
+    raise UserError(f'--splits is empty; {dataset.name} has {known}')
+  for split in splits:
+    if split not in dataset.splits:
+      raise UserError(f'--splits: {dataset.name} has no split {split!r}; it has {known}')
+  return list(dict.fromkeys(splits))

@@ -1,7 +1,7 @@
-"""Decoding, normalising and verifying one image, one label, or a pair of them, without TensorFlow.
+"""Decoding, normalizing and verifying one image, one label, or a pair of them, without TensorFlow.
 
-What is "right" for a picture is what a viewer shows: EXIF orientation applied, CMYK turned to RGB, 16 bits scaled to 8,
-transparent pixels on white. A file that TensorFlow decodes to just that keeps its own bytes; others become PNGs.
+The right pixels of a picture are those that a viewer shows: EXIF orientation applied, CMYK turned to RGB, 16 bits
+scaled to 8, transparent pixels on white. A file that TensorFlow decodes to these keeps its bytes; others become PNGs.
 """
 
 import dataclasses
@@ -15,21 +15,22 @@ from utils.errors import UserError
 from utils.labels import IGNORE_LABEL
 
 _ORIENTATION = 0x0112  # EXIF tag
-_TURNS = {  # EXIF orientation -> what turns the stored pixels upright (Exif 2.3, 4.6.4)
+_TURNS = {  # EXIF orientation -> operation that turns the stored pixels upright (Exif 2.3, 4.6.4)
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90}
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
-_PNG_DEPTH_OFFSET, _PNG_COLOUR_OFFSET = 24, 25  # of IHDR's bit depth and colour type in a PNG file
-_PNG_END = b'IEND\xaeB`\x82'
-_GREY_SCALE = {2: 85, 4: 17}  # what Pillow multiplies 2- and 4-bit grey by, to fill 0..255
+_PNG_START, _PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'
+PNG_HEADER = 26  # bytes at the start of a PNG that `png_header` needs
+PNG_GRAY, PNG_RGB, PNG_RGBA = 0, 2, 6  # color types of PNG's IHDR chunk
+_GRAY_SCALE = {2: 85, 4: 17}  # Pillow's factors on 2- and 4-bit gray, which fill 0..255
 _FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'PPM', 'TIFF', 'WEBP')  # not EPS: Pillow runs another program on it
-_WIDE_GREY = ('I;16', 'I;16L', 'I;16B', 'I;16N', 'I')
+_WIDE_GRAY = ('I;16', 'I;16L', 'I;16B', 'I;16N', 'I')
 Image.MAX_IMAGE_PIXELS = 2**28  # above this a picture may be a decompression bomb; Pillow refuses twice as many
 
 
 class BadFile(UserError):
-  """An image or a label that cannot be used. `path` says which, `reason` why, with the offending value."""
+  """An image or a label that cannot be used: its `path`, and the `reason` with the offending value."""
 
   def __init__(self, path, reason):
     super().__init__(path, reason)
@@ -55,8 +56,8 @@ class Pair:
   Attributes:
     name: the source's name.
     picture: the image, a Picture.
-    label: bytes of an 8-bit greyscale PNG of label ids.
-    counts: int64 [256], how many pixels each id has.
+    label: bytes of an 8-bit grayscale PNG of label ids.
+    counts: int64 [256], number of pixels of each id.
   """
   name: str
   picture: Picture
@@ -79,7 +80,7 @@ def _open(path):
       warnings.simplefilter('ignore')
       image = Image.open(io.BytesIO(data), formats=_FORMATS)
       image.load()
-      if image.format == 'PNG':  # Pillow shows what it can of a PNG; TensorFlow wants every checksum right
+      if image.format == 'PNG':  # Pillow shows the readable part of a PNG; TensorFlow refuses a wrong checksum
         Image.open(io.BytesIO(data)).verify()
         if _PNG_END not in data:
           raise OSError('truncated PNG file')
@@ -92,26 +93,36 @@ def _open(path):
   return data, image
 
 
-def _bit_depth(data):
-  return data[_PNG_DEPTH_OFFSET]
+def png_header(data):
+  """Reads the bit depth and the color type of a PNG from its first bytes.
+
+  Args:
+    data: bytes of a file, at least the first PNG_HEADER.
+
+  Returns:
+    (bit depth, color type), two ints; None where the file is no PNG.
+  """
+  if not data.startswith(_PNG_START) or len(data) < PNG_HEADER:
+    return None
+  return data[24], data[25]  # behind the signature, the length and name of IHDR, width and height
 
 
 def _is_plain(data, image):
-  """Whether TensorFlow decodes these bytes, with 3 channels asked for, to what a viewer shows (but for EXIF)."""
+  """Whether TensorFlow decodes these bytes to 3 channels as a viewer shows them (but for EXIF)."""
   if image.format in ('JPEG', 'MPO'):  # MPO: a JPEG that more JPEGs follow, from phones
     return image.mode in ('RGB', 'L')
   if isinstance(image, PngImagePlugin.PngImageFile) and 'transparency' not in image.info:
     is_still = getattr(image, 'n_frames', 1) == 1
-    return is_still and _bit_depth(data) == 8 and data[_PNG_COLOUR_OFFSET] in (0, 2)
+    return is_still and png_header(data) in ((8, PNG_GRAY), (8, PNG_RGB))
   return False
 
 
 def _to_rgb(image, path):
-  """Converts a decoded PIL image of any mode to an 8-bit RGB one."""
-  if image.mode in _WIDE_GREY:
+  """Converts a decoded PIL image of any mode to 8-bit RGB."""
+  if image.mode in _WIDE_GRAY:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
-      raise BadFile(path, f'has grey values from {values.min()} to {values.max()}; 8 and 16 bits are understood')
+      raise BadFile(path, f'has gray values from {values.min()} to {values.max()}; 8 and 16 bits are understood')
     return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert('RGB')
   if image.mode == 'F':
     raise BadFile(path, 'has floating-point pixels; 8 and 16 bits are understood')
@@ -157,7 +168,7 @@ def encode_png(pixels):
 
 
 def encode_image(image, size=None):
-  """Encodes an image, as its original bytes where TensorFlow decodes those the right way.
+  """Encodes an image, with its original bytes where TensorFlow decodes these to the right pixels.
 
   Args:
     image: path of a picture, or uint8 [H, W, 3].
@@ -184,23 +195,23 @@ def encode_image(image, size=None):
 
 
 def read_label(path):
-  """Reads a label picture: palette indices of a palette PNG, values of a greyscale one.
+  """Reads a label picture: the palette indices of a palette PNG, the values of a grayscale PNG.
 
   Returns:
     raw labels, uint8 [H, W].
 
   Raises:
-    BadFile: if it cannot be decoded, has colours or lossy compression, or values above 255.
+    BadFile: if it cannot be decoded, has colors or lossy compression, or values above 255.
   """
   data, image = _open(path)
   if image.format in ('JPEG', 'MPO'):
     raise BadFile(path, 'is a JPEG; labels must be stored without loss, as PNG')
-  if image.mode not in ('P', 'L', '1', *_WIDE_GREY):
-    raise BadFile(path, f'has pixels of mode {image.mode}; a label is a greyscale or palette picture of ids')
+  if image.mode not in ('P', 'L', '1', *_WIDE_GRAY):
+    raise BadFile(path, f'has pixels of mode {image.mode}; a label is a grayscale or palette picture of ids')
   raw = np.asarray(image)
   if image.mode == 'L' and image.format == 'PNG':
-    raw = raw // _GREY_SCALE.get(_bit_depth(data), 1)
-  if image.mode in _WIDE_GREY and not 0 <= raw.min() <= raw.max() <= 255:
+    raw = raw // _GRAY_SCALE.get(png_header(data)[0], 1)
+  if image.mode in _WIDE_GRAY and not 0 <= raw.min() <= raw.max() <= 255:
     raise BadFile(path, f'has label values from {raw.min()} to {raw.max()}; ids are 0 to 255')
   return raw.astype(np.uint8)
 
@@ -224,7 +235,7 @@ def to_ids(raw, label_map, path):
     uint8 [H, W] of ids and IGNORE_LABEL.
 
   Raises:
-    BadFile: if a raw label is none of the dataset's.
+    BadFile: naming the first raw label that the dataset does not have.
   """
   ids = label_map[raw]
   if (ids < 0).any():
@@ -241,12 +252,12 @@ def encode_pair(source, label_map, *, read_raw=None, generate=None):
 
   Args:
     source: a `Source`.
-    label_map: the dataset's.
-    read_raw: its `read_label`, or None for a picture.
-    generate: its `generate`, or None.
+    label_map: the dataset's `label_map`.
+    read_raw: the dataset's `read_label`; None for label pictures.
+    generate: the dataset's `generate`, or None.
 
   Returns:
-    a Pair; or, so that bad files do not end the others' work, a list of BadFile.
+    a Pair; or a list of BadFile, returned and not raised so that the other files are still verified.
   """
   image, label = generate(source) if generate else (source.image, source.label)
   label_path = source.name if isinstance(label, np.ndarray) else label

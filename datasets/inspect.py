@@ -1,8 +1,8 @@
 """The command `python -m datasets.inspect`; see datasets/inspection.py."""
 
-from datasets import inspection
-from utils import errors
+import sys
+
+from datasets.inspection import main
 
 if __name__ == '__main__':
-  inspection._define_flags()
-  errors.run(inspection.main)
+  sys.exit(main())

@@ -1,10 +1,10 @@
-"""Shows what a dataset holds before anyone trains on it: counts, sizes, classes, pictures, and what looks wrong.
+"""Shows a dataset before anyone trains on it: counts, sizes, classes, pictures, and warnings.
 
     python -m datasets.inspect --dataset=camvid
 
-converts what is not converted yet, as train.py does, prints a table a split and writes into `data/camvid/inspect` (or
---output_dir) `inspect-train.json`, `inspect-train.png` (a contact sheet of images and labels) and
-`inspect-train-classes.png` (how often each class is there); the same for val.
+converts splits that are not converted yet, as train.py does, prints a table for each split and writes into
+`data/camvid/inspect` (or --output_dir) `inspect-train.json`, `inspect-train.png` (a contact sheet of images and labels)
+and `inspect-train-classes.png` (the share of each class); the same for val.
 """
 
 import collections
@@ -15,38 +15,46 @@ import os
 import re
 
 import numpy as np
-from absl import flags
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from datasets import DATASETS, get_dataset, prepare, records
-from utils import errors
-from utils.compat import tf
-from utils.drawing import colors
-from utils.errors import UserError
+from datasets.dataset import check_splits
+from utils.drawing import canvas, colors
+from utils.errors import listed
 from utils.files import make_folder, write_json
 from utils.labels import IGNORE_LABEL, median_frequency_weights
 from utils.progress import Progress
+from utils.settings import Settings, flag, run
 
-TINY_SHARE = 0.001  # of the labelled pixels; a class below it is hard to learn
-LARGE_VOID = 0.5  # share of the pixels
+TINY_SHARE = 0.001  # share of the labeled pixels below which a class is hard to learn
+LARGE_VOID = 0.5  # share of the pixels above which void is suspicious
 TILE = (320, 240)  # width and height in pixels that an image of the contact sheet fits into
 PAIRS = 3  # in a row of the sheet, each an image and its overlay
-_LISTED = 5  # names in a warning
 _GAP, _TITLE, _CAPTION, _ROW = 8, 40, 22, 24  # pixels
-_INK, _FAINT, _PAPER = (30, 30, 30), (225, 225, 225), (255, 255, 255)
 _COPY = re.compile(r'([ _.-]*\(\d+\)|[ _.-]+(copy|dup|flip(ped)?|mirror(ed)?|rot(ated)?|aug(mented)?)\d*)+$')
 
 
 @dataclasses.dataclass(frozen=True)
+class InspectSettings(Settings):
+  """Flags of `python -m datasets.inspect`."""
+  dataset: str | None = flag(None, f'dataset: {", ".join(DATASETS)}, or the folder of your own', required=True)
+  source_dir: str | None = flag(None, 'folder with the originals, where it is not --data_dir')
+  data_dir: str | None = flag(None, 'folder with the TFRecords, or with the originals; default data/DATASET')
+  splits: tuple[str, ...] = flag(('train', 'val'), 'splits to look at, separated by commas')
+  output_dir: str | None = flag(None, 'folder to write to; default inspect in the data folder')
+  count: int = flag(12, 'images on the contact sheet', least=0)
+
+
+@dataclasses.dataclass(frozen=True)
 class Scan:
-  """What the records of a split hold, image by image.
+  """Contents of a split's records, image by image.
 
   Attributes:
-    split: its name.
+    split: the split's name.
     names: list of N names.
     digests: list of N hashes of the encoded images.
     sizes: int64 [N, 2], height and width in pixels.
-    counts: int64 [N, C + 1], pixels of each class, and in the last column of void.
+    counts: int64 [N, C + 1], pixels of each class, and of void in the last column.
     shown: list of (name, encoded image, encoded label) for the contact sheet.
   """
   split: str
@@ -65,23 +73,25 @@ def scan(data_dir, split, num_classes, *, num_shown=12, progress=True):
     split: name of the split.
     num_classes: number of classes.
     num_shown: number of images kept for the contact sheet, evenly spread.
-    progress: print how far it is.
+    progress: print the progress.
 
   Returns:
     a Scan.
 
   Raises:
-    UserError: if shards are missing or a record is broken.
+    UserError: if shards are missing, a record is broken or a label id is out of range.
   """
   shards, total = records.shard_paths(data_dir, split), records.read_stats(data_dir, split)['num_examples']
   wanted = set(np.linspace(0, total - 1, min(num_shown, total)).astype(int).tolist())
   names, digests, sizes, counts, shown = [], [], [], [], []
   with Progress(total, 'images', label=f'inspecting {split}', stream=None if progress else io.StringIO()) as bar:
-    for name, image, label in _examples(shards, num_classes):
+    for name, image, _, label in records.encoded_examples(shards):
       ids = _decode(label)
       if len(names) in wanted:
         shown.append((name, image, label))
       pixels = np.bincount(ids.ravel(), minlength=IGNORE_LABEL + 1)
+      if pixels[num_classes:IGNORE_LABEL].any():
+        records.verify(shards, num_classes)  # names the record
       names.append(name)
       digests.append(hashlib.sha256(image).hexdigest())
       sizes.append(ids.shape)
@@ -90,26 +100,12 @@ def scan(data_dir, split, num_classes, *, num_shown=12, progress=True):
   return Scan(split, names, digests, np.array(sizes), np.array(counts, np.int64), shown)
 
 
-def _examples(shards, num_classes):
-  """Yields (name, encoded image, encoded label) of every record."""
-  try:
-    for path in shards:
-      for record in tf.io.tf_record_iterator(path):
-        feature = tf.train.Example.FromString(record).features.feature
-        name, image, label = (feature[key].bytes_list.value[0]
-                              for key in ('image/name', 'image/encoded', 'label/encoded'))
-        yield os.fsdecode(name), image, label
-  except tf.errors.OpError as error:
-    records.verify(shards, num_classes)  # names the record
-    raise UserError(f'{path}: {error.message.splitlines()[0]}') from error
-
-
 def _decode(encoded):
   return np.asarray(Image.open(io.BytesIO(encoded)))
 
 
 def summarize(scanned, stats, classes):
-  """Boils a Scan down to what `inspect-SPLIT.json` holds, but for the warnings.
+  """Makes the contents of `inspect-SPLIT.json`, except the warnings, from a Scan.
 
   Args:
     scanned: a Scan.
@@ -119,8 +115,8 @@ def summarize(scanned, stats, classes):
   Returns:
     a dict: 'dataset', 'split', 'num_examples', 'expected', 'skipped' (number), 'sizes' ('smallest' and 'largest' by
     area, and 'most_common', each [width, height]; 'num_most_common', 'num_different'), 'void_share' (of all pixels),
-    'classes' (a list of dicts: 'name', 'pixels', 'share' of the labelled pixels, 'images', 'median_frequency_weight')
-    and 'void_images' (names of those without a labelled pixel).
+    'classes' (a list of dicts: 'name', 'pixels', 'share' of the labeled pixels, 'images', 'median_frequency_weight')
+    and 'void_images' (names of the images without a labeled pixel).
   """
   pixels, counts = scanned.counts.sum(axis=0), scanned.counts
   labelled = max(int(pixels[:-1].sum()), 1)
@@ -143,16 +139,16 @@ def summarize(scanned, stats, classes):
 
 
 def warnings_of(summary):
-  """What looks wrong in one split: a list of lines."""
-  listed = {
+  """Warnings about one split: a list of lines."""
+  groups = {
       'never seen': [entry['name'] for entry in summary['classes'] if not entry['pixels']],
-      f'below {TINY_SHARE:.1%} of the labelled pixels':
+      f'below {TINY_SHARE:.1%} of the labeled pixels':
           [entry['name'] for entry in summary['classes'] if 0 < entry['share'] < TINY_SHARE]}
-  lines = [f'{len(names)} of {len(summary["classes"])} classes {what}: {_some(names)}'
-           for what, names in listed.items() if names]
+  lines = [f'{len(names)} of {len(summary["classes"])} classes {state}: {listed(names)}'
+           for state, names in groups.items() if names]
   if summary['void_images']:
-    lines.append(f'{len(summary["void_images"])} of {summary["num_examples"]} images have no labelled pixel: '
-                 + _some(summary['void_images']))
+    lines.append(f'{len(summary["void_images"])} of {summary["num_examples"]} images have no labeled pixel: '
+                 + listed(summary['void_images']))
   if summary['void_share'] > LARGE_VOID:
     lines.append(f'{summary["void_share"]:.1%} of the pixels are void (label {IGNORE_LABEL} always is)')
   if summary['skipped']:
@@ -163,7 +159,7 @@ def warnings_of(summary):
 
 
 def warnings_across(scans, classes):
-  """What looks wrong between splits: a list of lines.
+  """Warnings about several splits together: a list of lines.
 
   Args:
     scans: list of Scans of different splits.
@@ -177,25 +173,23 @@ def warnings_across(scans, classes):
   alike = {'images that are the very same file': [found for found in pictures.values() if len(found) > 1],
            'images of nearly the same name in different splits':
                [found for found in names.values() if len({split for split, _ in found}) > 1]}
-  lines = [f'{what}: {_some([_some([f"{split} {name}" for split, name in found], " = ") for found in groups])}'
-           for what, groups in alike.items() if groups]
+  lines = []
+  for kind, groups in alike.items():
+    if groups:
+      equal = [listed((f'{split} {name}' for split, name in found), separator=' = ') for found in groups]
+      lines.append(f'{kind}: {listed(equal)}')
   seen = {scanned.split: scanned.counts[:, :-1].any(axis=0) for scanned in scans}
   if {'train', 'val'} <= seen.keys() and (seen['val'] & ~seen['train']).any():
     only = np.flatnonzero(seen['val'] & ~seen['train'])
     lines.append(f'{len(only)} of {len(classes)} classes are in val but not in train: '
-                 + _some([classes[index] for index in only]))
+                 + listed(classes[index] for index in only))
   return lines
 
 
 def _without_copy(name):
-  """A name without what copies and augmented copies have at their ends, in lower case."""
+  """A name in lower case without the endings of copies and augmented copies."""
   name = name.lower()
   return _COPY.sub('', name) or name
-
-
-def _some(names, separator=', '):
-  """Joins names, the first few of many."""
-  return separator.join(names[:_LISTED]) + (f' and {len(names) - _LISTED} more' if len(names) > _LISTED else '')
 
 
 def table(summary):
@@ -231,21 +225,19 @@ def contact_sheet(shown, palette, classes, title):
   """
   pairs = min(PAIRS, len(shown))
   step = (2 * TILE[0] + 2 * _GAP, TILE[1] + _CAPTION + _GAP)
-  sheet = Image.new('RGB', (pairs * step[0] + _GAP, _TITLE + -(-len(shown) // pairs) * step[1]), _PAPER)
-  draw, font, ids = ImageDraw.Draw(sheet), ImageFont.load_default(14), set()
-  draw.text((_GAP, _TITLE // 2), title, fill=_INK, font=ImageFont.load_default(18), anchor='lm')
+  width = max(pairs * step[0] + _GAP, canvas.text_width(title, size=canvas.HEADING) + 2 * _GAP)
+  sheet, ids = canvas.Canvas(width, _TITLE + -(-len(shown) // pairs) * step[1]), set()
+  sheet.text(_GAP, _TITLE // 2, title, size=canvas.HEADING)
   for index, (name, image, label) in enumerate(shown):
     image, label = _thumbnails(image, label)
     ids.update(np.unique(label).tolist())
     x, y = _GAP + index % pairs * step[0], _TITLE + index // pairs * step[1]
     left, above = x + TILE[0] - image.shape[1], y + (TILE[1] - image.shape[0]) // 2  # the two meet in the middle
-    sheet.paste(Image.fromarray(image), (left, above))
-    sheet.paste(Image.fromarray(colors.overlay(image, label, palette, alpha=0.6)), (x + TILE[0] + 2, above))
-    draw.text((left, y + TILE[1] + _CAPTION // 2), _fitting(name, font, x + step[0] - left - 2 * _GAP), fill=_INK,
-              font=font, anchor='lm')
-  strip = colors.legend(sorted(ids), classes, palette, width=sheet.width, font_size=18)
-  missing = ((0, 0), (0, strip.shape[1] - sheet.width), (0, 0))  # nothing, unless a name is wider than the sheet
-  return np.concatenate([np.pad(np.asarray(sheet), missing, constant_values=255), strip])
+    sheet.paste(left, above, image)
+    sheet.paste(x + TILE[0] + 2, above, colors.overlay(image, label, palette, alpha=0.6))
+    sheet.text(left, y + TILE[1] + _CAPTION // 2, canvas.fitting(name, x + step[0] - left - 2 * _GAP))
+  strip = colors.legend(sorted(ids), classes, palette, width=width, font_size=canvas.HEADING)
+  return canvas.stacked([sheet.array(), strip])
 
 
 def _thumbnails(image, label):
@@ -253,20 +245,13 @@ def _thumbnails(image, label):
   image, label = Image.open(io.BytesIO(image)), Image.open(io.BytesIO(label))
   scale = min(TILE[0] / label.width, TILE[1] / label.height)
   size = [max(1, round(side * scale)) for side in label.size]
-  way = Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST
-  return (np.asarray(image.convert('RGB').resize(size, way)),
+  method = Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST
+  return (np.asarray(image.convert('RGB').resize(size, method)),
           np.asarray(label.resize(size, Image.Resampling.NEAREST)))
 
 
-def _fitting(text, font, width):
-  """Cuts a text at its front to a width in pixels."""
-  while len(text) > 1 and font.getlength(text) > width:
-    text = '…' + text[2:]
-  return text
-
-
 def class_chart(summary, palette):
-  """Draws how often each class is there: a bar a class, its share of the labelled pixels on a logarithmic axis.
+  """Draws the share of each class among the labeled pixels: a bar for each class on a logarithmic axis.
 
   Args:
     summary: as `summarize` gives it.
@@ -276,28 +261,23 @@ def class_chart(summary, palette):
     uint8 [h, w, 3], RGB.
   """
   entries = summary['classes']
-  font = ImageFont.load_default(14)
-  left = int(max(font.getlength(entry['name']) for entry in entries)) + 2 * _GAP
   decades, decade = 4, 140  # 0.01 % to 100 %; pixels of a factor of ten
-  top, bottom = 2 * _TITLE, 2 * _TITLE + _ROW * len(entries)
-  picture = Image.new('RGB', (left + decades * decade + 230, bottom + 2 * _GAP), _PAPER)
-  draw = ImageDraw.Draw(picture)
-  draw.text((_GAP, _TITLE // 2), f'{summary["dataset"]} {summary["split"]}: share of the labelled pixels, by class',
-            fill=_INK, font=ImageFont.load_default(18), anchor='lm')
+  chart, left = canvas.row_chart(
+      f'{summary["dataset"]} {summary["split"]}: share of the labeled pixels, by class',
+      [entry['name'] for entry in entries], width=decades * decade, height=_ROW, right=200)
   for power in range(decades + 1):
     x = left + power * decade
-    draw.line((x, top - 4, x, bottom), fill=_FAINT)
-    draw.text((x, top - 14), f'{10.0**(power - 2):g} %', fill=_INK, font=font, anchor='mm')
+    chart.line(x, canvas.TOP - 4, x, canvas.TOP + _ROW * len(entries), canvas.FAINT)
+    chart.text(x, canvas.TOP - 14, f'{10.0**(power - 2):g}%', 'm')
   for index, (entry, color) in enumerate(zip(entries, palette.tolist())):
-    y = top + index * _ROW
-    length = decade * max(0.0, np.log10(max(entry['share'], 1e-9)) + decades)
-    draw.text((left - _GAP, y + _ROW // 2), entry['name'], fill=_INK, font=font, anchor='rm')
+    y = canvas.TOP + index * _ROW
+    length = int(decade * max(0.0, np.log10(max(entry['share'], 1e-9)) + decades))
     if entry['pixels']:
-      draw.rectangle((left, y + 3, left + max(1, int(length)), y + _ROW - 4), fill=tuple(color), outline=_INK)
+      chart.bar(left, y + 3, left + max(1, length), y + _ROW - 4, tuple(color), outline=canvas.INK)
     share = f'{entry["share"]:.2%}' if entry['share'] >= 0.0001 else 'less'
-    text = f'{share} in {entry["images"]} images' if entry['pixels'] else 'never'
-    draw.text((left + int(length) + _GAP, y + _ROW // 2), text, fill=_INK, font=font, anchor='lm')
-  return np.asarray(picture)
+    text = f'{share} in {entry["images"]} image{"s" * (entry["images"] != 1)}' if entry['pixels'] else 'never'
+    chart.text(left + length + _GAP, y + _ROW // 2, text)
+  return chart.array()
 
 
 def inspect(dataset, data_dir, splits, *, output_dir, num_shown=12):
@@ -311,7 +291,7 @@ def inspect(dataset, data_dir, splits, *, output_dir, num_shown=12):
     num_shown: number of images on a contact sheet; 0 writes none.
 
   Returns:
-    a dict of split -> what its JSON holds: `summarize`'s and 'warnings', a list of lines.
+    a dict of split -> contents of its JSON: those of `summarize` and 'warnings', a list of lines.
 
   Raises:
     UserError: if shards are missing or broken, or nothing can be written.
@@ -348,28 +328,14 @@ def _write(dataset, scanned, summary, output_dir):
   return paths
 
 
-def _define_flags():
-  flags.DEFINE_string('dataset', None, f'dataset: {", ".join(DATASETS)}, or the folder of your own', required=True)
-  flags.DEFINE_string('source_dir', None, 'folder with the originals, where it is not --data_dir')
-  flags.DEFINE_string('data_dir', None, 'folder with the TFRecords, or with the originals; default data/DATASET')
-  flags.DEFINE_list('splits', ['train', 'val'], 'splits to look at, separated by commas')
-  flags.DEFINE_string('output_dir', None, 'where to write; default inspect in the data folder')
-  flags.DEFINE_integer('count', 12, 'images on the contact sheet', lower_bound=0)
+def inspect_splits(settings):
+  """Prepares --splits as train.py does, and inspects them."""
+  dataset = get_dataset(settings.dataset)
+  data_dir, splits = settings.data_dir or f'data/{dataset.name}', check_splits(dataset, settings.splits)
+  prepare.prepare(dataset, data_dir, source_dir=settings.source_dir, splits=splits)
+  inspect(dataset, data_dir, splits, output_dir=settings.output_dir or os.path.join(data_dir, 'inspect'),
+          num_shown=settings.count)
 
 
-def main(argv):
-  if len(argv) > 1:
-    raise UserError(f'unexpected argument {argv[1]!r}; all settings are flags, see --help')
-  args = flags.FLAGS
-  dataset = get_dataset(args.dataset)
-  data_dir, splits = args.data_dir or f'data/{dataset.name}', list(dict.fromkeys(args.splits))
-  if not splits:
-    raise UserError(f'--splits is empty; {dataset.name} has {", ".join(dataset.splits)}')
-  prepare.prepare(dataset, data_dir, source_dir=args.source_dir, splits=splits)
-  inspect(dataset, data_dir, splits, output_dir=args.output_dir or os.path.join(data_dir, 'inspect'),
-          num_shown=args.count)
-
-
-if __name__ == '__main__':
-  _define_flags()
-  errors.run(main)
+def main(argv=None):
+  return run(inspect_splits, InspectSettings, argv, text=__doc__)

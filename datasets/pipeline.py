@@ -1,7 +1,7 @@
 """TFRecords -> batches, by tf.data in graph mode.
 
 Every random choice is a function of (seed, epoch) or (seed, position in the stream of examples), so that a run resumed
-at a step sees the examples, crops and colours that it would have seen without the break.
+at a step sees the examples, crops and colors that it would have seen without the break.
 """
 
 import dataclasses
@@ -10,29 +10,40 @@ from datasets import records
 from utils.compat import tf
 from utils.errors import UserError
 from utils.labels import IGNORE_LABEL
+from utils.settings import Settings, flag
 
 SHUFFLE_BUFFER = 1000  # encoded records held at a time: about 100 MB of photographs
-PAD_VALUE = 127.5  # of pixels beyond an image's border: zero after a network's normalisation to [-1, 1]
+PAD_VALUE = 127.5  # value of pixels beyond an image's border: zero after a network's normalization to [-1, 1]
 
 
 @dataclasses.dataclass(frozen=True)
-class Augmentation:
-  """What is varied from one visit of an image to the next.
+class Augmentation(Settings):
+  """Random variation of an image from one epoch to the next; each field is a flag of train.py.
 
   Attributes:
-    crop_size: (height, width) in pixels of what the network sees.
+    crop_size: (height, width) in pixels of the crops that the network is trained on.
     scale_range: (least, greatest) factor by which image and label are resized, drawn log-uniformly.
     flip: mirror half of the images left to right.
     color_jitter: greatest relative change of brightness, contrast and saturation; 0 for none.
-    cutout: share of the crop's area that one rectangle of random shape and place covers: grey in the image, void in the
+    cutout: share of the crop's area that a rectangle of random shape and place covers: gray in the image, void in the
       label. DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout",
       arXiv:1708.04552, whose squares may reach beyond the border. 0 for none.
   """
-  crop_size: tuple
-  scale_range: tuple = (1.0, 1.0)
-  flip: bool = False
-  color_jitter: float = 0.0
-  cutout: float = 0.0
+  crop_size: tuple[int, int] = flag(
+      (319, 415), 'H,W of the crops trained on; 32k + 31 wastes no pixel', least=1, length=2)
+  scale_range: tuple[float, float] = flag((0.7, 1.6), 'least,greatest random scale', length=2)
+  flip: bool = flag(True, 'mirror half of the images')
+  color_jitter: float = flag(0.0, 'greatest change of brightness, contrast, saturation', least=0, most=1)
+  cutout: float = flag(0.0, 'share of the crop that a rectangle covers', least=0, most=1)
+
+  def check(self):
+    """Raises UserError for the first value that is not valid."""
+    super().check()
+    least, greatest = self.scale_range
+    if least <= 0:
+      raise UserError(f'--scale_range={least:g},{greatest:g}: both must be above 0')
+    if least > greatest:
+      raise UserError(f'--scale_range={least:g},{greatest:g}: the least scale is above the greatest')
 
 
 def training_batches(data_dir, split, *, batch_size, augmentation, seed, start_step=0):
@@ -41,25 +52,27 @@ def training_batches(data_dir, split, *, batch_size, augmentation, seed, start_s
   Args:
     data_dir: folder with the shards.
     split: name of the split.
-    batch_size: examples a batch.
+    batch_size: examples in a batch.
     augmentation: an Augmentation.
-    seed: int that fixes orders, crops, flips and colours.
-    start_step: number of batches of this stream to leave out, for resuming; cheap at any size.
+    seed: int that fixes orders, crops, flips and colors.
+    start_step: number of batches of this stream to skip, for resuming; cheap at any size.
 
   Returns:
     tf.data.Dataset of dicts: `image` float32 [batch_size, h, w, 3] in 0..255, `label` int32 [batch_size, h, w] of ids
     and IGNORE_LABEL, `name` string [batch_size]; h, w = crop_size.
 
   Raises:
-    UserError: if there are no shards, or no examples in them.
+    UserError: if there are no shards, or no examples in them; or for an Augmentation that is not valid.
   """
+  augmentation.check()
   paths = records.shard_paths(data_dir, split)
   num_examples = records.read_stats(data_dir, split)['num_examples']
   first = start_step * batch_size
   first_epoch, within_epoch = divmod(first, num_examples)
 
   def epoch(number):
-    tf.set_random_seed(1)  # of this function's graph: `shuffle` mixes it in, and takes no tensor beside a seed of 0
+    # Dataset.shuffle rejects a tensor seed while the graph-level seed is 0; epoch() runs in a graph of its own.
+    tf.set_random_seed(1)
     order = tf.random.experimental.stateless_shuffle(tf.constant(paths), seed=[seed, number])
     examples = tf.data.Dataset.from_tensor_slices(order).interleave(
         tf.data.TFRecordDataset, cycle_length=min(len(paths), 16), num_parallel_calls=tf.data.AUTOTUNE,
@@ -73,14 +86,14 @@ def training_batches(data_dir, split, *, batch_size, augmentation, seed, start_s
 
 
 def evaluation_batches(data_dir, split):
-  """The whole split once, in order, an example a batch, at native size.
+  """The whole split once, in order, at native size, in batches of one example.
 
   Args:
     data_dir: folder with the shards.
     split: name of the split.
 
   Returns:
-    tf.data.Dataset of dicts as of `training_batches` with batch size 1 and sizes that vary.
+    tf.data.Dataset of dicts as those of `training_batches`, with batch size 1 and sizes that vary.
 
   Raises:
     UserError: if there are no shards, or no examples in them.
@@ -91,16 +104,16 @@ def evaluation_batches(data_dir, split):
 
 
 def augment(example, augmentation, seed):
-  """Scales, crops, flips, recolours and cuts out of one example; the label goes with the image.
+  """Scales, crops, flips, recolors and cuts out of one example; the label goes with the image.
 
   Args:
-    example: dict with `image` uint8 [H, W, 3] and `label` int32 [H, W], and whatever else is to be kept.
+    example: dict with `image` uint8 [H, W, 3] and `label` int32 [H, W]; other entries are kept.
     augmentation: an Augmentation.
     seed: two integers, or a tensor of them: equal seeds give equal results.
 
   Returns:
-    The dict with `image` float32 [h, w, 3] in 0..255 and `label` int32 [h, w]; h, w = crop_size. Pixels from beyond
-    the image's border, and those cut out, are PAD_VALUE in the image and IGNORE_LABEL in the label.
+    the dict with `image` float32 [h, w, 3] in 0..255 and `label` int32 [h, w]; h, w = crop_size. Pixels from beyond
+    the image's border, and pixels cut out, are PAD_VALUE in the image and IGNORE_LABEL in the label.
   """
   seed = tf.cast(tf.stack(seed), tf.int64)
   draws = tf.random.stateless_uniform([8], seed=seed)
@@ -114,7 +127,7 @@ def augment(example, augmentation, seed):
     image = tf.cond(flipped, lambda: tf.reverse(image, [1]), lambda: image)
     label = tf.cond(flipped, lambda: tf.reverse(label, [1]), lambda: label)
   if augmentation.color_jitter:
-    image = _recolour(image, augmentation.color_jitter, draws[4:7])
+    image = _recolor(image, augmentation.color_jitter, draws[4:7])
   if augmentation.cutout:
     further = tf.random.stateless_uniform([3], seed=tf.random.experimental.stateless_fold_in(seed, 1))
     image, label = _cut_out(image, label, augmentation.cutout, further)
@@ -131,14 +144,14 @@ def _rescale(image, label, scale):
   """Resizes image (bilinear) and label (nearest) [H, W, C] by one factor, at least to one pixel."""
   size = tf.cast(tf.shape(image)[:2], tf.float32)
   size = tf.maximum(tf.cast(tf.round(size * scale), tf.int32), 1)
-  # The resizing of TensorFlow 2 samples both at pixel centres; TensorFlow 1's shifts them by up to half a pixel.
+  # The resizing of TensorFlow 2 samples both at pixel centers; TensorFlow 1's shifts them by up to half a pixel.
   image = tf.compat.v2.image.resize(image, size, method='bilinear')
   label = tf.compat.v2.image.resize(label, size, method='nearest')
   return image, label
 
 
 def _crop(image, label, crop_size, draws):
-  """Cuts a window of `crop_size` at a random place; where the image is smaller, it is put at a random place inside."""
+  """Cuts a window of `crop_size` at a random place; puts a smaller image at a random place inside the window."""
   size = tf.shape(image)[:2]
   crop_size = tf.constant(crop_size, tf.int32)
   slack = size - crop_size
@@ -160,18 +173,18 @@ def _crop(image, label, crop_size, draws):
   return image, label
 
 
-def _recolour(image, strength, draws):
+def _recolor(image, strength, draws):
   """Changes saturation, contrast and brightness each by a factor in 1 - strength .. 1 + strength."""
   saturation, contrast, brightness = tf.unstack(1.0 + strength * (2.0 * draws - 1.0))
-  grey = tf.reduce_sum(image * [0.299, 0.587, 0.114], axis=-1, keepdims=True)  # luma of ITU-R BT.601
-  image = grey + saturation * (image - grey)
-  mean = tf.reduce_mean(grey)
+  gray = tf.reduce_sum(image * [0.299, 0.587, 0.114], axis=-1, keepdims=True)  # luma of ITU-R BT.601
+  image = gray + saturation * (image - gray)
+  mean = tf.reduce_mean(gray)
   image = brightness * (mean + contrast * (image - mean))
   return tf.clip_by_value(image, 0.0, 255.0)
 
 
 def _cut_out(image, label, share, draws):
-  """Covers a rectangle inside image and label [H, W, C] by PAD_VALUE and void; its area is `share` of theirs."""
+  """Covers a rectangle of the share `share` of image and label [H, W, C] by PAD_VALUE and void."""
   size = tf.cast(tf.shape(label)[:2], tf.float32)
   # Between share^(3/4) of the height by share^(1/4) of the width, and the other way round.
   exponent = 0.25 + 0.5 * draws[0]
@@ -193,7 +206,7 @@ def examples(data_dir, split):
     (name, image uint8 [H, W, 3], label int32 [H, W] of ids with IGNORE_LABEL for void).
 
   Raises:
-    UserError: that names the file and the record if one is broken.
+    UserError: naming the file and the record if a record is broken.
   """
   with tf.Graph().as_default(), tf.device('/cpu:0'), tf.Session(config=tf.ConfigProto(
       device_count={'GPU': 0}, use_per_session_threads=True)) as session:

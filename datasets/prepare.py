@@ -1,4 +1,4 @@
-"""Gets a dataset ready for training, by whatever is still to do: download, unpack, convert."""
+"""Prepares a dataset for training: downloads, unpacks and converts the parts that are missing."""
 
 import glob
 import os
@@ -9,15 +9,15 @@ from datasets.readers.own import OwnDataset, originals
 from utils import download
 from utils.errors import UserError
 
-DOWNLOADS = 'downloads'  # subfolder of the data folder for archives as they came
+DOWNLOADS = 'downloads'  # subfolder of the data folder for the archives
 
 
 def prepare(dataset, data_dir, source_dir=None, splits=('train', 'val')):
-  """Makes sure that `data_dir` holds the TFRecords of the splits; says in a line each thing that it does.
+  """Makes sure that `data_dir` holds the TFRecords of the splits; prints a line for each step.
 
-  What is there is used as it is; only the user's own dataset is converted again if its files have changed. What is not
-  there is converted from the originals: those in `source_dir`, or in `data_dir` itself, or else downloaded to
-  `data_dir`/downloads (where archives fetched by hand may lie as well) and unpacked into `data_dir`.
+  Converted splits are used as they are; only the user's own dataset is converted again if its files have changed.
+  Missing splits are converted from the originals: those in `source_dir`, or in `data_dir` itself, or else downloaded
+  to `data_dir`/downloads (archives fetched by hand may lie there as well) and unpacked into `data_dir`.
 
   Args:
     dataset: a Dataset.
@@ -26,8 +26,8 @@ def prepare(dataset, data_dir, source_dir=None, splits=('train', 'val')):
     splits: names of the splits that are needed.
 
   Raises:
-    UserError: if there are no originals and they cannot be downloaded, saying what is to be put where; if originals
-      are bad; or if `data_dir` holds another dataset.
+    UserError: if there are no originals and they cannot be downloaded, naming the file to fetch and its place; if
+      originals are bad; or if `data_dir` holds another dataset.
   """
   source_dir = originals(dataset, source_dir)
   needed = [split for split in splits if not _is_converted(dataset, data_dir, split)]
@@ -50,19 +50,16 @@ def prepare(dataset, data_dir, source_dir=None, splits=('train', 'val')):
 
 
 def _is_converted(dataset, data_dir, split):
-  """Whether `data_dir` has a split's shards. Raises UserError if it has them in part, or of another dataset."""
+  """Whether `data_dir` has a split's shards. Raises UserError if some are missing, or are another dataset's."""
   if not os.path.exists(records.stats_path(data_dir, split)):
     return False
-  found = records.read_stats(data_dir, split).get('dataset')
-  if found != dataset.name:
-    raise UserError(f'--data_dir={data_dir} holds the dataset {found}, not {dataset.name}; every dataset needs a '
-                    'folder of its own')
+  records.check_dataset(data_dir, records.read_stats(data_dir, split).get('dataset'), dataset.name)
   records.shard_paths(data_dir, split)
   return True
 
 
 def _problem_with_originals(dataset, folder, splits):
-  """Why the originals of `splits` cannot be listed in `folder`, or None if they can."""
+  """Reason why the originals of `splits` cannot be listed in `folder`; None if they can."""
   try:
     for split in splits:
       dataset.sources(folder, split)
@@ -72,13 +69,13 @@ def _problem_with_originals(dataset, folder, splits):
 
 
 def _download(dataset, data_dir, problem):
-  """Downloads and unpacks the dataset's archives into `data_dir`, each unless that has been done."""
+  """Downloads and unpacks the dataset's archives into `data_dir`, except those unpacked before."""
   if not dataset.archives:
     raise UserError(f'{dataset.name}: no TFRecords and no originals in {data_dir} ({problem}), and no address to '
                     f'download them from; get them from {dataset.url}, and put them there or give --source_dir')
   for archive in dataset.archives:
     folder = os.path.join(data_dir, archive.folder or os.path.basename(archive.member))
-    if os.path.exists(folder):  # unpacked whole, or the user's: if anything is missing, reading it will say so
+    if os.path.exists(folder):  # unpacked whole, or the user's; the reader names a missing file
       continue
     path = _archive_path(data_dir, archive.filename)
     if not os.path.exists(path):
@@ -89,7 +86,7 @@ def _download(dataset, data_dir, problem):
 
 
 def _archive_path(data_dir, filename):
-  """Where an archive is, or is to be downloaded to: another dataset beside `data_dir` may have it already."""
+  """Path of an archive, present or to be downloaded: another dataset beside `data_dir` may have it already."""
   path = os.path.join(data_dir, DOWNLOADS, filename)
   beside = os.path.join(glob.escape(os.path.dirname(os.path.abspath(data_dir))), '*', DOWNLOADS, glob.escape(filename))
   return path if os.path.exists(path) else next(iter(sorted(glob.glob(beside))), path)

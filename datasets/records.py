@@ -1,15 +1,17 @@
-"""What a record of the TFRecord shards is: writing, parsing and verifying it, and finding the shards of a split."""
+"""Records of the TFRecord shards: writing, reading and verifying them, and finding the shards of a split."""
 
 import glob
 import os
 import re
+
+from google.protobuf.message import DecodeError
 
 from utils.compat import tf
 from utils.errors import UserError
 from utils.files import read_json
 from utils.labels import IGNORE_LABEL
 
-VERSION = 1  # of the format; another one makes converted data stale
+VERSION = 1  # format of the records; converted data of another version is stale
 _FEATURES = {
     'image/encoded': tf.io.FixedLenFeature([], tf.string),
     'image/format': tf.io.FixedLenFeature([], tf.string),
@@ -26,7 +28,7 @@ def shard_name(split, index, num_shards):
 
 
 def stats_path(data_dir, split):
-  """Path of the JSON beside a split's shards; it is written last, so where it is the shards are whole."""
+  """Path of the JSON beside a split's shards. It is written last: where it exists, the shards are whole."""
   return os.path.join(data_dir, f'{split}.json')
 
 
@@ -60,21 +62,21 @@ def parse(serialized):
     a dict: 'image' uint8 [H, W, 3] RGB, 'label' int32 [H, W] of ids with IGNORE_LABEL for void, 'name' string scalar.
   """
   features = tf.io.parse_single_example(serialized, _FEATURES)
-  # decode_jpeg reads PNGs too. With INTEGER_ACCURATE a JPEG has the very pixels that Pillow gives, as inference has;
-  # without it some are off by 17.
+  # decode_jpeg reads PNGs too. With INTEGER_ACCURATE the pixels of a JPEG equal Pillow's, which inference has; without
+  # it some differ by 17.
   image = tf.io.decode_jpeg(features['image/encoded'], channels=3, dct_method='INTEGER_ACCURATE')
   label = tf.io.decode_png(features['label/encoded'], channels=1)[..., 0]
   return {'image': image, 'label': tf.cast(label, tf.int32), 'name': features['image/name']}
 
 
 def read_stats(data_dir, split):
-  """Reads what the converter found in a split.
+  """Reads the converter's statistics of a split.
 
   Returns:
     the dict in `<split>.json`: 'num_examples', 'class_names', 'class_pixels' and so on.
 
   Raises:
-    UserError: if it is missing or broken.
+    UserError: if the file is missing or broken.
   """
   path = stats_path(data_dir, split)
   if not os.path.exists(path):
@@ -95,7 +97,7 @@ def check_classes(data_dir, split, classes, *, trained):
     data_dir: folder with the shards.
     split: name of the split.
     classes: the network's class names, index = label id.
-    trained: what messages call the network: its run's folder.
+    trained: name of the network in messages: its run's folder.
 
   Returns:
     the number of examples in the split.
@@ -106,14 +108,21 @@ def check_classes(data_dir, split, classes, *, trained):
   stats = read_stats(data_dir, split)
   if len(stats['class_names']) != len(classes):
     raise UserError(f'{data_dir} has {len(stats["class_names"])} classes and {trained} was trained on {len(classes)}')
-  for index, (here, there) in enumerate(zip(stats['class_names'], classes)):
-    if here != there:
-      raise UserError(f'class {index} is {here!r} in {data_dir} and {there!r} in {trained}')
+  for index, (found, wanted) in enumerate(zip(stats['class_names'], classes)):
+    if found != wanted:
+      raise UserError(f'class {index} is {found!r} in {data_dir} and {wanted!r} in {trained}')
   return stats['num_examples']
 
 
+def check_dataset(data_dir, found, name):
+  """Raises UserError if a data folder holds another dataset, `found`, than the dataset `name`."""
+  if found != name:
+    raise UserError(f'--data_dir={data_dir} holds the dataset {found}, not {name}; every dataset needs a folder of its '
+                    'own')
+
+
 def list_shards(data_dir, split):
-  """Lists the file names of all shards of a split, of whatever conversion, sorted."""
+  """Lists the file names of all shards of a split, of any conversion, sorted."""
   pattern = re.compile(rf'{re.escape(split)}-\d+-of-\d+\.tfrecord')
   return sorted(name for name in os.listdir(data_dir) if pattern.fullmatch(name))
 
@@ -125,7 +134,7 @@ def shard_paths(data_dir, split):
     a sorted list of paths.
 
   Raises:
-    UserError: if there are none, some are missing, cut short or of another conversion, or the split is empty.
+    UserError: if shards are missing, cut short or of another conversion, or the split is empty.
   """
   stats = read_stats(data_dir, split)
   if stats['num_examples'] < 1:
@@ -138,24 +147,48 @@ def shard_paths(data_dir, split):
   paths = [os.path.join(data_dir, name) for name in names]
   for path, size in zip(paths, stats.get('shard_bytes', []), strict=False):
     if os.path.getsize(path) != size:
-      verify([path])  # names the record; but a shard cut between two records looks whole
+      verify([path])  # names the record; a shard cut between two records passes
       raise UserError(f'{path} has {os.path.getsize(path)} bytes where {split}.json says {size}; '
                       'python -m datasets.convert makes it again')
   return paths
 
 
-def verify(paths, num_classes=None):
-  """Reads and decodes every record, to find the first that cannot be used.
+def encoded_examples(paths):
+  """Reads records without decoding their pictures.
 
   Args:
     paths: list of shards.
-    num_classes: where given, label ids are checked against it.
+
+  Yields:
+    (name, encoded image, format of the image: 'jpeg' or 'png', encoded label), the pictures as bytes.
+
+  Raises:
+    UserError: naming the file and the record's number in it, from 0, if a record is broken.
+  """
+  for path in paths:
+    for number, record in enumerate(_records(path)):
+      try:
+        feature = tf.train.Example.FromString(record).features.feature
+        name, image, image_format, label = (feature[key].bytes_list.value[0] for key in (
+            'image/name', 'image/encoded', 'image/format', 'label/encoded'))
+      except (DecodeError, IndexError) as error:
+        verify([path])  # names a feature that is missing
+        raise UserError(f'{path}: record {number} is no record of this format') from error
+      yield os.fsdecode(name), image, image_format.decode(), label
+
+
+def verify(paths, num_classes=None):
+  """Reads and decodes every record and refuses the first bad one.
+
+  Args:
+    paths: list of shards.
+    num_classes: number of classes that label ids are checked against; None checks no ids.
 
   Returns:
     the number of records.
 
   Raises:
-    UserError: naming the file and the record's number in it, from 0, and what is wrong.
+    UserError: naming the file, the record's number in it, from 0, and the problem.
   """
   total = 0
   with tf.Graph().as_default(), tf.Session(config=tf.ConfigProto(device_count={'GPU': 0})) as session:
@@ -166,11 +199,11 @@ def verify(paths, num_classes=None):
       number = -1
       for number, record in enumerate(_records(path)):
         values = {}
-        for what, fetched in stages.items():
+        for stage, fetched in stages.items():
           try:
-            values[what] = session.run(fetched, {serialized: record})
+            values[stage] = session.run(fetched, {serialized: record})
           except tf.errors.OpError as error:
-            raise UserError(f'{path}: record {number} {_problem(what, error)}') from error
+            raise UserError(f'{path}: record {number} {_problem(stage, error)}') from error
         _check(*values.values(), where=f'{path}: record {number}', num_classes=num_classes)
       if number < 0:
         raise UserError(f'{path} is empty: it holds no record')
@@ -179,7 +212,7 @@ def verify(paths, num_classes=None):
 
 
 def _records(path):
-  """Yields a shard's serialized records. Raises UserError that numbers the record where reading fails."""
+  """Yields a shard's serialized records. Raises UserError with the number of the record where reading fails."""
   number = 0
   try:
     for record in tf.io.tf_record_iterator(path):
@@ -192,12 +225,12 @@ def _records(path):
     raise UserError(f'{path}: record {number} cannot be read: {error.message.splitlines()[0]}') from error
 
 
-def _problem(what, error):
-  """Says in a few words what went wrong in a stage of `verify`."""
+def _problem(stage, error):
+  """Phrase for an error in a stage of `verify`."""
   missing = re.search(r'Feature: (\S+) .*is required but could not be found', error.message)
   if missing:
     return f'has no feature {missing.group(1)}'
-  return 'is no record of this format' if what == 'a feature' else f'has {what} that cannot be decoded'
+  return 'is no record of this format' if stage == 'a feature' else f'has {stage} that cannot be decoded'
 
 
 def _check(features, image, label, *, where, num_classes):

@@ -1,4 +1,4 @@
-"""Label PNGs packed as a dataset's evaluation server takes them, and the check that they are what it wants.
+"""Label PNGs packed as a dataset's evaluation server takes them, and a check of such archives.
 
 The servers' rules, and where they stand, are in the datasets' records (`datasets.dataset.Submission`).
 
@@ -6,51 +6,66 @@ The servers' rules, and where they stand, are in the datasets' records (`dataset
         --list=VOC2012/ImageSets/Segmentation/test.txt predictions/results.tar.gz
 """
 
+import dataclasses
 import io
 import os
+import sys
 import tarfile
 import zipfile
 import zlib
 
 import numpy as np
-from absl import flags
 from PIL import Image
 
-from datasets import DATASETS, get_dataset
+from datasets import DATASETS
 from datasets.images import read_rgb
 from datasets.readers import lists
-from utils import errors
 from utils.drawing import colors
-from utils.errors import UserError
+from utils.errors import UserError, listed
 from utils.files import make_folder, replacing
 from utils.progress import Progress
+from utils.settings import Settings, flag, run
 
-FLAGS = flags.FLAGS
-_LISTED = 5  # problems that one error lists before it only counts them
-_MOST_BYTES = 2**26  # of one PNG; a submission may come from anywhere
+SERVED = tuple(name for name, dataset in DATASETS.items() if dataset.submission)  # datasets with an evaluation server
+_MOST_BYTES = 2**26  # greatest size of a PNG; a submission may come from anywhere
+
+
+@dataclasses.dataclass(frozen=True)
+class SubmissionSettings(Settings):
+  """Flags and argument of `python -m datasets.submission`."""
+  dataset: str | None = flag(None, f'dataset of the server: {", ".join(SERVED)}', choices=SERVED, required=True)
+  images: str | None = flag(None, 'folder with the images', required=True)
+  list_: str | None = flag(None, 'file with the names of the images to submit, one a line; default: all of --images')
+  paths: tuple[str, ...] = flag((), 'archive to check, or the folder that it is packed from', positional=True)
+
+  def check(self):
+    """Raises UserError unless there is exactly one path."""
+    super().check()
+    if len(self.paths) != 1:
+      raise UserError('name one archive, or the folder that it is packed from, after the flags')
 
 
 def dataset_with_server(name, classes):
   """Returns the Dataset that a run was trained on.
 
   Args:
-    name: of the run's dataset.
+    name: name of the run's dataset.
     classes: the run's class names.
 
   Raises:
     UserError: if no evaluation server is known for it, or its classes are not the run's.
   """
-  dataset = DATASETS.get(name)
-  if dataset is None or dataset.submission is None:
-    known = ', '.join(known for known, dataset in DATASETS.items() if dataset.submission)
-    raise UserError(f'--submission: no evaluation server is known for the dataset {name}; there are for {known}')
+  if name not in SERVED:
+    raise UserError(f'--submission: no evaluation server is known for the dataset {name}; there are for '
+                    + ', '.join(SERVED))
+  dataset = DATASETS[name]
   if tuple(classes) != tuple(dataset.classes):
     raise UserError(f'--submission: the run was trained on other classes than those of {name}')
   return dataset
 
 
 def label_folder(dataset, output_dir):
-  """The folder in which the label PNGs of a submission are collected; made where it is missing."""
+  """Folder of the label PNGs of a submission; made where it is missing."""
   folder = os.path.join(output_dir, dataset.submission.folder)
   make_folder(folder)
   return folder
@@ -63,11 +78,11 @@ def write_label(path, label, dataset):
 
 
 def pack(dataset, output_dir, sizes):
-  """Packs the label PNGs in `label_folder` and checks the archive, which is there when all is right and not before.
+  """Packs the label PNGs in `label_folder` and checks the archive, which appears only if it passes.
 
   Args:
     dataset: a Dataset with a submission.
-    output_dir: as given to `label_folder`; the archive is written here.
+    output_dir: folder as given to `label_folder`; the archive is written here.
     sizes: dict of name -> (height, width) of all images.
 
   Returns:
@@ -81,7 +96,7 @@ def pack(dataset, output_dir, sizes):
   members = [(os.path.join(folder, f'{name}.png'), _member(rules, name)) for name in sorted(sizes)]
   with replacing(target) as temporary:
     if rules.archive.endswith('.zip'):
-      with zipfile.ZipFile(temporary, 'w') as archive:  # stored as they are: PNGs are compressed already
+      with zipfile.ZipFile(temporary, 'w') as archive:  # stored: PNGs are compressed already
         for path, member in members:
           archive.write(path, member)
     else:
@@ -97,7 +112,7 @@ def _member(rules, name):
 
 
 def _anonymous(info):
-  """Leaves out of a tar who has made it."""
+  """Removes the user's name and numbers from a tar."""
   info.uid = info.gid = 0
   info.uname = info.gname = ''
   return info
@@ -108,13 +123,13 @@ def check(dataset, path, sizes, called=None):
 
   Args:
     dataset: a Dataset with a submission.
-    path: of the archive or folder.
-    sizes: dict of name -> (height, width) of all images that the server will look for.
-    called: what messages call the submission; by default its path.
+    path: path of the archive or folder.
+    sizes: dict of name -> (height, width) of all images that the server expects.
+    called: name of the submission in messages; by default its path.
 
   Raises:
-    UserError: if a PNG is missing, comes twice or belongs to no image, or is not of its image's size, of ids that the
-      dataset has, and with the palette or in the grey that the server wants; naming the first few.
+    UserError: naming the first few PNGs that are missing, come twice or belong to no image, or whose size, ids, palette
+      or mode is wrong.
   """
   rules = dataset.submission
   missing, problems = {_member(rules, name): name for name in sizes}, []
@@ -130,12 +145,11 @@ def check(dataset, path, sizes, called=None):
       progress.update()
   problems += [f'{member} is missing' for member in sorted(missing)]
   if problems:
-    more = f', and {len(problems) - _LISTED} more' if len(problems) > _LISTED else ''
-    raise UserError(f'{called or path} is not what {rules.url} takes: {"; ".join(problems[:_LISTED])}{more}')
+    raise UserError(f'{called or path} is no submission for {rules.url}: {listed(problems, separator="; ")}')
 
 
 def _read(path, rules):
-  """Yields (path inside, bytes) of every file of a submission; None in place of too many bytes."""
+  """Yields (path inside, bytes) of every file of a submission; None in place of a file that is too large."""
   kind = 'folder' if os.path.isdir(path) else 'zip' if rules.archive.endswith('.zip') else 'tar.gz'
   try:
     if kind == 'folder':
@@ -164,7 +178,7 @@ def _limited(file):
 
 
 def _problem(data, dataset, size):
-  """What is wrong with a label PNG of an image of `size`, in words that follow its name; None if nothing is."""
+  """Problem of a label PNG for an image of `size`, as a phrase that follows its name; None where there is none."""
   rules = dataset.submission
   if data is None:
     return f'is no file of less than {_MOST_BYTES >> 20} MiB'
@@ -178,7 +192,7 @@ def _problem(data, dataset, size):
   except Exception as error:  # Pillow's decoders raise nearly anything on broken data
     return f'cannot be decoded as PNG: {error}'
   if picture.mode != ('P' if rules.palette else 'L'):
-    return f'has pixels of mode {picture.mode}; a {"palette" if rules.palette else "greyscale"} PNG is wanted'
+    return f'has pixels of mode {picture.mode}; a {"palette" if rules.palette else "grayscale"} PNG is wanted'
   values = np.asarray(picture)
   lowest, highest = rules.offset, rules.offset + dataset.num_classes - 1
   if values.min() < lowest or values.max() > highest:
@@ -188,30 +202,25 @@ def _problem(data, dataset, size):
   return None
 
 
-def _define_flags():
-  servers = ', '.join(name for name, dataset in DATASETS.items() if dataset.submission)
-  flags.DEFINE_enum('dataset', None, servers.split(', '), 'whose rules', required=True)
-  flags.DEFINE_string('images', None, 'folder with the images', required=True)
-  flags.DEFINE_string('list', None, 'names of the images that are asked for, one a line; default: all of --images')
-
-
-def main(argv):
-  if len(argv) != 2:
-    raise UserError('name one archive, or the folder that it is packed from, after the flags')
-  dataset = get_dataset(FLAGS.dataset)
-  images = lists.list_images(FLAGS.images)
-  names = lists.read_names(FLAGS.list) if FLAGS.list else list(images)
+def check_submission(settings):
+  """Checks the submission that the command line names."""
+  dataset, path = DATASETS[settings.dataset], settings.paths[0]
+  images = lists.list_images(settings.images)
+  names = lists.read_names(settings.list_) if settings.list_ else list(images)
   sizes = {}
   with Progress(len(names), 'images', label='reading sizes') as progress:
     for name in names:
       if name not in images:
-        raise UserError(f'--images={FLAGS.images}: no image {name}, which {FLAGS.list} names')
+        raise UserError(f'--images={settings.images}: no image {name}, which {settings.list_} names')
       sizes[name] = read_rgb(images[name]).shape[:2]
       progress.update()
-  check(dataset, argv[1], sizes)
-  print(f'{argv[1]}: {len(sizes)} label PNGs, as {dataset.submission.url} takes them')
+  check(dataset, path, sizes)
+  print(f'{path}: {len(sizes)} label PNGs, as {dataset.submission.url} takes them')
+
+
+def main(argv=None):
+  return run(check_submission, SubmissionSettings, argv, text=__doc__)
 
 
 if __name__ == '__main__':
-  _define_flags()
-  errors.run(main)
+  sys.exit(main())

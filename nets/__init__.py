@@ -1,4 +1,4 @@
-"""The networks that `--net` knows. A new one is a file (or a Backbone) and a line here."""
+"""The networks of `--net`, by name. A new network is a file with its Network (or a Backbone), and a line here."""
 
 from nets import backbones
 from nets.deconvnet import DECONVNET
@@ -25,7 +25,7 @@ NETWORKS = {network.name: network for network in (
 
 
 def get_network(name):
-  """Returns the Network called `name`. Raises UserError that lists the known ones."""
+  """Returns the Network called `name`; raises UserError, which lists the known networks, if there is none."""
   if name not in NETWORKS:
     raise UserError(f'unknown network {name!r}; known: {", ".join(NETWORKS)}')
   return NETWORKS[name]

@@ -4,7 +4,7 @@ from utils.compat import slim, tf
 
 
 def batch_norm(learns):
-  """The `normalizer_fn` for slim.conv2d: slim's batch norm if it `learns` from batches, else folded_batch_norm."""
+  """The `normalizer_fn` for slim.conv2d: slim.batch_norm if it `learns` from batches, else folded_batch_norm."""
   return slim.batch_norm if learns else folded_batch_norm
 
 
@@ -22,23 +22,23 @@ def batch_norm_scope(learns, **options):
 
 @slim.add_arg_scope
 def folded_batch_norm(features, fold=True, **options):
-  """Normalizes what a convolution returns by moving averages: by scaling the convolution's weights and adding a bias.
+  """Normalizes a convolution's result by moving averages: scales the convolution's weights and adds a bias.
 
   A gain g, offset b, mean m and variance v turn the weights w into w * s, with s = g / sqrt(v + epsilon), and add
   b - m * s. Variables, results and gradients are those of slim.batch_norm; a training step of Inception v3 takes 0.92
-  times as long in bfloat16 (0.97 in float32), because nothing passes over the features but the convolution.
+  times as long in bfloat16 (0.97 in float32), because only the convolution passes over the features.
 
   Args:
-    features: float [B, h, w, C], what slim.conv2d hands to its `normalizer_fn`. The convolution that made them is left
-      without a use, so that it does not run.
-    fold: False for slim.batch_norm itself, to compare with; slim.arg_scope reaches it.
-    **options: as of slim.batch_norm.
+    features: float [B, h, w, C], as slim.conv2d hands them to its `normalizer_fn`. The convolution that made them is
+      left without a use, so that it does not run.
+    fold: whether to fold; False gives slim.batch_norm itself, for comparison by way of slim.arg_scope.
+    **options: arguments of slim.batch_norm.
 
   Returns:
     float [B, h, w, C].
   """
   norm, convolution = slim.batch_norm(features, **{**options, 'is_training': False}), features.op
-  if not fold or convolution.type != 'Conv2D':  # a bias is added between, or the kernel is dilated by other means
+  if not fold or convolution.type != 'Conv2D':  # a bias lies between, or space-to-batch dilates the kernel
     return norm
   gain, offset, mean, variance = norm.op.inputs[1:]
   scale = gain * tf.math.rsqrt(variance + norm.op.get_attr('epsilon'))

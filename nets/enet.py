@@ -7,64 +7,55 @@ arXiv:1606.02147, 2016.
 import functools
 
 from nets.batch_norm import batch_norm_scope
-from nets.geometry import mirrored_pad, spatial_size
+from nets.geometry import centered, crop, mirrored_pad, spatial_size
 from nets.network import Network
 from nets.unpooling import max_pool, max_unpool
 from utils.compat import slim, tf
 
 SCOPE = 'enet'
 STRIDE = 8  # pixels a cell of the coarsest map; the network's own sizes are multiples of it
-EARLY_KEEP_PROB, KEEP_PROB = 0.99, 0.9  # of the spatial dropout in stage 1 and in all later ones (section 3)
+EARLY_KEEP_PROB, KEEP_PROB = 0.99, 0.9  # for the spatial dropout in stage 1 and in all later stages (section 3)
 
 
-def enet_logits(images, num_classes, is_training, *, skip=None, dropout=None, dropout_keep_prob=None,
-                freeze_batch_norm=False, batch_norm_decay=0.99, weight_decay=2e-4):
+def enet_logits(images, num_classes, mode):
   """Builds ENet as in the paper's Table 1, with encoder and decoder trained together.
 
   Convolutions before a batch norm have no bias, which would do nothing there; the last one has. Table 1 leaves the
   kernel of the last full convolution open: here it is 3x3, as section 3 has it for the others.
 
   Args:
-    images: float32 [B, H, W, 3], RGB in 0..255, any H and W from 1, known or not. The network sees them in [-1, 1],
-      mirrored at their borders to the next multiple of 8 pixels.
+    images: as of Network.logits. The network sees them in [-1, 1], mirrored at their borders to the next multiple of
+      8 pixels.
     num_classes: number of classes.
-    is_training: whether batch norm, unless frozen, uses the batch's statistics.
-    skip: unused; there are no skips to choose.
-    dropout: whether spatial dropout drops; None: as `is_training`.
-    dropout_keep_prob: kept by it everywhere; None: the paper's 0.99 in stage 1 and 0.9 after it.
-    freeze_batch_norm: keep batch norm at its moving averages while training.
-    batch_norm_decay: decay of the moving averages.
-    weight_decay: weight of the L2 loss on convolution weights; the default is the paper's (section 5.2).
+    mode: a Mode. Spatial dropout by default keeps the paper's 0.99 in stage 1 and 0.9 after it.
 
   Returns:
     logits: float32 [B, H, W, num_classes]; a pixel belongs to the same pixel of the images.
     end_points: dict from the blocks' names in Table 1 to activations; bottlenecks of stage 3 are numbered from 3.1, as
       those of stage 2 that they repeat.
   """
-  del skip
   size = spatial_size(images)
   padded = tuple((length + STRIDE - 1) // STRIDE * STRIDE for length in size)
-  before = tuple((total - length) // 2 for total, length in zip(padded, size))
-  dropout = is_training if dropout is None else dropout
-  early, late = (functools.partial(_spatial_dropout, dropout=dropout, keep_prob=dropout_keep_prob or keep_prob)
+  before = centered(size, padded)
+  early, late = (functools.partial(_spatial_dropout, dropout=mode.drops,
+                                   keep_prob=mode.dropout_keep_prob or keep_prob)
                  for keep_prob in (EARLY_KEEP_PROB, KEEP_PROB))
   with tf.variable_scope(SCOPE), slim.arg_scope(
       [slim.conv2d, slim.conv2d_transpose], activation_fn=prelu,
       weights_initializer=slim.variance_scaling_initializer(),
-      weights_regularizer=slim.l2_regularizer(weight_decay)), slim.arg_scope(batch_norm_scope(
-          is_training and not freeze_batch_norm, decay=batch_norm_decay, scale=True)):
-    net = mirrored_pad(images, before, padded) / 127.5 - 1.0
+      weights_regularizer=slim.l2_regularizer(mode.weight_decay)), slim.arg_scope(
+          batch_norm_scope(mode.learns_batch_norm, decay=mode.batch_norm_decay, scale=True)):
+    net = mirrored_pad(images, before, padded) / 127.5 - 1.0  # [B, 8h, 8w, 3]
     end_points, pools = _encoder(net, early, late)
     end_points |= _decoder(end_points['bottleneck3.8'], pools, late)
     end_points['fullconv'] = slim.conv2d_transpose(
         end_points['bottleneck5.1'], num_classes, 3, stride=2, activation_fn=None, normalizer_fn=None,
-        scope='fullconv')
-  logits = end_points['fullconv'][:, before[0]:before[0] + size[0], before[1]:before[1] + size[1], :]
-  return logits, end_points
+        scope='fullconv')  # [B, 8h, 8w, num_classes]
+  return crop(end_points['fullconv'], before, size), end_points
 
 
 def prelu(features):
-  """x where it is above 0 and alpha x elsewhere; alpha is learned for each channel, a variable in the current scope.
+  """x for x > 0, alpha * x elsewhere; alpha is learned for each channel, as a variable in the current scope.
 
   He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", ICCV 2015, section 2.1; alpha starts at 0.25 and is not decayed.
 
@@ -72,30 +63,30 @@ def prelu(features):
     features: float [B, H, W, C], C known.
 
   Returns:
-    The same shape and type.
+    activations of the same shape and type.
   """
   alpha = slim.model_variable('alpha', [features.shape.as_list()[3]], initializer=tf.constant_initializer(0.25))
   return tf.where(features > 0, features, alpha * features)
 
 
 def _encoder(net, early, late):
-  """Stages 0 to 3 of Table 1: from [B, H, W, 3] to [B, H/8, W/8, 128].
+  """Stages 0 to 3 of Table 1.
 
   Args:
-    net: images in [-1, 1], H and W multiples of 8.
+    net: images [B, 8h, 8w, 3] in [-1, 1].
     early: function that regularizes the branches of stage 1.
     late: the same for later stages.
 
   Returns:
-    end_points: dict.
+    end_points: dict; its last is `bottleneck3.8`, [B, h, w, 128].
     pools: tokens of the two max poolings of the bottlenecks that downsample, for the decoder.
   """
   end_points, pools = {}, []
-  net = end_points['initial'] = _initial(net)
+  net = end_points['initial'] = _initial(net)  # [B, 4h, 4w, 16]
   for stage, channels, regularize, convs in [
-      (1, 64, early, [_square] * 4),
-      (2, 128, late, _CONTEXT),
-      (3, 128, late, _CONTEXT),
+      (1, 64, early, [_square] * 4),  # [B, 2h, 2w, 64]
+      (2, 128, late, _CONTEXT),  # [B, h, w, 128]
+      (3, 128, late, _CONTEXT),  # [B, h, w, 128]
   ]:
     if stage < 3:
       name = f'bottleneck{stage}.0'
@@ -111,7 +102,10 @@ def _encoder(net, early, late):
 def _decoder(net, pools, regularize):
   """Stages 4 and 5 of Table 1: from [B, h, w, 128] to [B, 4h, 4w, 16]. Returns the dict of end points."""
   end_points = {}
-  for stage, channels, bottlenecks in [(4, 64, 2), (5, 16, 1)]:
+  for stage, channels, bottlenecks in [
+      (4, 64, 2),  # [B, 2h, 2w, 64]
+      (5, 16, 1),  # [B, 4h, 4w, 16]
+  ]:
     name = f'bottleneck{stage}.0'
     net = end_points[name] = _upsampling(net, channels, pools.pop(), regularize, name)
     for number in range(1, bottlenecks + 1):
@@ -130,11 +124,11 @@ def _initial(images):
 
 
 def _bottleneck(net, regularize, name, conv):
-  """Figure 2b: a projection to a quarter of the channels, `conv`, an expansion back, added to what came in."""
+  """Figure 2b: a projection to a quarter of the channels, `conv`, an expansion back, added to the input."""
   channels = net.shape.as_list()[3]
   with tf.variable_scope(name):
-    branch = slim.conv2d(net, channels // 4, 1, scope='projection')
-    branch = _expansion(conv(branch), channels, regularize)
+    branch = slim.conv2d(net, channels // 4, 1, scope='projection')  # [B, H, W, channels / 4]
+    branch = _expansion(conv(branch), channels, regularize)  # [B, H, W, channels]
     return prelu(net + branch)
 
 
@@ -142,27 +136,29 @@ def _downsampling(net, channels, regularize, name):
   """A bottleneck to half the resolution, beside max pooling that is padded with zeros to `channels`.
 
   Returns:
-    The [B, H/2, W/2, channels] result, and the token of the pooling.
+    result: [B, H/2, W/2, channels].
+    token: token of the pooling.
   """
   with tf.variable_scope(name):
-    branch = slim.conv2d(net, channels // 4, 2, stride=2, scope='projection')
-    branch = _expansion(_square(branch), channels, regularize)
+    branch = slim.conv2d(net, channels // 4, 2, stride=2, scope='projection')  # [B, H/2, W/2, channels / 4]
+    branch = _expansion(_square(branch), channels, regularize)  # [B, H/2, W/2, channels]
     pooled, token = max_pool(net)
     pooled = tf.pad(pooled, [[0, 0]] * 3 + [[0, channels - net.shape.as_list()[3]]])
     return prelu(pooled + branch), token
 
 
 def _upsampling(net, channels, token, regularize, name):
-  """A bottleneck to twice the resolution, beside max unpooling to where the pooling of `token` found its maxima."""
+  """A bottleneck to twice the resolution, beside max unpooling to the positions of the maxima in `token`."""
   with tf.variable_scope(name):
-    branch = slim.conv2d(net, channels // 4, 1, scope='projection')
-    branch = slim.conv2d_transpose(branch, channels // 4, 3, stride=2, scope='conv')
-    branch = _expansion(branch, channels, regularize)
-    main = slim.conv2d(net, channels, 1, activation_fn=None, scope='main')
+    branch = slim.conv2d(net, channels // 4, 1, scope='projection')  # [B, h, w, channels / 4]
+    branch = slim.conv2d_transpose(branch, channels // 4, 3, stride=2, scope='conv')  # [B, 2h, 2w, channels / 4]
+    branch = _expansion(branch, channels, regularize)  # [B, 2h, 2w, channels]
+    main = slim.conv2d(net, channels, 1, activation_fn=None, scope='main')  # [B, h, w, channels]
     return prelu(max_unpool(main, token) + branch)
 
 
 def _expansion(branch, channels, regularize):
+  """The last convolution of a branch, without PReLU, and its regularizer."""
   return regularize(slim.conv2d(branch, channels, 1, activation_fn=None, scope='expansion'))
 
 
@@ -184,7 +180,7 @@ def _spatial_dropout(branch, *, keep_prob, dropout):
   return slim.dropout(branch, keep_prob, noise_shape=[None, 1, 1, None], is_training=dropout, scope='dropout')
 
 
-# The bottlenecks of stages 2 and 3 after their first.
+# Convolutions of bottlenecks 1 to 8 of stages 2 and 3.
 _CONTEXT = (
     _square,
     functools.partial(_square, rate=2),
@@ -196,4 +192,4 @@ _CONTEXT = (
     functools.partial(_square, rate=16),
 )
 
-ENET = Network(name='enet', logits=enet_logits)
+ENET = Network(name='enet', build=enet_logits, weight_decay=2e-4)  # weight_decay: the paper's (section 5.2)

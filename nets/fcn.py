@@ -3,14 +3,15 @@
 Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015, sections 3 and 4.
 """
 
+import dataclasses
 import functools
 
 from nets.batch_norm import batch_norm_scope
-from nets.geometry import bilinear_kernel, bilinear_upsample, mirrored_pad, spatial_size
+from nets.geometry import bilinear_kernel, bilinear_upsample, centered, crop, mirrored_pad, spatial_size
 from nets.network import Network
 from utils.compat import slim, tf
 
-SCOPE = 'fcn'  # variable scope of all that is not the backbone's
+SCOPE = 'fcn'  # variable scope of all layers but the backbone's
 DEFAULT_SKIP = '8s'  # the paper's finest
 
 
@@ -18,7 +19,8 @@ def fcn(backbone):
   """Returns the Network record of the FCNs over a Backbone."""
   return Network(
       name=backbone.name,
-      logits=functools.partial(fcn_logits, backbone),
+      build=functools.partial(fcn_logits, backbone),
+      weight_decay=4e-5,  # slim's value for Inception
       skips=backbone.skips,
       default_skip=DEFAULT_SKIP,
       options=('decoder_channels', 'input_scale'),
@@ -28,60 +30,53 @@ def fcn(backbone):
   )
 
 
-def fcn_logits(backbone, images, num_classes, is_training, *, skip=DEFAULT_SKIP, decoder_channels=0, input_scale=1.0,
-               dropout=None, dropout_keep_prob=None, freeze_batch_norm=False, batch_norm_decay=0.99, weight_decay=4e-5):
+def fcn_logits(backbone, images, num_classes, mode, *, skip=DEFAULT_SKIP, decoder_channels=0, input_scale=1.0):
   """Builds an FCN: the backbone's maps fused from coarse to fine, scored, and upsampled to the images' own size.
 
   Args:
     backbone: a Backbone.
-    images: float32 [B, H, W, 3], RGB in 0..255, any H and W from 1, known or not.
+    images: as of Network.logits.
     num_classes: number of classes.
-    is_training: whether batch norm, unless frozen, uses the batch's statistics.
+    mode: a Mode. Dropout is before the coarsest score layer, and in VGG also behind fc6; by default it keeps the
+      backbone's share.
     skip: one of the backbone's skips.
     decoder_channels: 0 for fused class scores alone, as in the paper; else the number of feature channels that are
       fused beside them, and whose scores on the finest map are added to them.
     input_scale: factor by which the images are resized before they enter the backbone.
-    dropout: whether dropout drops; None: as `is_training`.
-    dropout_keep_prob: kept by dropout; None: the backbone's value.
-    freeze_batch_norm: keep the backbone's batch norms at their moving averages while training; their offsets are
-      trained all the same. A decoder's batch norms are new, and never frozen.
-    batch_norm_decay: decay of the moving averages. slim's 0.9997 takes ten thousand steps to forget its start.
-    weight_decay: weight of the L2 loss on convolution weights, slim's value for Inception.
 
   Returns:
     logits: float32 [B, H, W, num_classes]; a pixel belongs to the same pixel of the images.
     end_points: dict from name to activation: the backbone's, and `score_STRIDE` of each map scored.
 
   Raises:
-    ValueError: if `skip` is none of the backbone's.
+    ValueError: if the backbone does not have this `skip`.
   """
   if skip not in backbone.skips:
     raise ValueError(f'skip={skip!r} is none of {", ".join(backbone.skips)}')
-  size = spatial_size(images)
-  images = _rescaled(images, input_scale)
+  # Shapes are given for Inception v3, skip 8s and train.py's crops of 319x415 pixels.
+  size = spatial_size(images)  # (319, 415)
+  images = _rescaled(images, input_scale)  # [B, 319, 415, 3]
   scaled = spatial_size(images)
-  padded = tuple(_padded_size(backbone, length) for length in scaled)
-  before = tuple((total - length) // 2 for total, length in zip(padded, scaled))
-  dropout = is_training if dropout is None else dropout
-  dropout_keep_prob = dropout_keep_prob or backbone.dropout_keep_prob
-  end_points = backbone.features(
-      mirrored_pad(images, before, padded), is_training, freeze_batch_norm=freeze_batch_norm,
-      batch_norm_decay=batch_norm_decay, weight_decay=weight_decay, dropout=dropout,
-      dropout_keep_prob=dropout_keep_prob)
+  padded = tuple(_padded_size(backbone, length) for length in scaled)  # (331, 427)
+  before = centered(scaled, padded)  # (6, 6)
+  mode = dataclasses.replace(mode, dropout_keep_prob=mode.dropout_keep_prob or backbone.dropout_keep_prob)
+  # Mixed_7c: [B, 9, 12, 2048], Mixed_6e: [B, 19, 25, 768], Mixed_5d: [B, 39, 51, 288]
+  end_points = backbone.features(mirrored_pad(images, before, padded), mode)
   for tap in backbone.taps:
     if tap.scale != 1.0:
       end_points[tap.end_point] *= tap.scale
 
   taps = backbone.taps[:backbone.skips.index(skip) + 1]
-  drop = functools.partial(slim.dropout, keep_prob=dropout_keep_prob, is_training=dropout, scope='dropout')
-  with tf.variable_scope(SCOPE), slim.arg_scope([slim.conv2d], weights_regularizer=slim.l2_regularizer(weight_decay)):
-    score = _fused_scores(taps, end_points, num_classes, drop)
+  drop = functools.partial(slim.dropout, keep_prob=mode.dropout_keep_prob, is_training=mode.drops, scope='dropout')
+  with tf.variable_scope(SCOPE), slim.arg_scope(
+      [slim.conv2d], weights_regularizer=slim.l2_regularizer(mode.weight_decay)):
+    score = _fused_scores(taps, end_points, num_classes, drop)  # [B, 39, 51, num_classes]
     if decoder_channels:
-      with slim.arg_scope(batch_norm_scope(is_training, decay=batch_norm_decay)):
-        features = _decoded(taps, end_points, decoder_channels)
+      with slim.arg_scope(batch_norm_scope(mode.is_training, decay=mode.batch_norm_decay)):
+        features = _decoded(taps, end_points, decoder_channels)  # [B, 39, 51, decoder_channels]
       score += _score(features, num_classes, 'score_decoder')
 
-  # In pixels of the images: where the cells lie, and how far apart.
+  # Position of cell (0, 0) and distance of the cells, in pixels of the images as they came in.
   ratio = tuple(tf.cast(inner, tf.float32) / tf.cast(outer, tf.float32) for inner, outer in zip(scaled, size))
   first = tuple((taps[-1].first - tf.cast(offset, tf.float32) + 0.5) / r - 0.5 for offset, r in zip(before, ratio))
   return bilinear_upsample(score, tuple(taps[-1].stride / r for r in ratio), first, size), end_points
@@ -94,7 +89,7 @@ def _fused_scores(taps, end_points, num_classes, drop):
 
   Args:
     taps: Taps, the coarsest first.
-    end_points: dict from name to features; the scores are added to it as `score_STRIDE`.
+    end_points: dict from name to features; the scores are added to the dict as `score_STRIDE`.
     num_classes: number of classes.
     drop: dropout, applied to the coarsest features.
 
@@ -103,7 +98,8 @@ def _fused_scores(taps, end_points, num_classes, drop):
   """
   fused = None
   for coarser, tap in zip((None,) + taps, taps):
-    features = end_points[tap.end_point]
+    features = end_points[tap.end_point]  # [B, h, w, C]
+    # [B, h, w, num_classes]
     score = _score(drop(features) if coarser is None else features, num_classes, f'score_{tap.stride}')
     fused = score if coarser is None else score + _upscore(fused, coarser, tap, spatial_size(score))
     end_points[f'score_{tap.stride}'] = fused
@@ -127,6 +123,7 @@ def _decoded(taps, end_points, channels):
                       weights_initializer=slim.variance_scaling_initializer()):
     fused = None
     for coarser, tap in zip((None,) + taps, taps):
+      # [B, h, w, channels], as all that follow
       lateral = slim.conv2d(end_points[tap.end_point], channels, 1, scope=f'lateral_{tap.stride}')
       if coarser is None:
         fused = lateral
@@ -138,7 +135,7 @@ def _decoded(taps, end_points, channels):
 
 
 def _score(features, num_classes, scope):
-  """Class scores of every cell, which start at zero."""
+  """Class scores of every cell, which start at zero: from [B, h, w, C] to [B, h, w, num_classes]."""
   return slim.conv2d(features, num_classes, 1, weights_initializer=tf.zeros_initializer(), activation_fn=None,
                      normalizer_fn=_add_biases, scope=scope)
 
@@ -150,7 +147,7 @@ def _rescaled(images, scale):
   lengths = spatial_size(images)
   size = [max(round(length * scale), 1) if isinstance(length, int)
           else tf.maximum(tf.cast(tf.round(tf.cast(length, tf.float32) * scale), tf.int32), 1) for length in lengths]
-  # The resizing of TensorFlow 2 samples at pixel centres; TensorFlow 1's shifts by up to half a pixel.
+  # The resizing of TensorFlow 2 samples at pixel centers; TensorFlow 1's shifts by up to half a pixel.
   return tf.compat.v2.image.resize(images, size, method='bilinear')
 
 
@@ -188,9 +185,9 @@ def _upscore(scores, coarse, fine, size):
   num_classes = scores.shape.as_list()[3]
   upscored = slim.conv2d_transpose(
       scores, num_classes, kernel, stride=2, padding='VALID', activation_fn=None, biases_initializer=None,
-      weights_initializer=bilinear_kernel, scope=f'upscore_{fine.stride}')
+      weights_initializer=bilinear_kernel, scope=f'upscore_{fine.stride}')  # [B, 2h + kernel - 2, 2w + kernel - 2, C]
   start = int((kernel - 1) / 2 - shift)  # a VALID transposed convolution puts coarse cell i on 2i + (kernel - 1) / 2
-  if start < 0:  # the fine map reaches further than what is upscored, by a cell or two
+  if start < 0:  # the fine map reaches a cell or two beyond the upscored map
     paddings = [[-start, length - inner + start] for length, inner in zip(size, spatial_size(upscored))]
     upscored, start = tf.pad(upscored, [[0, 0], *paddings, [0, 0]], 'SYMMETRIC'), 0
-  return upscored[:, start:start + size[0], start:start + size[1], :]
+  return crop(upscored, (start, start), size)

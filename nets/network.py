@@ -1,7 +1,43 @@
-"""The record that describes a network to the scripts and tests."""
+"""Records of a network and of the mode in which its graph is built."""
 
 import dataclasses
 from collections.abc import Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+  """The mode in which a network's graph is built. Variables have the same names and shapes in every mode.
+
+  A network ignores the settings of layers that it does not have.
+
+  Attributes:
+    is_training: whether batch norms, unless frozen, use the batch's statistics; also the default of `dropout`.
+    dropout: whether dropout drops; None: as `is_training`.
+    dropout_keep_prob: share of the features that dropout keeps, above 0 to 1; None: the network's own value.
+    freeze_batch_norm: whether batch norms keep their moving averages while training; offsets and gains are trained all
+      the same. The batch norms of an FCN's decoder are new, and never frozen.
+    batch_norm_decay: decay of the moving averages. slim's 0.9997 takes ten thousand steps to forget its start.
+    weight_decay: weight of the L2 loss on convolution weights; None: the network's own value.
+  """
+  is_training: bool = False
+  dropout: bool | None = None
+  dropout_keep_prob: float | None = None
+  freeze_batch_norm: bool = False
+  batch_norm_decay: float = 0.99
+  weight_decay: float | None = None
+
+  @property
+  def drops(self):
+    """Whether dropout drops."""
+    return self.is_training if self.dropout is None else self.dropout
+
+  @property
+  def learns_batch_norm(self):
+    """Whether batch norms use the batch's statistics and learn their moving averages."""
+    return self.is_training and not self.freeze_batch_norm
+
+
+INFERENCE = Mode()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -9,26 +45,54 @@ class Network:
   """A segmentation network.
 
   Attributes:
-    name: what `--net` calls it.
-    logits: `logits(images, num_classes, is_training, *, skip, dropout, dropout_keep_prob, freeze_batch_norm,
-      batch_norm_decay, weight_decay)` builds the graph; all but the first three have defaults. `images` is float32
-      [B, H, W, 3] with RGB in 0..255, of any H and W, known or not. `dropout` says whether dropout drops (None: as
-      `is_training`), `dropout_keep_prob` what it keeps (None: the network's own value). A network takes all of these,
-      also those that mean nothing to it. Returns `(logits, end_points)`: float32 [B, H, W, num_classes], where a pixel
-      belongs to the same pixel of the images, and a dict of named activations.
-    skips: valid values of `skip`, the coarsest first. Empty if the network has none, and `skip` is None then.
-    default_skip: the skip that is built unless another is asked for; None for a network without skips.
-    options: names of further arguments of `logits` that shape the graph, and so have to be the same in training and
-      afterwards; all have defaults.
+    name: its name as a value of `--net`.
+    build: `build(images, num_classes, mode, **shape)`, which does the work of `logits`. It takes the keywords in
+      `options`, and `skip` if the network has skips, all with defaults; `mode.weight_decay` is a number here.
+    weight_decay: the network's own weight of the L2 loss on convolution weights.
+    skips: valid values of `skip`, the coarsest first; empty for a network without skips.
+    default_skip: the skip that is built by default; None for a network without skips.
+    options: names of further keywords of `logits` that shape the graph, and so have to be the same in training and
+      afterwards.
     pretrained: name of its ImageNet checkpoint in `checkpoints.PRETRAINED`, or None.
     pretrained_scopes: variable scopes that this checkpoint fills.
     pretrained_batch_norm: whether this checkpoint holds batch norm statistics, which training keeps by default.
   """
   name: str
-  logits: Callable
+  build: Callable
+  weight_decay: float
   skips: tuple = ()
   default_skip: str | None = None
   options: tuple = ()
   pretrained: str | None = None
   pretrained_scopes: tuple = ()
   pretrained_batch_norm: bool = False
+
+  def logits(self, images, num_classes, mode=INFERENCE, **shape):
+    """Builds the network's graph.
+
+    Args:
+      images: float32 [B, H, W, 3], RGB in 0..255, any H and W from 1, known or not.
+      num_classes: number of classes.
+      mode: a Mode.
+      **shape: `skip` and `options`, as of shape(); a network takes only those that it has.
+
+    Returns:
+      logits: float32 [B, H, W, num_classes]; a pixel belongs to the same pixel of the images.
+      end_points: dict from name to activation.
+    """
+    if mode.weight_decay is None:
+      mode = dataclasses.replace(mode, weight_decay=self.weight_decay)
+    return self.build(images, num_classes, mode, **shape)
+
+  def shape(self, settings):
+    """Keywords of `logits` that shape the graph.
+
+    Args:
+      settings: dict from name to value, e.g. `network` of config.json. Names that the network does not take, and
+        values of None, are ignored.
+
+    Returns:
+      dict with `skip`, if the network has skips, and `options`, as far as the settings have them.
+    """
+    names = ('skip', *self.options) if self.skips else self.options
+    return {name: settings[name] for name in names if settings.get(name) is not None}

@@ -1,4 +1,4 @@
-"""2x2 max pooling that remembers where the maxima were, and unpooling that puts values back there."""
+"""2x2 max pooling that remembers the positions of the maxima, and unpooling that puts values back there."""
 
 import collections
 
@@ -7,19 +7,19 @@ from utils.compat import tf
 
 _WINDOW = {'ksize': [1, 2, 2, 1], 'strides': [1, 2, 2, 1], 'padding': 'SAME'}
 
-# What max_unpool needs of a pooling: the positions of the maxima follow from these two.
+# The tensors of a pooling that max_unpool needs: the positions of the maxima follow from both.
 PoolToken = collections.namedtuple('PoolToken', ['features', 'pooled'])
 
 
 def max_pool(features):
-  """Pools windows of 2x2 pixels; at odd sizes the last row and column of windows hold what pixels there are.
+  """Pools windows of 2x2 pixels; at odd sizes the last row and column of windows hold fewer pixels.
 
   Args:
     features: float [B, H, W, C], any H and W from 1, known or not.
 
   Returns:
     pooled: [B, ceil(H / 2), ceil(W / 2), C].
-    token: what `max_unpool` takes.
+    token: PoolToken for `max_unpool`.
   """
   pooled = tf.nn.max_pool2d(features, 2, 2, 'SAME')
   return pooled, PoolToken(features, pooled)
@@ -28,18 +28,18 @@ def max_pool(features):
 def max_unpool(values, token):
   """Puts values where a pooling found its maxima and zeros elsewhere; of equal maxima, one position gets the value.
 
-  This is what the gradient of max pooling does with a gradient, and TensorFlow does that much faster than it scatters
-  by index. Its own gradient picks from those positions; none flows to the features that were pooled.
+  The gradient of max pooling does the same with a gradient, and in TensorFlow it is much faster than scattering by
+  index. Backward, unpooling gathers the gradient at those positions; the pooled features get none.
 
   Args:
-    values: float [B, h, w, C], of the shape of what was pooled.
-    token: from `max_pool`.
+    values: float [B, h, w, C], of the shape of the pooled features.
+    token: PoolToken from `max_pool`.
 
   Returns:
     [B, H, W, C], the shape of the features before pooling.
 
   Raises:
-    ValueError: if the values have another number of channels than what was pooled.
+    ValueError: if the values have another number of channels than the pooled features.
   """
   if values.shape[3] != token.pooled.shape[3]:
     raise ValueError(f'{values.shape[3]} channels cannot be put where the maxima of {token.pooled.shape[3]} were')
@@ -48,7 +48,7 @@ def max_unpool(values, token):
 
 @tf.custom_gradient
 def _unpool(values, features, pooled):
-  """`max_unpool` with the token's parts as arguments, which is how TensorFlow sees that no variable is involved."""
+  """`max_unpool` with the token's parts as arguments, by which TensorFlow sees that no variable is involved."""
 
   def gradient(upstream):
     # Each window has one position, so a sum over it picks. TensorFlow's own gradient of MaxPoolGrad is slower, and with
@@ -60,7 +60,7 @@ def _unpool(values, features, pooled):
 
 
 def _sum_pool(features):
-  """Sums of windows of 2x2 pixels, of what pixels there are at odd sizes."""
+  """Sums of windows of 2x2 pixels, of fewer pixels at the ends of odd sizes."""
   rows, columns = (length % 2 for length in spatial_size(features))
-  # Padded, all windows hold four pixels: TensorFlow's average over fewer divides by fewer.
+  # Padded, all windows hold four pixels: TensorFlow's average of fewer pixels divides by their number.
   return 4.0 * tf.nn.avg_pool2d(tf.pad(features, [[0, 0], [0, rows], [0, columns], [0, 0]]), 2, 2, 'VALID')

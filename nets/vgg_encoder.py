@@ -1,41 +1,38 @@
-"""What SegNet and DeconvNet share: the convolutions of VGG-16 with batch norm, and the way back up.
+"""The convolutions of VGG-16 with batch norm, and the way back up, which SegNet and DeconvNet share.
 
 The convolutions have slim's names and shapes (`vgg_16/conv1/conv1_1/weights`), so that slim's ImageNet checkpoint of
-VGG-16 fills them; batch norms, which it does not hold, lie in the network's own scope.
+VGG-16 fills them; batch norms, which the checkpoint does not hold, lie in the network's own scope.
 """
 
 import contextlib
 
-from nets.backbones import RGB_MEANS
+from nets.backbones import RGB_MEANS, VGG_CHANNELS, VGG_LAYERS
 from nets.unpooling import max_unpool
 from utils.compat import slim, tf
 
 VGG_SCOPE = 'vgg_16'
-LAYERS = (2, 2, 3, 3, 3)  # convolutions of each block; a pooling follows each block
-CHANNELS = (64, 128, 256, 512, 512)
+LAYERS, CHANNELS = VGG_LAYERS[VGG_SCOPE], VGG_CHANNELS  # of each block; a pooling follows each block
 
 
 @contextlib.contextmanager
-def arg_scope(*, train_batch_norm, batch_norm_decay, weight_decay):
-  """Settings of all layers: batch norm then ReLU after each convolution, weights as by He et al., ICCV 2015.
+def arg_scope(mode):
+  """Settings of all layers: batch norm then ReLU after each convolution, initial weights as by He et al., ICCV 2015.
 
   A convolution before a batch norm has no bias, which would do nothing there, unless it is one of VGG's.
 
   Args:
-    train_batch_norm: whether batch norm uses the batch's statistics and learns their averages.
-    batch_norm_decay: decay of these averages.
-    weight_decay: weight of the L2 loss on convolution weights.
+    mode: a Mode whose weight_decay is a number.
   """
   with slim.arg_scope(
       [slim.conv2d, slim.conv2d_transpose], normalizer_fn=slim.batch_norm,
       weights_initializer=slim.variance_scaling_initializer(),
-      weights_regularizer=slim.l2_regularizer(weight_decay)), slim.arg_scope(
-          [slim.batch_norm], is_training=train_batch_norm, decay=batch_norm_decay, scale=True):
+      weights_regularizer=slim.l2_regularizer(mode.weight_decay)), slim.arg_scope(
+          [slim.batch_norm], is_training=mode.learns_batch_norm, decay=mode.batch_norm_decay, scale=True):
     yield
 
 
 def normalize(images):
-  """Images, RGB in 0..255, as slim's VGG-16 was trained on them: without ImageNet's mean color."""
+  """Subtracts ImageNet's mean color from images, RGB in 0..255, as slim's VGG-16 was trained on them."""
   return images - RGB_MEANS
 
 
@@ -81,20 +78,23 @@ def decode_block(features, token, names, channels):
 
   Args:
     features: float [B, h, w, C].
-    token: from the pooling that is undone.
+    token: PoolToken of the pooling that is undone.
     names: variable scopes of the layers.
     channels: number of outputs of each layer.
 
   Returns:
     float [B, H, W, channels[-1]].
   """
-  features = max_unpool(features, token)
+  features = max_unpool(features, token)  # [B, H, W, C]
   for name, depth in zip(names, channels):
     features = slim.conv2d(features, depth, 3, scope=name)
   return features
 
 
 def mirrored_channels(block):
-  """Outputs of the layers on the way up through a block: as many layers as down, the last one as the block before."""
+  """Outputs of the layers on the way up through a block: as many layers as on the way down.
+
+  The last layer has the outputs of the block before, (512, 512, 256) for block 4; in block 1 its own, (64, 64).
+  """
   depth = CHANNELS[block - 1]
   return (depth,) * (LAYERS[block - 1] - 1) + (CHANNELS[max(block - 2, 0)],)

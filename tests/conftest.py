@@ -30,14 +30,18 @@ def graph():
     yield fresh
 
 
-@pytest.fixture
-def run_program(capsys):
+@pytest.fixture(scope='module')
+def tiny():
+  """Makes a tiny FCN known to --net while a module's tests run; returns its name."""
+  from tiny import NAME, registered
+
+  with registered():
+    yield NAME
+
+
+@pytest.fixture(scope='session')
+def run_program():
   """`run_program(main, *arguments)` calls a program's `main` in this process; returns a programs.Result."""
-  from programs import Result
+  import programs
 
-  def run(main, *arguments):
-    capsys.readouterr()
-    returncode = main([str(argument) for argument in arguments])
-    return Result(returncode, *capsys.readouterr())
-
-  return run
+  return programs.run

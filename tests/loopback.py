@@ -1,4 +1,4 @@
-"""A web server on loopback for tests of what downloads."""
+"""A web server on loopback for tests of downloads."""
 
 import contextlib
 import functools

@@ -40,14 +40,14 @@ def random_image(number):
 
 
 def random_label(number, ids):
-  """Blocks of 8x8 pixels, each of one of `ids`."""
+  """Blocks of 8x8 pixels, each with an id of `ids`."""
   height, width = SIZES[number % len(SIZES)]
   blocks = np.random.default_rng(number).choice(np.array(ids, np.uint8), (-(-height // 8), -(-width // 8)))
   return np.kron(blocks, np.ones((8, 8), np.uint8))[:height, :width]
 
 
 def random_colors(number, colors):
-  """A label whose blocks have one of `colors` each, uint8 [H, W, 3]."""
+  """A label whose blocks have a color of `colors` each, uint8 [H, W, 3]."""
   return np.array(colors, np.uint8)[random_label(number, range(len(colors)))]
 
 

@@ -1,4 +1,4 @@
-"""Weights that make an encoder-decoder pass pixels on as they are, so that a test can say what comes out."""
+"""Weights that make an encoder-decoder pass pixels on as they are, so that a test knows the logits in advance."""
 
 import contextlib
 
@@ -8,7 +8,7 @@ from utils.compat import tf
 
 
 def _central(shape, dtype=tf.float32, partition_info=None):
-  """Kernels that copy the cell in their middle, channel by channel; the last one wherever there is no such channel."""
+  """Kernels that copy the cell in their middle, channel by channel; outputs beyond the inputs copy the last channel."""
   del partition_info
   kernel = np.zeros(shape)
   for channel in range(shape[3]):
@@ -27,14 +27,14 @@ def plain_start():
     yield
 
 
-def bright_pixels(logits_fn, size, pixel, background):
-  """Where logits exceed half of their maximum, for an image of one color with one white pixel.
+def bright_pixels(network, size, pixel, background):
+  """Pixels whose logits exceed half of the maximum, for an image of one color with one white pixel.
 
   Args:
-    logits_fn: a network's `logits`.
+    network: a Network.
     size: (height, width) of the image.
     pixel: (row, column) of the white pixel.
-    background: RGB of the others.
+    background: RGB of the other pixels.
 
   Returns:
     list of (row, column).
@@ -42,7 +42,7 @@ def bright_pixels(logits_fn, size, pixel, background):
   image = np.tile(np.array(background, np.float32), (1, *size, 1))
   image[0, pixel[0], pixel[1]] = 255
   with plain_start():
-    logits, _ = logits_fn(tf.constant(image), 1, False)
+    logits, _ = network.logits(tf.constant(image), 1)
   with tf.Session() as session:
     session.run(tf.global_variables_initializer())
     value = session.run(logits)[0, :, :, 0]

@@ -30,8 +30,9 @@ def load(session, values, variables):
               {variable.initializer.inputs[1]: values[variable.op.name] for variable in variables})
 
 
-def write_run(folder, classes, *, skip='8s', seed=0, dataset='camvid', data_dir='data/camvid', step=1234):
-  """Writes config.json and a checkpoint of an Inception v3 FCN, as train.py does. Returns `folder`."""
+def write_run(folder, classes, *, network='inception_v3', skip='8s', seed=0, dataset='camvid', data_dir='data/camvid',
+              step=1234):
+  """Writes config.json and a checkpoint of an FCN, as train.py does. Returns `folder`."""
   from nets import get_network
   from utils.compat import tf
 
@@ -39,13 +40,13 @@ def write_run(folder, classes, *, skip='8s', seed=0, dataset='camvid', data_dir=
   config = {
       'flags': {'data_dir': str(data_dir)},
       'dataset': {'name': dataset, 'classes': list(classes), 'palette': palette},
-      'network': {'name': 'inception_v3', 'skip': skip},
+      'network': {'name': network, 'skip': skip},
   }
   folder.mkdir(parents=True, exist_ok=True)
   (folder / 'config.json').write_text(json.dumps(config))
   with tf.Graph().as_default():
     images = tf.placeholder(tf.float32, [None, None, None, 3])
-    get_network('inception_v3').logits(images, len(classes), False, skip=skip)
+    get_network(network).logits(images, len(classes), skip=skip)
     variables = tf.global_variables()
     global_step = tf.train.get_or_create_global_step()
     with tf.Session() as session:

@@ -7,9 +7,11 @@ import zipfile
 import originals
 import pytest
 
-from datasets import get_dataset, records
+from datasets import convert, get_dataset, records
 from datasets.prepare import prepare
 from utils.errors import UserError
+
+pytestmark = pytest.mark.fast
 
 
 def pack(path, folder, members):
@@ -28,8 +30,8 @@ def pack(path, folder, members):
 
 
 def publish(name, folder, downloads):
-  """Packs what a maker laid out in `folder` into archives in `downloads`, each as its publisher does."""
-  packed = {  # file name, folder in which it was packed, what was packed there
+  """Packs the originals in `folder` into archives in `downloads`, each as its publisher does."""
+  packed = {  # file name, folder in which it was packed, members of the folder
       'camseq01': [('CamSeq01.zip', '', ['.'])],
       'camvid32': [('701_StillsRaw_full.zip', '', ['701_StillsRaw_full']),
                    ('LabeledApproved_full.zip', 'LabeledApproved_full', ['.'])],
@@ -55,7 +57,8 @@ def publish(name, folder, downloads):
 
 
 @pytest.mark.parametrize('name', ['camseq01', 'camvid32', 'coco', 'gta5', 'vkitti', 'vkitti2'])
-def test_downloaded_archives_become_records(name, tmp_path):
+def test_downloaded_archives_become_records(name, tmp_path, monkeypatch):
+  monkeypatch.setattr(convert, 'default_workers', lambda: 1)
   originals.MAKERS[name](tmp_path / 'originals')
   data_dir = tmp_path / 'data'
   publish(name, tmp_path / 'originals', data_dir / 'downloads')

@@ -1,32 +1,22 @@
-"""The benchmark: its arithmetic, its way of watching other processes, and all of it once at a tiny size."""
+"""The benchmark: its arithmetic, and all of it once at a tiny size."""
 
 import dataclasses
 import json
 import os
-import pathlib
-import subprocess
-import sys
-import time
+import signal
 
 import numpy as np
 import pytest
+from fake_clock import FakeClock
+from programs import assert_refused
+from script_flags import assert_flags
 
 from datasets import get_dataset
 from datasets.convert import convert
+from nets import segnet
 from utils.errors import UserError
+from utils.settings import parse
 from utils.studies import benchmark
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-MIB = 2**20
-
-
-def run_benchmark(*arguments):
-  return subprocess.run([sys.executable, '-m', 'utils.studies.benchmark', *arguments], cwd=ROOT, capture_output=True,
-                        text=True, check=False)
-
-
-def script(code):
-  return [sys.executable, '-u', '-c', code]
 
 
 def test_row_has_the_quartiles():
@@ -45,109 +35,76 @@ def test_table():
       'memory  peak                1235    1235 .. 1235  GiB   1'])
 
 
-def test_in_turn_warms_up_and_then_alternates():
-  calls = []
-  times = benchmark.in_turn({'a': lambda: calls.append('a'), 'b': lambda: (calls.append('b'), time.sleep(0.02))},
-                            steps=3, warmup_steps=2)
-  assert ''.join(calls) == 'aabb' + 'ababab'
-  assert len(times['a']) == len(times['b']) == 3
-  assert min(times['b']) >= 0.02 > min(times['a'])
+def test_in_turn_warms_up_then_alternates_and_pauses():
+  clock, calls = FakeClock(), []
 
+  def function(name, seconds):
+    def call():
+      calls.append(name)
+      clock.sleep(seconds)
+    return call
 
-def test_in_turn_pauses_outside_of_what_it_times():
-  start = time.perf_counter()
-  times = benchmark.in_turn({'a': lambda: None, 'b': lambda: None}, steps=2, warmup_steps=3, pause=0.05)
-  assert time.perf_counter() - start >= 0.2 and min(times['a'] + times['b']) < 0.05
+  def sleep(seconds):
+    calls.append('.')
+    clock.sleep(seconds)
 
-
-def test_growth():
-  assert benchmark.growth([7.0] * 40) == 0
-  assert benchmark.growth(np.arange(40.0)) == 20  # from the middle of the second quarter to that of the last one
-  assert benchmark.growth([0.0] * 10 + [500.0] * 28 + [0.0] * 2) == 0  # neither the start nor the end counts
-  assert benchmark.growth([1.0, 9.0, 9.0]) == 0 and benchmark.growth([]) == 0
-
-
-def test_script_stands_still_while_the_step_runs(tmp_path):
-  """A script that worked on during the function's 0.4 s a block would tick, and have its next line ready at once."""
-  ticks = tmp_path / 'ticks'
-  command = script(f'''
-import time
-for step in range(1, 1000):
-  for _ in range(10):
-    time.sleep(0.01)
-    open({str(ticks)!r}, 'a').write('x')
-  print('some other line')
-  print(f'step {{step}}/1000  loss 1.0')
-''')
-  counted = []
-
-  def step():
-    time.sleep(0.02)  # for what the script does between its line and the signal
-    before = os.path.getsize(ticks)
-    time.sleep(0.2)
-    counted.append(os.path.getsize(ticks) - before)
-
-  loop, bare = benchmark.against_script(command, step, block=2, blocks=3, warmup_blocks=1)
-  assert counted == [0] * 6
-  assert len(loop) == len(bare) == 3
-  assert min(bare) >= 0.2
-  assert np.median(loop) >= 0.03  # half of 10 times 10 ms, less what passes before the signal
-
-
-def test_script_that_ends_is_said():
-  with pytest.raises(UserError, match='ended too early: error: no data'):
-    benchmark.against_script(script('print("step 1/9"); print("error: no data")'), lambda: None, block=1, blocks=3,
-                             warmup_blocks=1)
-
-
-def test_resident_memory_knows_a_peak_that_is_over():
-  peak, samples = benchmark.resident_memory(script('''
-import time
-time.sleep(0.6)
-held = b'x' * (96 << 20)
-del held
-print('ready')
-time.sleep(0.8)
-'''))
-  sizes = [size for _, size in samples]
-  assert samples and samples[0][0] > 0.5  # nothing from before the first output
-  assert 96 * MIB < peak < 160 * MIB and max(sizes) < 64 * MIB
-
-
-def test_resident_memory_says_why_a_command_failed():
-  with pytest.raises(UserError, match='failed: error: out of luck'):
-    benchmark.resident_memory(script('print("fine"); print("error: out of luck"); raise SystemExit(1)'))
+  times = benchmark.in_turn({'a': function('a', 2.0), 'b': function('b', 0.5)}, steps=3, warmup_steps=2, pause=8.0,
+                            clock=clock, sleep=sleep)
+  assert ''.join(calls) == 'aabb' + '.a.b.a.b.a.b'
+  assert times == {'a': [2.0] * 3, 'b': [0.5] * 3}  # without the pauses
 
 
 def test_precisions_of_this_cpu(monkeypatch, capsys):
   monkeypatch.setattr(benchmark, 'supports_bfloat16', lambda: False)
-  assert benchmark.available(('float32', 'bfloat16')) == ('float32',)
-  assert 'bfloat16 is left out' in capsys.readouterr().out
-  with pytest.raises(UserError, match='--precisions=bfloat16'):
-    benchmark.available(('bfloat16',))
+  assert benchmark.available(('float32', 'bfloat16', 'float32')) == ('float32',)
+  assert 'bfloat16 is skipped' in capsys.readouterr().out
+  with pytest.raises(UserError, match='--precisions=bfloat16: this CPU has no AVX512-BF16'):
+    parse(benchmark.BenchmarkSettings, ['--precisions=bfloat16'])
   monkeypatch.setattr(benchmark, 'supports_bfloat16', lambda: True)
+  assert parse(benchmark.BenchmarkSettings, ['--precisions=bfloat16']).precisions == ('bfloat16',)
   assert benchmark.available(('float32', 'bfloat16')) == ('float32', 'bfloat16')
   assert capsys.readouterr().out == ''
 
 
-def test_chosen():
-  assert benchmark.chosen('what', ['loop', 'train', 'loop'], benchmark.PARTS) == ('loop', 'train')
-  for values in (['train', 'speed'], []):
-    with pytest.raises(UserError, match='--what=.*valid are train, loop, pipeline, inference, memory'):
-      benchmark.chosen('what', values, benchmark.PARTS)
-
-
 @pytest.mark.parametrize('arguments, message', [
     (['--steps=0'], 'steps'),
-    (['--what=speed'], '--what=speed: valid are train'),
+    (['--what=train,speed'], '--what=train,speed: valid are train, loop, pipeline, inference, memory'),
+    (['--what='], '--what=: valid are train, loop, pipeline, inference, memory'),
+    (['--precisions='], '--precisions=: valid are float32, bfloat16'),
     (['--data_dir=nowhere'], "no split 'train' in nowhere"),
 ])
-def test_bad_arguments_are_one_line(tmp_path, arguments, message):
+def test_bad_arguments_are_one_line(tmp_path, arguments, message, run_program):
   output = tmp_path / 'out.json'
-  result = run_benchmark(f'--output={output}', *arguments)
-  assert result.returncode == 1
-  assert len(result.stderr.splitlines()) == 1 and result.stderr.startswith('error: ') and message in result.stderr
+  assert_refused(run_program(benchmark.main, f'--output={output}', *arguments), message)
   assert not output.exists()
+
+
+def test_sigterm_leaves_no_temporary_files(tmp_path, monkeypatch):
+  """The handler ends with the measurement."""
+  before, folders = signal.getsignal(signal.SIGTERM), []
+  monkeypatch.setattr(benchmark, 'save_run', lambda folder, dataset, network: folders.append(folder))
+  settings = benchmark.BenchmarkSettings(dataset='camvid', output=str(tmp_path / 'out.json'), precisions=('float32',))
+  with pytest.raises(SystemExit), benchmark.prepared(settings, 'utils.studies.benchmark', data=False):
+    assert os.path.isdir(folders[0])
+    signal.raise_signal(signal.SIGTERM)
+  assert not os.path.exists(folders[0]) and signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_part_is_measured_once_in_the_order_asked_for(tmp_path, monkeypatch):
+  """The JSON holds the results of the parts before a part that fails."""
+
+  def fail(setup):
+    raise UserError('no memory left')
+
+  monkeypatch.setattr(benchmark, 'save_run', lambda folder, dataset, network: '')
+  part = lambda name: lambda setup: [benchmark.row(name, 'x', 's', [1.0])]
+  output = tmp_path / 'out.json'
+  settings = benchmark.BenchmarkSettings(dataset='camvid', output=str(output), precisions=('float32',),
+                                         what=('loop', 'train', 'loop', 'memory', 'pipeline'))
+  with pytest.raises(UserError, match='no memory left'):
+    benchmark.measure(settings, 'utils.studies.benchmark', {
+        'train': part('train'), 'loop': part('loop'), 'memory': fail, 'pipeline': part('pipeline')}, data=False)
+  assert [line['what'] for line in json.loads(output.read_text())['results']] == ['loop', 'train']
 
 
 CASES = {
@@ -160,27 +117,59 @@ CASES = {
 }
 
 
-def test_all_parts(tmp_path):
+class Scripts:
+  """Stands for scripts.against and scripts.watched, which launch processes."""
+
+  def __init__(self):
+    self.commands = []
+
+  def against(self, words, step, *, block, blocks, warmup_blocks):
+    assert (block, blocks, warmup_blocks) == (2, 1, 1)
+    assert np.isfinite(step())
+    self.commands.append(words)
+    return [0.6], [0.5]
+
+  def watched(self, words):
+    self.commands.append(words)
+    return 3 * benchmark.GIB, [(float(second), second * benchmark.MIB) for second in range(8)]
+
+
+def test_all_parts(tmp_path, monkeypatch, run_program):
+  """With one of SegNet-Basic's encoders; train.py and evaluate.py are not run, but must know their flags."""
   shapes = get_dataset('shapes')
   few = dataclasses.replace(shapes, sources=lambda folder, split: shapes.sources(folder, split)[:5])
+  data_dir = tmp_path / 'data'
   for split in ('train', 'val'):
-    convert(few, split, source_dir=None, data_dir=str(tmp_path / 'data'), num_workers=1, progress=False)
+    convert(few, split, source_dir=None, data_dir=str(data_dir), num_workers=1, progress=False)
+  scripts = Scripts()
+  monkeypatch.setattr(segnet, 'BASIC_UNITS', 1)
+  monkeypatch.setattr(benchmark.scripts, 'against', scripts.against)
+  monkeypatch.setattr(benchmark.scripts, 'watched', scripts.watched)
   output = tmp_path / 'new/benchmark.json'
-  result = run_benchmark('--net=segnet_basic', f'--data_dir={tmp_path / "data"}', '--height=43', '--width=61',
-                         '--batch_size=1', '--steps=2', '--warmup_steps=1', '--precisions=float32',
-                         f'--output={output}')
+  result = run_program(benchmark.main, '--net=segnet_basic', f'--data_dir={data_dir}', '--height=43', '--width=61',
+                       '--batch_size=1', '--steps=2', '--warmup_steps=1', '--precisions=float32', f'--output={output}')
   assert result.returncode == 0, result.stderr
   written = json.loads(output.read_text())
   lines = written['results']
   assert [(line['what'], line['case'], line['unit']) for line in lines] == [
       (what, case, unit) for what, cases in CASES.items() for case, unit in cases.items()]
   for line in lines:
-    assert np.isfinite(line['median']) and (line['median'] > 0 or line['unit'] == 'MiB')
+    assert np.isfinite(line['median']) and line['median'] > 0
     assert line['count'] == (1 if line['what'] in ('loop', 'memory') else 2)
     assert ' '.join([line['what'], *line['case'].split()]) in ' '.join(result.stdout.split())
-  peaks = [line['median'] for line in lines if line['unit'] == 'GiB']
-  assert all(0.3 < peak < 5 for peak in peaks)  # TensorFlow with the network's weights is above, a tiny crop below
+  median = {(line['what'], line['case'].removeprefix('float32: ')): line['median'] for line in lines}
+  assert median['loop', 'train.py / bare'] == pytest.approx(1.2)
+  assert median['memory', 'train.py, peak'] == median['memory', 'evaluate.py, peak'] == 3
+  assert median['memory', 'evaluate.py, growth'] == 4
   assert (written['dataset'], written['size'], written['batch_size']) == ('shapes', [43, 61], 1)
   assert written['machine']['cores'] >= 1 and written['versions']['tensorflow']
-  assert written['command'].startswith('python -m utils.studies.benchmark --net=')
+  assert written['command'] == (
+      f'python -m utils.studies.benchmark --data_dir={data_dir} --net=segnet_basic --height=43 --width=61 '
+      f'--batch_size=1 --precisions=float32 --steps=2 --warmup_steps=1 --output={output}')
   assert not list(output.parent.glob('*.tmp'))
+  loop, train, evaluate = scripts.commands
+  assert [os.path.basename(words[1]) for words in scripts.commands] == ['train.py', 'train.py', 'evaluate.py']
+  assert {'--crop_size=43,61', '--checkpoint=none', '--log_steps=2', '--eval_steps=0'} <= set(loop)
+  assert '--max_steps=3' in train
+  assert_flags('train', [loop[2:], train[2:]])
+  assert_flags('evaluate', [evaluate[2:]])

@@ -1,36 +1,35 @@
 """The comparison with PyTorch: its pieces on a network of two layers, in which every figure can be checked."""
 
+import dataclasses
 import importlib.util
-import os
-import pathlib
-import subprocess
 import sys
 
 import numpy as np
 import pytest
+from programs import assert_refused
 
+import nets
 from datasets import get_dataset
 from nets.network import Network
 from utils.compat import slim, tf
 from utils.errors import UserError
 from utils.studies import benchmark, benchmark_pytorch
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 needs_torch = pytest.mark.skipif(importlib.util.find_spec('torch') is None,
                                  reason='PyTorch is not installed: pip install -r requirements-pytorch.txt')
 
 
-def two_layers(images, num_classes, is_training, *, skip=None, dropout=None, freeze_batch_norm=False):
-  del skip, is_training
-  assert freeze_batch_norm
+def two_layers(images, num_classes, mode):
+  assert mode.freeze_batch_norm or not mode.is_training
   net = slim.conv2d(images / 127.5 - 1.0, 6, 3, normalizer_fn=slim.batch_norm, scope='Old/conv',
                     normalizer_params={'is_training': False})
-  net = slim.dropout(net, 0.5, is_training=bool(dropout), scope='dropout')
+  net = slim.dropout(net, 0.5, is_training=mode.drops, scope='dropout')
   return slim.conv2d(net, num_classes, 1, activation_fn=None, scope='new/score'), {}
 
 
 def make_setup(**settings):
-  network = Network(name='two', logits=two_layers, pretrained_scopes=('Old',), pretrained_batch_norm=True)
+  network = Network(name='two', build=two_layers, weight_decay=4e-5, pretrained_scopes=('Old',),
+                    pretrained_batch_norm=True)
   return benchmark.Setup(**{
       'dataset': get_dataset('camvid'), 'network': network, 'data_dir': '', 'checkpoint': '', 'size': (13, 18),
       'batch_size': 2, 'precisions': ('float32',), 'steps': 2, 'warmup_steps': 0, **settings})
@@ -45,13 +44,14 @@ def batch():
   return rng.uniform(0, 255, (2, 13, 18, 3)).astype(np.float32), np.full((2, 13, 18), 4)
 
 
-def test_without_pytorch_one_line_says_how_to_get_it(tmp_path):
-  (tmp_path / 'torch.py').write_text('raise ImportError("none here")\n')
+def test_without_pytorch_one_line_says_how_to_get_it(tmp_path, monkeypatch, run_program):
+  monkeypatch.setitem(sys.modules, 'torch', None)  # imports of it fail
+  spec = importlib.util.find_spec('utils.studies.benchmark_pytorch')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
   output = tmp_path / 'out.json'
-  result = subprocess.run([sys.executable, '-m', 'utils.studies.benchmark_pytorch', f'--output={output}'], cwd=ROOT,
-                          env={**os.environ, 'PYTHONPATH': str(tmp_path)}, capture_output=True, text=True, check=False)
-  assert result.returncode == 1
-  assert result.stderr == 'error: PyTorch is not installed (none here): pip install -r requirements-pytorch.txt\n'
+  assert_refused(run_program(module.main, f'--output={output}'), 'PyTorch is not installed (', 'torch',
+                 '): pip install -r requirements-pytorch.txt')
   assert not output.exists()
 
 
@@ -67,7 +67,7 @@ def test_answers_are_the_same(capsys):
 def test_another_network_is_refused(monkeypatch):
   expected = benchmark_pytorch.tensorflow_answer
   monkeypatch.setattr(benchmark_pytorch, 'tensorflow_answer', lambda *arguments: expected(*arguments) * 1.01)
-  with pytest.raises(UserError, match='--net=two: the PyTorch network is another one'):
+  with pytest.raises(UserError, match='--net=two: the PyTorch network differs'):
     benchmark_pytorch.measure_answers(make_setup())
 
 
@@ -105,9 +105,9 @@ def test_labels_are_those_of_the_logits():
     expected = network(torch.from_numpy(images).float()).numpy().argmax(axis=1)
   assert len(np.unique(expected)) > 3
   for folded in (False, True):
-    labels = benchmark_pytorch.labeller(network, 'float32', folded=folded)(images)
+    labels = benchmark_pytorch.labeler(network, 'float32', folded=folded)(images)
     assert labels.dtype == np.uint8 and (labels == expected).all()
-    assert (benchmark_pytorch.labeller(network, 'bfloat16', folded=folded)(images) == expected).mean() > 0.95
+    assert (benchmark_pytorch.labeler(network, 'bfloat16', folded=folded)(images) == expected).mean() > 0.95
 
 
 @needs_torch
@@ -120,7 +120,7 @@ def test_bfloat16_weights_are_turned_once():
 
 
 @needs_torch
-def test_what_cannot_be_compiled_is_left_out(monkeypatch, capsys):
+def test_a_variant_that_fails_is_skipped(monkeypatch, capsys):
   def fail(*arguments, **options):
     def function(*inputs):
       raise RuntimeError('no compiler\nand more')
@@ -131,31 +131,35 @@ def test_what_cannot_be_compiled_is_left_out(monkeypatch, capsys):
   assert [(line['what'], line['case'], line['unit'], line['count']) for line in rows] == [
       ('train', 'float32: TensorFlow', 's', 2), ('train', 'float32: PyTorch eager', 's', 2),
       ('train', 'float32: TensorFlow / PyTorch eager', 'ratio', 2)]
-  assert capsys.readouterr().out == 'train, float32: PyTorch compiled fails and is left out: no compiler\n'
+  assert capsys.readouterr().out == 'train, float32: PyTorch compiled fails and is skipped: no compiler\n'
 
 
 @needs_torch
-def test_inference(monkeypatch):
-  class Labels:
-    """Stands for a Predictor."""
-    labels = staticmethod(lambda images: images[..., 0])
-    __init__ = lambda self, run, precision: None
-    __enter__ = lambda self: self
-    __exit__ = lambda self, *exception: None
-
-  monkeypatch.setattr(benchmark_pytorch, 'Predictor', Labels)
-  monkeypatch.setattr(benchmark_pytorch.runs, 'load_run', lambda checkpoint: None)
+def test_inference_is_from_pixels_to_labels(tmp_path, monkeypatch):
+  """An untrained run goes through TensorFlow, the same graph through PyTorch; nothing is compiled."""
+  setup = make_setup()
+  monkeypatch.setitem(nets.NETWORKS, 'two', setup.network)
+  setup = dataclasses.replace(setup, checkpoint=benchmark.save_run(str(tmp_path), setup.dataset, setup.network))
   monkeypatch.setattr(benchmark_pytorch.torch, 'compile', lambda function, options: function)
-  rows = benchmark_pytorch.measure_inference(make_setup())
+  labels, compared = {}, benchmark_pytorch.compared
+
+  def watched(setup, what, precision, functions):
+    labels.update({name: function() for name, function in functions.items()})
+    return compared(setup, what, precision, functions)
+
+  monkeypatch.setattr(benchmark_pytorch, 'compared', watched)
+  rows = benchmark_pytorch.measure_inference(setup)
   names = ['PyTorch eager', 'PyTorch folded', 'PyTorch folded and compiled']
   assert [line['case'] for line in rows] == [
       f'float32: {case}' for case in ('TensorFlow', *names, *(f'TensorFlow / {name}' for name in names))]
-  assert rows[-1]['median'] < 1  # picking a channel is the faster one
+  assert {(value.shape, value.dtype.name) for value in labels.values()} == {((2, 13, 18), 'uint8')}
+  assert len(np.unique(labels['PyTorch eager'])) > 3
+  assert all((labels[name] == labels['PyTorch eager']).all() for name in names)
 
 
 @needs_torch
 def test_product(monkeypatch):
-  monkeypatch.setattr(benchmark_pytorch.profile, 'PRODUCT_SIZE', 16)
+  monkeypatch.setattr(benchmark_pytorch.step_profile, 'PRODUCT_SIZE', 16)
   rows = benchmark_pytorch.measure_product(make_setup())
   names = ('TensorFlow', 'PyTorch', 'TensorFlow / PyTorch')
   assert [line['case'] for line in rows] == [f'float32: {name}' for name in names]

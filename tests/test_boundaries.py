@@ -7,6 +7,8 @@ import pytest
 
 from utils.evaluation import boundaries
 
+pytestmark = pytest.mark.fast
+
 VOID = 255
 
 
@@ -17,7 +19,7 @@ def halves(height, width, first):
 
 @pytest.mark.parametrize('tolerance,expected', [
     (0.19, 0.0),
-    (0.2, 0.0),  # of a diagonal of 5: less than one pixel away is wanted, and they are one away
+    (0.2, 0.0),  # share of a diagonal of 5: the boundaries are one pixel apart, not less
     (0.21, 1.0),
 ])
 def test_a_boundary_one_pixel_off_matches_within_the_tolerance(tolerance, expected):
@@ -26,7 +28,7 @@ def test_a_boundary_one_pixel_off_matches_within_the_tolerance(tolerance, expect
 
 
 def test_f1_by_hand():
-  """A dot is found, and another one that is not there."""
+  """A dot is found, and another dot that does not exist."""
   truth = np.zeros((5, 7), np.uint8)
   truth[2, 3] = 1
   prediction = truth.copy()
@@ -37,7 +39,7 @@ def test_f1_by_hand():
   assert f1[0] == pytest.approx(0.8)  # of the background's 4 + 2 predicted boundary pixels 4 are true ones
 
 
-def test_a_class_in_one_of_the_maps_alone_counts_as_0_and_one_in_neither_not_at_all():
+def test_a_class_in_only_one_of_the_maps_counts_as_0_and_an_absent_class_not_at_all():
   truth, prediction = halves(4, 9, 5), np.where(halves(4, 9, 5) == 1, 2, 0)
   f1, images = boundaries.boundary_f1(truth, prediction, 4)
   assert f1.tolist() == [1, 0, 0, 0] and images.tolist() == [1, 1, 1, 0]
@@ -48,7 +50,7 @@ def test_a_class_in_one_of_the_maps_alone_counts_as_0_and_one_in_neither_not_at_
 @pytest.mark.parametrize('truth,prediction', [
     (np.zeros((1, 1), np.int32), np.ones((1, 1), np.uint8)),
     (np.full((3, 5), 1), np.zeros((3, 5), np.uint8)),
-    (np.full((3, 5), VOID), halves(3, 5, 2)),  # what is predicted in a void image has no boundary that counts
+    (np.full((3, 5), VOID), halves(3, 5, 2)),  # predictions in a void image have no boundary that counts
 ])
 def test_a_truth_of_one_value_has_no_boundary(truth, prediction):
   assert boundaries.boundary_f1(truth, prediction, 2).sum() == 0
@@ -56,7 +58,7 @@ def test_a_truth_of_one_value_has_no_boundary(truth, prediction):
 
 
 def reference_f1(truth, prediction, c, reach):
-  """From sets of pixels and all pairs of them."""
+  """boundary_f1 from sets of pixels and all pairs of pixels."""
   def boundary(labels):
     height, width = labels.shape
     return [(y, x) for y in range(height) for x in range(width) if labels[y, x] == c and any(
@@ -85,14 +87,14 @@ def test_f1_equals_that_of_all_pairs_of_pixels():
   assert 0 < f1.sum() < images.sum()
 
 
-def test_what_is_predicted_in_void_counts_for_nothing_and_void_in_a_class_makes_no_boundary():
+def test_predictions_in_void_do_not_count_and_void_in_a_class_makes_no_boundary():
   truth = halves(6, 11, 4)
   truth[1:4, 7:10] = VOID
   prediction = halves(6, 11, 4)
   expected = boundaries.boundary_f1(halves(6, 11, 4), prediction, 3)
   prediction[2, 8] = 2
   np.testing.assert_array_equal(boundaries.boundary_f1(truth, prediction, 3), expected)
-  truth = np.where(halves(6, 11, 4) == 1, VOID, 0)  # void to the border: nothing is known to be beside the class
+  truth = np.where(halves(6, 11, 4) == 1, VOID, 0)  # void to the border: no other class is known beside the class
   assert boundaries.boundary_f1(truth, prediction, 3).sum() == 0
   assert boundaries.band_matrices(truth, prediction, 3).sum() == 0
 
@@ -107,7 +109,7 @@ def test_a_seam_of_void_between_two_classes_is_a_boundary():
   assert matrices.tolist() == [[[0, 0], [0, 0]], [[1, 0], [1, 0]], [[2, 0], [2, 0]]]
 
 
-def test_bands_reach_as_many_pixels_on_each_side_and_leave_void_out():
+def test_bands_reach_their_width_on_each_side_and_ignore_void():
   truth = halves(3, 9, 4).astype(np.int32)
   truth[0, 1] = VOID
   matrices = boundaries.band_matrices(truth, np.zeros((3, 9), np.uint8), 2, widths=(1, 2, 4, 8))

@@ -9,6 +9,8 @@ from vgg_files import net_message, write_caffemodel
 from checkpoints.caffe import read_caffemodel
 from utils.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 RNG = np.random.default_rng(0)
 LAYERS = {'conv1_1': ('Convolution', [RNG.normal(size=(3, 2, 5, 4)).astype(np.float32),
                                       RNG.normal(size=3).astype(np.float32)]),
@@ -97,7 +99,7 @@ def test_fields_of_another_wire_type_are_skipped(tmp_path):
 
 
 def test_cut_or_altered_anywhere(tmp_path):
-  """Whatever happens to a file, it is read or refused, never anything else; cut inside a layer, it is refused."""
+  """A damaged file is read or refused, without any other error; a file cut inside a layer is refused."""
   whole = write_caffemodel(tmp_path / 'whole', {'conv': ('Convolution', LAYERS['conv1_1'][1])}).read_bytes()
   last = net_message()
   last.ParseFromString(whole)

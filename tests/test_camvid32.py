@@ -9,6 +9,8 @@ from datasets.convert import BadFiles, convert
 from datasets.readers import camvid32
 from utils.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 ANIMAL, ARCHWAY, WALL, VOID = (64, 128, 64), (192, 0, 128), (64, 192, 0), (0, 0, 0)
 LABEL = np.array([[ANIMAL, ARCHWAY, WALL], [VOID, WALL, WALL]], np.uint8)
 IDS = [[0, 1, 30], [255, 30, 30]]

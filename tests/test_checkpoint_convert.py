@@ -1,16 +1,14 @@
-"""Converted VGGs and FCNs compute what the files' own networks compute, as OpenCV's Caffe reader and scipy have it."""
+"""Converted VGGs and FCNs compute the same as the files' networks, by OpenCV's Caffe reader and scipy."""
 
 import dataclasses
 import json
 import os
-import pathlib
-import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
 import scipy.signal
+from programs import assert_refused
 from vgg_files import THIN_16, THIN_19, prototxt, vgg_layers, write_caffemodel, write_fcn, write_mat
 
 import checkpoints
@@ -27,7 +25,6 @@ from utils.errors import UserError
 from utils.inference.predictor import Predictor
 from utils.training import warm_start
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 IMAGE = np.random.default_rng(7).integers(0, 256, [224, 224, 3]).astype(np.float32)  # RGB
 CLASSES = VOC.num_classes
 
@@ -95,7 +92,7 @@ def test_classifier_computes_what_opencv_computes(tmp_path, capsys, vgg, v1):
 
 @pytest.mark.parametrize('old', [False, True])
 def test_mat_computes_what_scipy_computes(tmp_path, old):
-  """RGB, kernels not turned, and the file's own mean, 2 to 5 grey levels from slim's, subtracted."""
+  """RGB, kernels not turned, and the file's own mean, 2 to 5 gray levels from slim's, subtracted."""
   layers = {name: (arrays[0].transpose(2, 3, 1, 0), arrays[1]) for name, (_, arrays) in vgg_layers(THIN_19).items()}
   means = np.array([118.5, 114.25, 106.0])
   image = np.broadcast_to(means, [224, 224, 3]) if old else means.reshape(1, 1, 3)
@@ -118,14 +115,14 @@ def test_mat_computes_what_scipy_computes(tmp_path, old):
 def thin_network(monkeypatch):
   """`vgg_16` of the registry, thin and with no padding beyond the next multiple of 32."""
   network = fcn(dataclasses.replace(
-      backbones.VGG_16, margin=0, features=lambda images, is_training, **unused: thin_vgg(images, THIN_16)))
+      backbones.VGG_16, margin=0, features=lambda images, mode: thin_vgg(images, THIN_16)))
   monkeypatch.setitem(NETWORKS, 'vgg_16', network)
   return network
 
 
 def logits_of(run, image):
   with tf.Graph().as_default(), tf.Session() as session:
-    logits, _ = NETWORKS['vgg_16'].logits(tf.constant(image[None]), CLASSES, False, skip=run.config['network']['skip'])
+    logits, _ = NETWORKS['vgg_16'].logits(tf.constant(image[None]), CLASSES, skip=run.config['network']['skip'])
     tf.train.Saver().restore(session, run.checkpoint)
     return session.run(logits)[0]
 
@@ -170,7 +167,7 @@ def test_run_is_taken_by_the_predictor(tmp_path, thin_network, skip, left_out):
 
 
 def test_upscore_of_each_class_by_itself(tmp_path):
-  """As many groups as classes; another last upsampling than the bilinear one is warned of."""
+  """As many groups as classes; a last upsampling that is not bilinear gives a warning."""
   write_fcn(tmp_path / 'whole', 'heavy')
   layers = read_caffemodel(tmp_path / 'whole')
   kernel = np.random.default_rng(5).normal(size=(CLASSES, 1, 4, 4)).astype(np.float32)
@@ -196,7 +193,7 @@ def test_names_are_the_networks_own(tmp_path):
   variables, *_ = fcn_from_caffe(read_caffemodel(tmp_path / 'fcn'), THIN_16, backbones.VGG_16.taps, path='fcn',
                                  num_classes=CLASSES)
   with tf.Graph().as_default():
-    NETWORKS['vgg_16'].logits(tf.zeros([1, 50, 50, 3]), CLASSES, False)
+    NETWORKS['vgg_16'].logits(tf.zeros([1, 50, 50, 3]), CLASSES)
     wanted = {variable.op.name: variable.shape.as_list() for variable in tf.global_variables()}
   assert set(variables) == set(wanted)
   for name in ('fcn/upscore_16/weights', 'fcn/upscore_8/weights', 'fcn/score_8/biases'):
@@ -323,10 +320,22 @@ def test_outputs_that_cannot_be_written(tmp_path, thin_network):
   assert sorted(os.listdir(tmp_path)) == ['empty', 'fcn', 'run', 'vgg']
 
 
-def test_command(tmp_path):
-  """A user's mistake is one line."""
-  for arguments in ([f'--input={tmp_path}/gone'], ['--input=a', '--net=alexnet']):
-    result = subprocess.run([sys.executable, '-m', 'checkpoints.convert', *arguments], cwd=ROOT, capture_output=True,
-                            text=True, timeout=120)
-    assert result.returncode == 1 and result.stdout == '', arguments
-    assert result.stderr.startswith('error: ') and len(result.stderr.splitlines()) == 1, result.stderr
+@pytest.mark.parametrize('arguments, problem', [
+    (('--input=gone',), 'cannot read gone: No such file'), ((), 'flag --input: must be given'),
+    (('--input=a', '--net=alexnet'), '--net=alexnet: valid are vgg_16, vgg_19'), (('--input=a', 'b'), "'b'")])
+def test_command_with_wrong_arguments(arguments, problem, tmp_path, monkeypatch, run_program):
+  monkeypatch.chdir(tmp_path)
+  result = run_program(convert.main, *arguments)
+  assert_refused(result, problem)
+  assert result.stdout == '' and os.listdir(tmp_path) == []
+
+
+def test_command(tmp_path, monkeypatch, run_program):
+  """`~` is the user's folder, for input and output."""
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.setitem(convert.VGGS, 'vgg_19', THIN_19)
+  write_caffemodel(tmp_path / 'vgg.caffemodel', vgg_layers(THIN_19))
+  result = run_program(convert.main, '--input=~/vgg.caffemodel', '--output=~/vgg.ckpt', '--net=vgg_19')
+  assert result.returncode == 0, result.stderr
+  assert f'next: python train.py --net=vgg_19 --checkpoint={tmp_path}/vgg.ckpt' in result.stdout
+  assert len(variables_of(tmp_path / 'vgg.ckpt')) == 2 * len(THIN_19.shapes())

@@ -5,18 +5,19 @@ import io
 import os
 import pathlib
 import re
-import subprocess
-import sys
 import tarfile
+import urllib.request
 
 import pytest
 from loopback import serve
+from programs import assert_refused
 
 import checkpoints
+from checkpoints import fetch
 from nets import NETWORKS
 from utils.errors import UserError
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.fast
 
 
 def make_archive(path, name='inception_v3.ckpt', content=b'weights'):
@@ -81,29 +82,32 @@ def test_unknown_name(tmp_path):
     checkpoints.pretrained_checkpoint('inception_v9', str(tmp_path))
 
 
-def run_fetch(*arguments):
-  environment = os.environ | {'http_proxy': 'http://127.0.0.1:9', 'no_proxy': ''}  # a port where nobody listens
-  return subprocess.run([sys.executable, '-m', 'checkpoints.fetch', *arguments], cwd=ROOT, env=environment,
-                        capture_output=True, text=True, timeout=60)
+@pytest.fixture
+def no_network(monkeypatch):
+  monkeypatch.setenv('http_proxy', 'http://127.0.0.1:9')  # a port without a listener
+  monkeypatch.setenv('no_proxy', '')
+  urllib.request.install_opener(None)  # the next one reads the environment again
+  yield
+  urllib.request.install_opener(None)
 
 
-def test_command_uses_an_archive_put_there_by_hand(tmp_path):
+def test_command_uses_an_archive_put_there_by_hand(tmp_path, no_network, run_program):
   make_archive(tmp_path / 'inception_v3_2016_08_28.tar.gz')
-  result = run_fetch('--net=inception_v3', f'--dir={tmp_path}')
+  result = run_program(fetch.main, '--net=inception_v3', f'--dir={tmp_path}')
   assert result.returncode == 0, result.stderr
   assert f'{tmp_path}/inception_v3.ckpt: Inception v3' in result.stdout
   assert (tmp_path / 'inception_v3.ckpt').read_bytes() == b'weights'
 
 
-def test_command_without_a_network(tmp_path):
-  result = run_fetch(f'--dir={tmp_path / "new"}')
-  assert result.returncode == 1
-  assert result.stderr.strip().splitlines() == [
+def test_command_without_a_network(tmp_path, no_network, run_program):
+  assert_refused(
+      run_program(fetch.main, f'--dir={tmp_path / "new"}'),
       'error: cannot download http://download.tensorflow.org/models/inception_v3_2016_08_28.tar.gz (Connection refused)'
-      f'; fetch it by hand and put it at {tmp_path}/new/inception_v3_2016_08_28.tar.gz']
+      f'; fetch it by hand and put it at {tmp_path}/new/inception_v3_2016_08_28.tar.gz')
 
 
-@pytest.mark.parametrize('argument', ['--net=inception_v9', 'inception_v3', '--fold=x'])
-def test_command_with_wrong_arguments(argument):
-  result = run_fetch(argument)
-  assert result.returncode == 1 and result.stderr.startswith('error: ') and 'Traceback' not in result.stderr
+@pytest.mark.parametrize('argument, problem', [
+    ('--net=inception_v9', '--net=inception_v9: valid are inception_v3, '), ('inception_v3', "'inception_v3'"),
+    ('--fold=x', 'fold')])
+def test_command_with_wrong_arguments(argument, problem, run_program):
+  assert_refused(run_program(fetch.main, argument), problem)

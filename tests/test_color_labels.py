@@ -1,4 +1,4 @@
-"""Labels told by color: the right id for every pixel, and what is wrong said exactly."""
+"""Labels in colors: the right id for every pixel, and exact messages about mistakes."""
 
 import functools
 import pickle
@@ -10,6 +10,8 @@ from PIL import Image
 from datasets.images import BadFile
 from datasets.readers.color_labels import read_color_label, read_label_colors
 from utils.errors import UserError
+
+pytestmark = pytest.mark.fast
 
 COLORS = (((128, 64, 0), 7), ((0, 0, 255), 0), ((0, 64, 128), 255), ((255, 255, 255), 7), ((0, 0, 0), 3))
 RGB = np.array([[[128, 64, 0], [0, 0, 255], [0, 64, 128]], [[0, 0, 0], [255, 255, 255], [0, 0, 255]]], np.uint8)
@@ -56,7 +58,7 @@ def test_a_blurred_color_gets_a_hint(tmp_path):
   rgb = RGB.copy()
   rgb[1, 2] = [120, 70, 9]
   with pytest.raises(BadFile, match='the color 120,70,9, .* in 1 pixel, the first at row 1, column 2; '
-                                    'the nearest known one is 128,64,0: has the label been a JPEG'):
+                                    'the nearest known color is 128,64,0: has the label been a JPEG'):
     read_color_label(save(tmp_path / 'a.png', rgb), COLORS)
 
 

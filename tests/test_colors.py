@@ -1,4 +1,4 @@
-"""Label maps as pictures: colours, overlays, legends, palette PNGs."""
+"""Label maps as pictures: colors, overlays, legends, palette PNGs."""
 
 import io
 import os
@@ -9,6 +9,8 @@ from PIL import Image
 
 from utils.drawing import colors
 from utils.errors import UserError
+
+pytestmark = pytest.mark.fast
 
 PALETTE = np.array([[128, 0, 0], [0, 64, 128], [250, 10, 30]], np.uint8)
 CLASSES = ('sky', 'road', 'bicyclist')
@@ -74,7 +76,7 @@ def test_with_legend_leaves_the_picture_unchanged_in_its_corner():
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (3, 5), (41, 30)])
-def test_label_png_holds_ids_as_values_and_colours_as_palette(tmp_path, shape):
+def test_label_png_holds_ids_as_values_and_colors_as_palette(tmp_path, shape):
   label = np.random.default_rng(3).integers(0, 3, shape).astype(np.int32)
   label[0, 0] = 255
   path = tmp_path / 'a_label.png'
@@ -88,7 +90,7 @@ def test_label_png_holds_ids_as_values_and_colours_as_palette(tmp_path, shape):
   assert header == bytes([8, 3])  # 8 bits a pixel, palette
 
 
-def test_label_png_without_palette_is_greyscale():
+def test_label_png_without_palette_is_grayscale():
   with Image.open(io.BytesIO(colors.label_png(LABEL, None))) as picture:
     assert picture.mode == 'L'
     np.testing.assert_array_equal(np.asarray(picture), LABEL)
@@ -144,3 +146,5 @@ def test_the_scale_stands_under_the_picture_and_shows_every_color(size):
   assert inside[0] < 10 and inside[-1] > 235 and (np.diff(inside) >= 0).all()
   ink = (below < 100).all(axis=-1)
   assert ink[:len(ink) // 3].any() and ink[-len(ink) // 3:].any()  # the title above it, the numbers below
+  numbers = np.flatnonzero(ink[-len(ink) // 3:].any(axis=0))
+  assert np.count_nonzero(np.diff(numbers) > 6) == 4  # five numbers, apart from each other

@@ -4,6 +4,8 @@ import pytest
 
 from utils import cpu
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def cpuinfo(monkeypatch, tmp_path):

@@ -2,33 +2,35 @@
 
 import importlib.util
 import json
-import os
-import subprocess
 import sys
-import types
 
 import numpy as np
+import programs
 import pytest
 from PIL import Image
 from random_run import write_run
 
+import evaluate
+import inference
 from datasets import records
 from datasets.dataset import Source, label_map
 from datasets.images import encode_pair
+from utils import settings as settings_lib
 from utils.compat import tf
 from utils.errors import UserError
 from utils.evaluation import metrics
 from utils.inference import crf
+from utils.inference.crf import Crf
 from utils.inference.predictor import Predictor
+from utils.inference.settings import Labelling
 from utils.labels import IGNORE_LABEL as VOID
 from utils.runs import load_run
 from utils.studies import crf_search
 from utils.workers import ordered_map
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CLASSES = ('sky', 'road', 'car', 'tree', 'sign')
 SIZES = {'a': (61, 90), 'b': (45, 33), 'c': (258, 290)}  # (height, width) of the photographs
-SETTINGS = crf.Settings(gaussian_xy=2.0, gaussian_weight=1.5, bilateral_xy=10.0, bilateral_rgb=15.0,
+SETTINGS = Crf(gaussian_xy=2.0, gaussian_weight=1.5, bilateral_xy=10.0, bilateral_rgb=15.0,
                         bilateral_weight=3.0, steps=5)
 
 needs_package = pytest.mark.skipif(importlib.util.find_spec('pydensecrf') is None,
@@ -36,7 +38,7 @@ needs_package = pytest.mark.skipif(importlib.util.find_spec('pydensecrf') is Non
 
 
 def exact_mean_field(image, probabilities, settings):
-  """Mean field with every pair of pixels summed in float64, kernels normalised symmetrically; [H, W, N]."""
+  """Mean field with every pair of pixels summed in float64, kernels normalized symmetrically; [H, W, N]."""
   height, width, num_classes = probabilities.shape
   y, x = np.mgrid[:height, :width].reshape(2, -1, 1).astype(np.float64)
   apart = (y - y.T)**2 + (x - x.T)**2
@@ -81,7 +83,7 @@ def scene(height, width, num_classes=3, seed=0):
     ({}, 0.02),
 ])
 def test_agrees_with_sums_over_all_pairs(height, width, num_classes, changes, mean_error):
-  settings = crf.Settings(**{**vars(SETTINGS), **changes})
+  settings = Crf(**{**vars(SETTINGS), **changes})
   image, probabilities = scene(height, width, num_classes)
   exact = exact_mean_field(image, probabilities, settings)
   found = crf.mean_field(image, probabilities, settings)
@@ -136,7 +138,7 @@ def test_certain_pixels_are_safe():
 @needs_package
 def test_without_weights_nothing_changes():
   image, probabilities = scene(14, 25)
-  settings = crf.Settings(gaussian_weight=0.0, bilateral_weight=0.0)
+  settings = Crf(gaussian_weight=0.0, bilateral_weight=0.0)
   found = crf.mean_field(image, probabilities, settings)
   np.testing.assert_allclose(found, np.maximum(probabilities, crf.LEAST_PROBABILITY), atol=1e-4)
   for task in (crf.make_task(None, image, probabilities, settings), crf.make_task(None, image, probabilities, None)):
@@ -184,40 +186,31 @@ def test_too_large_an_image_is_refused_before_anything_is_allocated():
       'scale the image down or leave out --crf')
 
 
-def flag_values(**values):
-  return types.SimpleNamespace(**values, **{f'crf_{name}': value for name, value in vars(SETTINGS).items()})
-
-
 @needs_package
 def test_flags_become_settings():
-  assert crf.from_flags(flag_values(crf=True)) == SETTINGS
+  words = [f'--crf_{name}={value}' for name, value in vars(SETTINGS).items()]
+  assert settings_lib.parse(Labelling, ['--crf', *words]).refinement == SETTINGS
+  assert settings_lib.parse(Labelling, words).refinement is None
 
 
 def test_without_the_package_a_line_says_how_to_install_it(monkeypatch):
-  values = flag_values(crf=False)
-  assert crf.from_flags(values) is None
-  values.crf = True
   monkeypatch.setitem(sys.modules, 'pydensecrf', None)
   monkeypatch.delitem(sys.modules, 'pydensecrf.densecrf', raising=False)
   monkeypatch.setattr(sys, 'version_info', (3, 12))
+  assert settings_lib.parse(Labelling, []).refinement is None
   with pytest.raises(UserError, match=r'pydensecrf2: pip install -r requirements-crf\.txt$'):
-    crf.from_flags(values)
+    settings_lib.parse(Labelling, ['--crf'])
+  programs.assert_refused(programs.run(evaluate.main, '--crf', '--ckpt=/nowhere'), 'pip install')  # at once
   monkeypatch.setattr(sys, 'version_info', (3, 13))
   with pytest.raises(UserError, match='--no-build-isolation'):
-    crf.from_flags(values)
-
-
-def run(*args, **env):
-  """Runs a script or a module of the project; returns the finished process."""
-  return subprocess.run([sys.executable, *map(str, args)], capture_output=True, text=True, check=False, cwd=ROOT,
-                        env={**os.environ, **env})
+    settings_lib.parse(Labelling, ['--crf'])
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory):
+def data(tmp_path_factory, tiny):
   """A folder with a tiny run in `run`, three photographs in `photos`, and these as split val in `records`."""
   folder = tmp_path_factory.mktemp('crf')
-  write_run(folder / 'run', CLASSES, data_dir=folder / 'records')
+  write_run(folder / 'run', CLASSES, network=tiny, data_dir=folder / 'records')
   for name in ('photos', 'records'):
     (folder / name).mkdir()
   rng = np.random.default_rng(5)
@@ -243,8 +236,8 @@ def truth(size):
 @needs_package
 def test_evaluation_and_inference_refine_alike(data, tmp_path):
   flags = [f'--ckpt={data / "run"}', '--crf', '--crf_bilateral_rgb=30', '--crf_steps=2', '--num_workers=2']
-  settings = crf.Settings(bilateral_rgb=30.0, steps=2)
-  process = run('evaluate.py', *flags)
+  settings = Crf(bilateral_rgb=30.0, steps=2)
+  process = programs.run(evaluate.main, *flags)
   assert process.returncode == 0, process.stderr
   value = json.loads((data / 'run' / 'metrics-val-crf.json').read_text())
   assert value['crf'] == vars(settings)
@@ -252,11 +245,11 @@ def test_evaluation_and_inference_refine_alike(data, tmp_path):
   assert not (data / 'run' / 'metrics-val.json').exists()
 
   Image.new('RGB', (4900, 4800)).save(tmp_path / 'huge.png')
-  process = run('inference.py', *flags, '--max_pixels=70000', f'--output_dir={tmp_path / "out"}', data / 'photos',
-                tmp_path / 'huge.png')
+  process = programs.run(inference.main, *flags, '--num_workers=1', '--max_pixels=70000',
+                         f'--output_dir={tmp_path / "out"}', data / 'photos', tmp_path / 'huge.png')
   assert process.returncode == 1 and 'Traceback' not in process.stderr
   assert f'skipped {tmp_path / "huge.png"}: 4900x4800 pixels of 5 classes are too many for the' in process.stderr
-  assert process.stdout.startswith('3 images labelled')
+  assert process.stdout.startswith('3 images labeled')
 
   expected, plain = np.zeros([2, len(CLASSES), len(CLASSES)], int)
   with Predictor(load_run(str(data / 'run'))) as predictor:
@@ -267,8 +260,8 @@ def test_evaluation_and_inference_refine_alike(data, tmp_path):
       refined = crf.labels(task)
       # c is large here: it went through the network in tiles, and was refined by the script itself.
       assert labels.shape == size and (labels == refined).mean() > (0.85 if name == 'c' else 0.999)
-      expected += metrics.confusion_matrix(truth(size), refined, len(CLASSES), VOID)
-      plain += metrics.confusion_matrix(truth(size), predictor.labels(image[None])[0], len(CLASSES), VOID)
+      expected += metrics.confusion_matrix(truth(size), refined, len(CLASSES))
+      plain += metrics.confusion_matrix(truth(size), predictor.labels(image[None])[0], len(CLASSES))
   assert np.abs(plain - expected).sum() > 1000
   assert np.abs(value['confusion_matrix'] - expected).sum() <= 20  # ties may fall either way
   assert value['mean_iou_without_crf'] == pytest.approx(metrics.scores(plain)['mean_iou'], abs=1e-4)
@@ -276,8 +269,7 @@ def test_evaluation_and_inference_refine_alike(data, tmp_path):
 
 @needs_package
 def test_search_starts_from_the_network_alone_and_keeps_the_best(data):
-  process = run('-m', 'utils.studies.crf_search', f'--ckpt={data / "run"}', '--count=1', '--rounds=1',
-                '--num_workers=1')
+  process = programs.run(crf_search.main, f'--ckpt={data / "run"}', '--count=1', '--rounds=1', '--num_workers=1')
   assert process.returncode == 0, process.stderr
   value = json.loads((data / 'run' / 'crf-search-val.json').read_text())
   assert value['searched_on'] == [0] and value['held_out_on'] == [1]
@@ -305,14 +297,14 @@ def test_coordinate_search_goes_round_until_nothing_changes(rounds, expected):
             for one in trials]
 
   grid = {'gaussian_xy': (1.0, 2.0, 3.0, 4.0), 'steps': (1, 2, 3, 4)}
-  start = crf.Settings(gaussian_xy=1.0, gaussian_weight=1.0, steps=1)
+  start = Crf(gaussian_xy=1.0, gaussian_weight=1.0, steps=1)
   best, tried = crf_search.search(score, start=start, grid=grid, rounds=rounds, show=shown.append)
   assert (best.settings.gaussian_xy, best.settings.steps) == expected  # worked out by hand
   assert len(set(asked)) == len(asked) and [one.settings for one in tried] == asked and shown == tried
 
 
 def test_search_tries_no_width_of_a_term_without_weight():
-  start = crf.Settings(gaussian_weight=0.0, bilateral_weight=2.0)
+  start = Crf(gaussian_weight=0.0, bilateral_weight=2.0)
   grid = {'gaussian_xy': (1.0, 2.0), 'bilateral_xy': (7.0, 9.0)}
   _, tried = crf_search.search(lambda trials, label: [crf_search.Score(one, {'mean_iou': 0.5}, 0.0) for one in trials],
                                start=start, grid=grid, rounds=1, show=lambda one: None)
@@ -336,12 +328,3 @@ def test_comparison_leaves_out_classes_that_are_nowhere():
 ])
 def test_searched_and_scored_images_differ(num_images, count, expected):
   assert crf_search.pick(num_images, count) == expected
-
-
-def test_evaluation_without_the_package_ends_at_once(tmp_path):
-  (tmp_path / 'pydensecrf').mkdir()
-  (tmp_path / 'pydensecrf' / '__init__.py').write_text('raise ImportError("not here")')
-  process = run('evaluate.py', '--crf', '--ckpt=/nowhere', PYTHONPATH=str(tmp_path))
-  assert process.returncode == 1 and process.stdout == ''
-  assert [line for line in process.stderr.splitlines() if line.startswith('error: ')] == [process.stderr.strip()]
-  assert 'the dense CRF needs the package pydensecrf2: pip install ' in process.stderr

@@ -1,8 +1,7 @@
 """The registry of datasets, each reader's layout, lists and label map, and the pictures of `shapes`."""
 
 import os
-import subprocess
-import sys
+import pickle
 
 import numpy as np
 import pytest
@@ -15,6 +14,9 @@ from datasets.dataset import colormap, label_map
 from datasets.readers import shapes
 from utils.errors import UserError
 from utils.labels import IGNORE_LABEL
+from utils.workers import ordered_map
+
+pytestmark = pytest.mark.fast
 
 # --- every dataset ---
 
@@ -34,7 +36,8 @@ def test_records_are_consistent(name):
   assert {'train', 'val'} <= set(dataset.splits) and min(dataset.splits.values()) > 0
   assert dataset.label_map.shape == (256,)
   assert set(dataset.label_map.tolist()) == {*range(dataset.num_classes), IGNORE_LABEL, -1}
-  assert dataset.url and dataset.licence
+  assert dataset.url and dataset.license
+  pickle.dumps([dataset.read_label, dataset.generate])  # for other processes
 
 
 @pytest.mark.parametrize('name', [name for name in DATASETS if not DATASETS[name].generate])
@@ -47,13 +50,14 @@ def test_a_folder_without_the_layout_is_named(name, tmp_path):
 
 
 def test_no_dataset_needs_tensorflow():
-  code = 'import sys, datasets, datasets.images, datasets.workers; sys.exit("tensorflow" in sys.modules)'
-  root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-  assert subprocess.run([sys.executable, '-c', code], cwd=root, check=False).returncode == 0
+  """A worker that converts pictures imports all datasets, and starts fast for want of TensorFlow."""
+  imported = "__import__('datasets.images') and {*__import__('sys').modules}"
+  modules, = (result for _, result in ordered_map(eval, [imported], 2))
+  assert 'datasets.readers.own' in modules and 'tensorflow' not in modules
 
 
 def test_label_maps():
-  """The one map from raw labels to ids, by hand: VOC as it is, CamVid's 11 void, MIT's 0 void and the rest one less."""
+  """Maps from raw labels to ids, by hand: VOC as it is, CamVid's 11 void, MIT's 0 void and the rest one less."""
   maps = {name: get_dataset(name).label_map.tolist() for name in DATASETS}
   assert maps['voc'] == [*range(21), *[-1] * 234, 255]
   assert maps['voc_aug'] == maps['voc2011'] == maps['voc']
@@ -68,7 +72,7 @@ def test_label_maps():
 
 @pytest.mark.parametrize('name', [name for name in DATASETS if DATASETS[name].archives])
 def test_archives_are_unpacked_to_folders_of_their_own(name):
-  """Else the second one would pass for unpacked."""
+  """Else the second archive would pass for unpacked."""
   archives = DATASETS[name].archives
   folders = [archive.folder or os.path.basename(archive.member) for archive in archives]
   assert all(folders) and len(set(folders)) == len(archives)
@@ -76,11 +80,11 @@ def test_archives_are_unpacked_to_folders_of_their_own(name):
 
 
 def test_colormap_is_vocs():
-  """First, some and last colours of the devkit's VOClabelcolormap."""
+  """First, some and last colors of the devkit's VOClabelcolormap."""
   expected = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 4: (0, 0, 128), 7: (128, 128, 128), 8: (64, 0, 0),
               15: (192, 128, 128), 20: (0, 64, 128), 255: (224, 224, 192)}
-  colours = colormap(256)
-  assert {label: tuple(colours[label].tolist()) for label in expected} == expected
+  colors = colormap(256)
+  assert {label: tuple(colors[label].tolist()) for label in expected} == expected
 
 
 # --- CamVid ---
@@ -186,7 +190,7 @@ def test_voc_as_it_is(shared):
   counts = {split: len(dataset.sources(str(shared / 'data/voc'), split)) for split in dataset.splits}
   assert counts == {'train': 300, 'val': 150, 'trainval': 450}
   source = dataset.sources(str(shared / 'data/voc/VOCdevkit'), 'train')[0]
-  with Image.open(source.label) as picture:  # the ids are the colours' places in the palette
+  with Image.open(source.label) as picture:  # the ids are the colors' places in the palette
     np.testing.assert_array_equal(np.asarray(picture.convert('RGB')), colormap(256)[images.read_label(source.label)])
 
 
@@ -280,7 +284,7 @@ def test_shapes_are_the_same_every_time():
   assert other.shape != image.shape or (other != image).any()
 
 
-def test_shapes_cover_what_they_promise():
+def test_shapes_cover_all_classes_and_sizes():
   dataset = get_dataset('shapes')
   drawn = [dataset.generate(source) for source in dataset.sources(None, 'val')[:40]]
   counts, sizes = np.zeros(256, np.int64), set()
@@ -295,21 +299,21 @@ def test_shapes_cover_what_they_promise():
   assert len(dataset.sources(None, 'train')) == dataset.splits['train']
 
 
-def test_colour_is_a_hint_and_no_more():
-  """Told by the nearest class colour, more than half of the shapes come out right, and far from all of them."""
+def test_color_is_a_hint_and_no_more():
+  """Classified by the nearest class color, more than half of the shapes come out right, and far from all of them."""
   dataset = get_dataset('shapes')
   right = []
-  for source in dataset.sources(None, 'train')[:200]:
+  for source in dataset.sources(None, 'train')[:80]:
     image, labels = dataset.generate(source)
     for label in range(1, dataset.num_classes):
       if (labels == label).sum() > 20:
-        distances = np.linalg.norm(shapes.COLOURS - image[labels == label].mean(axis=0), axis=1)
+        distances = np.linalg.norm(shapes.COLORS - image[labels == label].mean(axis=0), axis=1)
         right.append(distances.argmin() + 1 == label)
-  assert len(right) > 500 and 0.5 < np.mean(right) < 0.9, np.mean(right)
+  assert len(right) > 300 and 0.5 < np.mean(right) < 0.9, np.mean(right)
 
 
 def test_two_objects_never_touch():
-  """Beside a labelled pixel there is the same label or void; the border is two pixels wide and no more."""
+  """Beside a labeled pixel there is the same label or void; the border is two pixels wide and no more."""
   _, labels = shapes.draw(3)
   across = (labels[:, 1:] != labels[:, :-1]) & (labels[:, 1:] != 255) & (labels[:, :-1] != 255)
   assert not across.any()

@@ -17,7 +17,7 @@ STEPS = 2
 
 
 def tiny_logits(images, num_classes):
-  """A network for speed alone: what is tested is the way to it and from it."""
+  """A network for speed alone: the tests are about the way of the data to it and from it."""
   features = slim.conv2d(images / 127.5 - 1.0, 4, 3, scope='features')
   return slim.conv2d(features, num_classes, 1, activation_fn=None, scope='score'), {}
 

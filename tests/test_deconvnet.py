@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from plain_start import bright_pixels
 
-from nets import deconvnet, get_network, vgg_encoder
-from nets.deconvnet import deconvnet_logits
+from nets import deconvnet, vgg_encoder
+from nets.deconvnet import DECONVNET
+from nets.network import Mode
 from utils.compat import tf
 
 MEANS = (123.68, 116.78, 103.94)
@@ -15,14 +16,14 @@ MEANS = (123.68, 116.78, 103.94)
 def thin(monkeypatch):
   """DeconvNet with few channels: fast, and all else the same."""
   monkeypatch.setattr(vgg_encoder, 'CHANNELS', (3, 4, 5, 6, 6))
-  monkeypatch.setattr(deconvnet, 'FC_CHANNELS', 8)
+  monkeypatch.setattr(deconvnet, 'VGG_FC_CHANNELS', 8)
 
 
 @pytest.fixture(scope='module')
 def whole():
-  """Nothing but the graph, for the paper's proposals and VOC's classes: (graph, logits, end points)."""
+  """The graph alone, for the paper's proposals and VOC's classes: (graph, logits, end points)."""
   with tf.Graph().as_default() as graph:
-    yield graph, *get_network('deconvnet').logits(tf.zeros([2, 224, 224, 3]), 21, True)
+    yield graph, *DECONVNET.logits(tf.zeros([2, 224, 224, 3]), 21)
 
 
 def test_parameters(whole):
@@ -63,7 +64,7 @@ def test_images_are_mirrored_to_whole_cells(thin, graph):
   """Mirroring by hand and cutting out by hand gives the same."""
   generator = np.random.default_rng(0)
   images = tf.placeholder(tf.float32, [None, None, None, 3])
-  logits, end_points = deconvnet_logits(images, 3, False)
+  logits, end_points = DECONVNET.logits(images, 3)
   with tf.Session() as session:
     session.run(tf.global_variables_initializer())
     for size, padded in [((1, 224), (224, 224)), ((225, 319), (256, 320)), ((47, 300), (224, 320))]:
@@ -81,17 +82,17 @@ def test_images_are_mirrored_to_whole_cells(thin, graph):
 @pytest.mark.parametrize('size, pixel', [((201, 230), (103, 99)), ((30, 225), (20, 130))])
 def test_a_pixel_comes_out_where_it_went_in(size, pixel, thin, graph):
   """Convolutions only copy; fc6 and its mirror image copy the cells that have three others on every side."""
-  assert bright_pixels(deconvnet_logits, size, pixel, MEANS) == [pixel]
+  assert bright_pixels(DECONVNET, size, pixel, MEANS) == [pixel]
 
 
 def test_shifting_the_image_by_32_pixels_shifts_the_logits(thin, graph):
   """Random weights: away from the left and right borders, nothing but the position changes."""
   wide = np.random.default_rng(1).uniform(0, 255, [1, 224, 1184, 3]).astype(np.float32)
   images = tf.placeholder(tf.float32, [None, None, None, 3])
-  logits, _ = deconvnet_logits(images, 3, False)
+  logits, _ = DECONVNET.logits(images, 3)
   with tf.Session() as session:
     session.run(tf.global_variables_initializer())
-    for variable in tf.trainable_variables('deconvnet'):  # batch norms that make up for the small initial weights
+    for variable in tf.trainable_variables('deconvnet'):  # gains that make up for the small initial weights
       if variable.op.name.endswith('gamma'):
         variable.load(np.full(variable.shape, 5, np.float32), session)
     left, right = (session.run(logits, {images: wide[:, :, first:first + 1152]}) for first in (0, 32))
@@ -103,7 +104,7 @@ def test_shifting_the_image_by_32_pixels_shifts_the_logits(thin, graph):
 def test_dropout_only_where_asked_for_and_behind_both_layers(thin, graph):
   drops = lambda: sum('dropout' in op.name and 'Random' in op.type for op in graph.get_operations())
   with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
-    deconvnet_logits(tf.zeros([1, 224, 224, 3]), 3, True)
+    DECONVNET.logits(tf.zeros([1, 224, 224, 3]), 3, Mode(is_training=True))
     assert drops() == 0
-    deconvnet_logits(tf.zeros([1, 224, 224, 3]), 3, False, dropout=True, dropout_keep_prob=0.5)
+    DECONVNET.logits(tf.zeros([1, 224, 224, 3]), 3, Mode(dropout=True, dropout_keep_prob=0.5))
     assert drops() == 2

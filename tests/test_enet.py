@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from quick import quick_session
 
-from nets import get_network
-from nets.enet import enet_logits, prelu
+from nets import enet, get_network
+from nets.enet import ENET, prelu
+from nets.network import Mode
 from utils.compat import slim, tf
 
-TABLE_1 = {  # of the paper, for images of 512x512: block -> size of the output
+TABLE_1 = {  # for images of 512x512: block -> (size, channels) of the output
     'initial': (256, 16),
     **{f'bottleneck1.{i}': (128, 64) for i in range(5)},
     **{f'bottleneck2.{i}': (64, 128) for i in range(9)},
@@ -16,17 +18,7 @@ TABLE_1 = {  # of the paper, for images of 512x512: block -> size of the output
     **{f'bottleneck5.{i}': (256, 16) for i in range(2)},
     'fullconv': (512, 19),
 }
-ASYMMETRIC = (3, 7)  # numbers of such bottlenecks in stages 2 and 3
-
-
-@pytest.fixture(scope='module')
-def table():
-  """Nothing but the graph, for images of 512x512 and the 19 classes of Cityscapes: (end points, kernels' shapes)."""
-  with tf.Graph().as_default():
-    logits, end_points = enet_logits(tf.zeros([2, 512, 512, 3]), 19, False)
-    assert logits.shape.as_list() == [2, 512, 512, 19]
-    shapes = {v.op.name.removeprefix('enet/'): v.shape.as_list() for v in tf.trainable_variables()}
-  return end_points, shapes
+ASYMMETRIC = (3, 7)  # numbers of the asymmetric bottlenecks in stages 2 and 3
 
 
 def random_start(getter, name, shape=None, initializer=None, **options):
@@ -40,29 +32,38 @@ def random_start(getter, name, shape=None, initializer=None, **options):
 
 @pytest.fixture(scope='module')
 def built():
-  """A network for images of any size: (session, images, logits, end points)."""
-  with tf.Graph().as_default(), tf.Session() as session:
+  """A network for images of any size and the 19 classes of Cityscapes: (session, images, logits, end points)."""
+  with tf.Graph().as_default(), quick_session() as session:
     tf.set_random_seed(1)
     images = tf.placeholder(tf.float32, [None, None, None, 3])
     with tf.variable_scope('', custom_getter=random_start):
-      logits, end_points = enet_logits(images, 3, False)
+      logits, end_points = ENET.logits(images, 19)
     session.run(tf.global_variables_initializer())
     yield session, images, logits, end_points
 
 
+@pytest.fixture(scope='module')
+def weights(built):
+  """Shapes of the trainable variables."""
+  with built[0].graph.as_default():
+    return {v.op.name.removeprefix('enet/'): v.shape.as_list() for v in tf.trainable_variables()}
+
+
 def test_the_registry_has_it():
-  assert get_network('enet').logits is enet_logits and not get_network('enet').skips
+  assert get_network('enet') is ENET and not ENET.skips
 
 
-def test_shapes_of_table_1(table):
-  end_points, _ = table
-  shapes = {name: tuple(value.shape.as_list()) for name, value in end_points.items()}
-  assert shapes == {name: (2, size, size, channels) for name, (size, channels) in TABLE_1.items()}
+def test_shapes_of_table_1(built):
+  session, images, logits, end_points = built
+  with session.graph.as_default():
+    shapes = {name: tf.shape(value) for name, value in {**end_points, 'logits': logits}.items()}
+  shapes = {name: tuple(shape) for name, shape in session.run(shapes, {images: np.zeros([1, 512, 512, 3])}).items()}
+  assert shapes.pop('logits') == (1, 512, 512, 19)
+  assert shapes == {name: (1, size, size, channels) for name, (size, channels) in TABLE_1.items()}
 
 
-def test_kernels_of_every_kind_of_bottleneck(table):
-  shapes = table[1]
-  kernels = {name.removesuffix('/weights'): shape for name, shape in shapes.items() if name.endswith('/weights')}
+def test_kernels_of_every_kind_of_bottleneck(weights):
+  kernels = {name.removesuffix('/weights'): shape for name, shape in weights.items() if name.endswith('/weights')}
   assert kernels['initial/conv'] == [3, 3, 3, 13]
   assert kernels['bottleneck1.0/projection'] == [2, 2, 16, 16] and kernels['bottleneck1.1/projection'] == [1, 1, 64, 16]
   for stage in (2, 3):
@@ -74,13 +75,13 @@ def test_kernels_of_every_kind_of_bottleneck(table):
         assert kernels[f'{name}/conv'] == [3, 3, 32, 32]
   assert kernels['bottleneck4.0/conv'] == [3, 3, 16, 16] and kernels['bottleneck4.0/main'] == [1, 1, 128, 64]
   assert kernels['bottleneck5.0/main'] == [1, 1, 64, 16] and kernels['fullconv'] == [3, 3, 19, 16]
-  assert [name for name in shapes if 'bias' in name] == ['fullconv/biases']
+  assert [name for name in weights if 'bias' in name] == ['fullconv/biases']
 
 
-def test_parameter_count(table):
+def test_parameter_count(weights):
   """By hand, for the 19 classes of Cityscapes: 0.37 million, as in the paper's table of parameters."""
   norm = lambda channels: 2 * channels  # gain and offset
-  inner = lambda channels: 2 * (norm(channels) + channels)  # of two batch norms and PReLUs around a convolution
+  inner = lambda channels: 2 * (norm(channels) + channels)  # two batch norms and PReLUs around a convolution
 
   def bottleneck(channels, conv, into=None, projection=1):
     quarter = channels // 4
@@ -94,11 +95,11 @@ def test_parameter_count(table):
   expected += bottleneck(64, 9, into=128) + 128 * 64 + norm(64) + 2 * bottleneck(64, 9)
   expected += bottleneck(16, 9, into=64) + 64 * 16 + norm(16) + bottleneck(16, 9)
   expected += 9 * 16 * 19 + 19
-  assert sum(np.prod(shape) for shape in table[1].values()) == expected == 365_474
+  assert sum(np.prod(shape) for shape in weights.values()) == expected == 365_474
 
 
 def reach(gradient, cell):
-  """How far from `cell` a gradient [B, H, W, C] goes along the columns, to the left and to the right."""
+  """Number of columns that a gradient [B, H, W, C] reaches to the left and to the right of `cell`."""
   columns = np.flatnonzero(np.abs(gradient).sum(axis=(0, 1, 3)))
   return cell - columns.min(), columns.max() - cell
 
@@ -127,7 +128,7 @@ def test_any_size_equals_the_centered_crop_of_a_mirrored_image(size, built):
   mirrored = np.pad(value, [(0, 0), *zip(before, after), (0, 0)], mode='reflect')
   whole = session.run(logits, {images: mirrored})
   expected = whole[:, before[0]:before[0] + height, before[1]:before[1] + width]
-  assert expected.shape == (2, *size, 3)
+  assert expected.shape == (2, *size, 19)
   np.testing.assert_allclose(session.run(logits, {images: value}), expected, atol=1e-3 * np.std(whole))
 
 
@@ -146,7 +147,7 @@ def test_shifting_the_image_by_8_pixels_shifts_the_logits(axis, built):
 
 
 def test_logits_lie_on_the_pixels_that_they_belong_to(built):
-  """What a pixel's logits depend on lies around it, evenly to within one cell of 8 pixels."""
+  """The pixels that a pixel's logits depend on lie around it, evenly to within one cell of 8 pixels."""
   session, images, logits, _ = built
   with images.graph.as_default():
     gradient = tf.gradients(logits[:, :, 800], images)[0]
@@ -172,14 +173,10 @@ def test_prelu_and_its_gradient_by_hand(graph):
   assert alpha in slim.get_model_variables()
 
 
-def dropped_channels(graph):
-  """What the spatial dropouts of one step keep: (shares of channels, whether they were whole), in order."""
-  dropouts = [op.outputs[0] for op in graph.get_operations() if '/dropout/' in op.name and op.type == 'SelectV2']
-  with tf.Session() as session:
-    session.run(tf.global_variables_initializer())
-    values = [value != 0 for value in session.run(dropouts)]
-  masks = [value.any(axis=(1, 2), keepdims=True) for value in values]
-  return [mask.mean() for mask in masks], [np.array_equal(*np.broadcast_arrays(mask, value))
+def dropped_channels(values):
+  """Spatial dropouts, in order: (shares of channels kept, whether channels are kept or dropped whole)."""
+  masks = [(value != 0).any(axis=(1, 2), keepdims=True) for value in values]
+  return [mask.mean() for mask in masks], [np.array_equal(*np.broadcast_arrays(mask, value != 0))
                                            for mask, value in zip(masks, values)]
 
 
@@ -188,29 +185,37 @@ def test_training_drops_whole_channels_and_updates_averages(graph):
   tf.set_random_seed(1)
   images = tf.random.stateless_uniform([8, 24, 16, 3], [5, 6], 0, 255)
   images = tf.placeholder_with_default(images, [None, None, None, 3])
-  enet_logits(images, 3, True)
-  kept, whole = dropped_channels(graph)
-  assert len(kept) == 5 + 9 + 8 + 3 + 2 and all(whole)
-  assert np.mean(kept[:5]) == pytest.approx(.99, abs=.01) and np.mean(kept[5:]) == pytest.approx(.9, abs=.02)
-  assert np.std(kept[5:]) > 0
+  ENET.logits(images, 3, Mode(is_training=True))
+  dropouts = [op.outputs[0] for op in graph.get_operations() if '/dropout/' in op.name and op.type == 'SelectV2']
   updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
   averages = tf.global_variables('.*moving_')
   assert len(updates) == len(averages) > 100
-  with tf.Session() as session:
+  with quick_session() as session:
     session.run(tf.global_variables_initializer())
+    kept, whole = dropped_channels(session.run(dropouts))
     session.run(updates, {images: [[[[3.0, 200.0, 90.0]]]]})  # a single pixel has no variance
     assert all(np.isfinite(value).all() for value in session.run(averages))
+  assert len(kept) == 5 + 9 + 8 + 3 + 2 and all(whole)
+  assert np.mean(kept[:5]) == pytest.approx(.99, abs=.01) and np.mean(kept[5:]) == pytest.approx(.9, abs=.02)
+  assert np.std(kept[5:]) > 0
 
 
-def test_what_is_kept_frozen_and_decayed_can_be_chosen(graph):
+def test_what_is_kept_can_be_chosen(graph, monkeypatch):
+  """In stage 1 and in the later ones alike."""
   tf.set_random_seed(1)
-  enet_logits(tf.random.stateless_uniform([8, 24, 16, 3], [5, 6], 0, 255), 3, True, dropout_keep_prob=.5,
-              freeze_batch_norm=True, weight_decay=0.5)
-  assert tf.get_collection(tf.GraphKeys.UPDATE_OPS) == []
-  kept, whole = dropped_channels(graph)
-  assert all(whole) and [np.mean(kept[:5]), np.mean(kept[5:])] == pytest.approx([.5, .5], abs=.04)
-  kernels = [v for v in tf.trainable_variables() if v.op.name.endswith('/weights')]
+
+  class Stop(Exception):
+    pass
+
+  dropped = []
+
+  def encoder(net, early, late):
+    dropped.extend(regularize(tf.ones([8, 3, 2, 200])) for regularize in (early, late))
+    raise Stop
+
+  monkeypatch.setattr(enet, '_encoder', encoder)
+  with pytest.raises(Stop):
+    ENET.logits(tf.zeros([8, 24, 16, 3]), 3, Mode(is_training=True, dropout_keep_prob=.5))
   with tf.Session() as session:
-    session.run(tf.global_variables_initializer())
-    loss, values = session.run([tf.add_n(tf.losses.get_regularization_losses()), kernels])
-  assert loss == pytest.approx(0.5 * sum((value**2).sum() for value in values) / 2, rel=1e-4)
+    kept, whole = dropped_channels(session.run(dropped))
+  assert all(whole) and kept == pytest.approx([.5, .5], abs=.04)

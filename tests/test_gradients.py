@@ -8,6 +8,8 @@ import pytest
 from utils.compat import tf
 from utils.training import gradients
 
+pytestmark = pytest.mark.fast
+
 CASES = {
     # kernel, strides, dilations, padding
     'pointwise': ([1, 1, 5, 6], 1, 1, 'SAME'),

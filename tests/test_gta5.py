@@ -11,6 +11,8 @@ from datasets import get_dataset
 from datasets.convert import BadFiles, convert
 from utils.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 # Cityscapes' train ids by label id, as in its labels.py: 255 is not trained.
 TRAIN_IDS = [255, 255, 255, 255, 255, 255, 255, 0, 1, 255, 255, 2, 3, 4, 255, 255, 255, 5, 255, 6, 7, 8, 9, 10, 11, 12,
              13, 14, 15, 255, 255, 16, 17, 18, 255]

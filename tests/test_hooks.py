@@ -1,4 +1,4 @@
-"""Hooks: what a loss that is not finite says, what an early stop and a full disk do."""
+"""Hooks: the log line, losses and gradients that are not finite, early stops, a full disk."""
 
 import collections
 
@@ -8,6 +8,8 @@ import pytest
 from utils.compat import tf
 from utils.errors import UserError
 from utils.training import hooks
+
+pytestmark = pytest.mark.fast
 
 
 class Full:
@@ -21,7 +23,7 @@ Outputs = collections.namedtuple('Outputs', 'loss weight_loss learning_rate grad
 
 
 def train(folder, losses, norms, *, max_left_out=0, max_steps=None):
-  """Runs LogHook over given losses and gradient norms, a value a step; returns the last step."""
+  """Runs LogHook over given losses and gradient norms, a value for each step; returns the last step."""
   step = tf.train.get_or_create_global_step()
   advance = tf.assign_add(step, 1)
   with tf.control_dependencies([advance]):
@@ -37,7 +39,7 @@ def train(folder, losses, norms, *, max_left_out=0, max_steps=None):
   return value
 
 
-def test_the_line_says_step_loss_rate_speed_and_time_left(graph, tmp_path, capsys):
+def test_the_line_holds_step_loss_rate_speed_and_time_left(graph, tmp_path, capsys):
   assert train(tmp_path, [4, 2, 1, 1, 3], [1] * 5) == 5
   lines = capsys.readouterr().out.splitlines()
   assert [line.split('  ')[0] for line in lines] == ['step 2/5', 'step 4/5', 'step 5/5']
@@ -55,9 +57,9 @@ def test_a_bad_gradient_ends_a_float32_run_at_once(graph, tmp_path):
     train(tmp_path, [1] * 4, [1, np.nan, 1, 1])
 
 
-def test_single_bad_gradients_are_left_out_and_counted(graph, tmp_path, capsys):
+def test_single_bad_gradients_are_skipped_and_counted(graph, tmp_path, capsys):
   assert train(tmp_path, [1] * 6, [1, np.nan, np.nan, 1, np.nan, 1], max_left_out=2) == 6
-  assert '(3 steps left out)' in capsys.readouterr().out.splitlines()[-1]
+  assert '(3 steps skipped)' in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_bad_gradients_in_a_row_end_the_run(graph, tmp_path):
@@ -65,17 +67,18 @@ def test_bad_gradients_in_a_row_end_the_run(graph, tmp_path):
     train(tmp_path, [1] * 6, [1, 1, np.nan, np.nan, np.nan, 1], max_left_out=2)
 
 
-def evaluation(folder, scores, *, done=True, **options):
-  """An EvaluateHook over a val split of two 1x2 images; `scores` says how many pixels of it are right at each step."""
+def evaluation(folder, scores, *, done=True, labels=(0, 1), **options):
+  """An EvaluateHook over a val split of two 1x2 images; `scores`: whether class `a` is predicted right at each step."""
   dataset = collections.namedtuple('D', 'classes num_classes')(('a', 'b'), 2)
   step = tf.train.get_or_create_global_step()
   weights = tf.get_variable('weights', [], collections=[tf.GraphKeys.GLOBAL_VARIABLES, tf.GraphKeys.MODEL_VARIABLES])
   batches = tf.data.Dataset.from_tensor_slices({
-      'image': np.zeros([2, 1, 2, 3], np.float32), 'label': np.array([[[0, 1]], [[0, 1]]], np.int32)}).batch(1)
+      'image': np.zeros([2, 1, 2, 3], np.float32), 'label': np.array([[[0, 1]], [labels]], np.int32),
+      'name': ['left', 'right']}).batch(1)
 
   def logits_fn(images):
     right = tf.gather(tf.constant(scores), tf.minimum(tf.cast(step, tf.int32), len(scores) - 1))
-    second = tf.cond(right, lambda: tf.constant([1.0, 0.0]), lambda: tf.constant([0.0, 0.0]))
+    second = tf.cond(right, lambda: tf.constant([1.0, 0.0]), lambda: tf.constant([0.0, 1.0]))
     return tf.stack([second, [0.0, 0.5]])[None, None] + 0 * images[..., :2] + 0 * weights, {}
 
   log = collections.namedtuple('L', 'pause done')(lambda seconds: None, done)
@@ -84,9 +87,9 @@ def evaluation(folder, scores, *, done=True, **options):
       writer=tf.summary.FileWriterCache.get(str(folder)), log_hook=log, **options)
 
 
-def test_the_best_is_kept_and_no_progress_stops_early(graph, tmp_path, capsys):
-  """Class `b` is always right, `a` in steps 2 and 3: no later evaluation is better than that of step 2."""
-  advance, hook = evaluation(tmp_path, [False, False, True, True, False] + [False] * 20, every_steps=2, early_stop=3)
+def test_the_best_checkpoint_is_kept_and_no_progress_stops_early(graph, tmp_path, capsys):
+  """Class `b` is always right, `a` in step 2 alone: the evaluation of step 2 is the best."""
+  advance, hook = evaluation(tmp_path, [False, False, True] + [False] * 20, every_steps=2, early_stop=3)
   with tf.train.MonitoredSession(hooks=[hook]) as session:
     while not session.should_stop():
       last = session.run(advance)
@@ -95,11 +98,19 @@ def test_the_best_is_kept_and_no_progress_stops_early(graph, tmp_path, capsys):
   assert not list((tmp_path / 'best').glob('model.ckpt-4*'))
   out = capsys.readouterr().out
   assert 'step 2  val: mean IoU 1.0000, pixel accuracy 1.0000, the best so far' in out
+  assert 'step 4  val: mean IoU 0.2500, pixel accuracy 0.5000\n' in out  # worse: (0 + 1 / 2) / 2
   assert 'stopping early' in out
 
 
+def test_a_label_out_of_range_is_named_with_its_record(graph, tmp_path):
+  advance, hook = evaluation(tmp_path, [True] * 9, labels=(0, 7), every_steps=1)
+  with pytest.raises(UserError, match='^val, record right: label id 7 is out of range; valid are 0 to 1'), \
+      tf.train.MonitoredSession(hooks=[hook]) as session:
+    session.run(advance)
+
+
 @pytest.mark.parametrize('done', [True, False])
-def test_the_last_step_is_evaluated_and_an_interrupted_one_is_not(done, graph, tmp_path, capsys):
+def test_the_last_step_is_evaluated_unless_it_was_interrupted(done, graph, tmp_path, capsys):
   advance, hook = evaluation(tmp_path, [True] * 9, every_steps=2, done=done)
   with tf.train.MonitoredSession(hooks=[hook]) as session:
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""datasets.images: pictures come out as a viewer shows them, and TensorFlow decodes what is stored alike."""
+"""datasets.images: pictures have the pixels that a viewer shows, and TensorFlow decodes the same from the records."""
 
 import numpy as np
 import pytest
@@ -8,6 +8,8 @@ from datasets import images, records
 from datasets.dataset import Source, label_map
 from utils.compat import tf
 from utils.labels import IGNORE_LABEL
+
+pytestmark = pytest.mark.fast
 
 ORIENTATION = 0x0112
 LABELS = label_map({0: 0, 1: 1, 2: 2, 255: 255})
@@ -61,10 +63,10 @@ MORE = [Image.fromarray(_photo(21, 34, seed=1))]
 KEPT = {  # kind -> file extension, Pillow's mode, options for saving
     'jpeg': ('jpg', None, {'quality': 95}),
     'progressive jpeg': ('jpg', None, {'progressive': True, 'quality': 95}),
-    'grey jpeg': ('jpg', 'L', {'quality': 95}),
+    'gray jpeg': ('jpg', 'L', {'quality': 95}),
     'several jpegs in one file': ('mpo', None, {'save_all': True, 'append_images': MORE, 'quality': 95}),
     'png': ('png', None, {}),
-    'grey png': ('png', 'L', {}),
+    'gray png': ('png', 'L', {}),
 }
 REENCODED = {
     'cmyk jpeg': ('jpg', 'CMYK', {'quality': 95}),
@@ -72,8 +74,8 @@ REENCODED = {
     '4-bit palette png': ('png', 'P', {'bits': 4}),
     '1-bit png': ('png', '1', {}),
     'rgba png': ('png', 'RGBA', {}),
-    'grey and alpha png': ('png', 'LA', {}),
-    'png with a transparent colour': ('png', None, {'transparency': (1, 2, 3)}),
+    'gray and alpha png': ('png', 'LA', {}),
+    'png with a transparent color': ('png', None, {'transparency': (1, 2, 3)}),
     'animated png': ('png', None, {'save_all': True, 'append_images': MORE}),
     'bmp': ('bmp', None, {}),
     'gif': ('gif', 'P', {}),
@@ -112,14 +114,14 @@ def test_transparent_pixels_lie_on_white(tmp_path):
   np.testing.assert_array_equal(pixels, [[[9, 8, 7], [127, 127, 127], [255, 255, 255]]])
 
 
-def test_cmyk_becomes_the_colours_it_prints(tmp_path):
+def test_cmyk_becomes_the_colors_it_prints(tmp_path):
   path = tmp_path / 'x.jpg'
   Image.new('CMYK', (16, 8), (0, 255, 255, 0)).save(path)
   _, pixels = _as_stored(str(path))
   assert np.abs(pixels.astype(int) - [255, 0, 0]).max() < 4
 
 
-# What a viewer makes of stored pixels (Exif 2.3, table of Orientation: where row 0 and column 0 of the storage lie).
+# A viewer's turn of the stored pixels (Exif 2.3, table of Orientation: where row 0 and column 0 of the storage lie).
 UPRIGHT = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
            5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, -1), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
            8: lambda a: np.rot90(a)}
@@ -151,7 +153,7 @@ def test_an_image_stays_as_stored_where_only_that_fits_its_label(tmp_path):
     ('text.png', b'not a picture', 'is none of JPEG, PNG'),
     ('program.eps', b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n', 'is none of JPEG, PNG'),
 ])
-def test_names_what_is_no_picture(name, data, reason, tmp_path):
+def test_a_file_that_is_no_picture_is_named(name, data, reason, tmp_path):
   path = str(tmp_path / name)
   if data is not None:
     (tmp_path / name).write_bytes(data)
@@ -174,7 +176,7 @@ def test_a_truncated_picture_is_bad(kind, missing, tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['jpeg', 'png'])
-def test_what_is_kept_can_be_decoded_by_tensorflow(kind, tmp_path):
+def test_kept_files_can_be_decoded_by_tensorflow(kind, tmp_path):
   """With one bit flipped anywhere: the two libraries agree on which file is broken."""
   path, _ = _make(kind, tmp_path)
   with open(path, 'rb') as file:
@@ -203,11 +205,11 @@ def test_floating_point_pixels_are_refused(tmp_path):
     images.read_rgb(path)
 
 
-def test_labels_are_palette_indices_or_grey_values(tmp_path):
+def test_labels_are_palette_indices_or_gray_values(tmp_path):
   ids = np.array([[0, 1, 2], [255, 3, 0]], np.uint8)
-  np.testing.assert_array_equal(images.read_label(_save(tmp_path / 'grey.png', ids)), ids)
+  np.testing.assert_array_equal(images.read_label(_save(tmp_path / 'gray.png', ids)), ids)
   palette = Image.frombytes('P', (3, 2), ids.tobytes())
-  palette.putpalette([255, 255, 255, 0, 0, 0] + [7, 7, 7] * 254)  # colours that say nothing about the ids
+  palette.putpalette([255, 255, 255, 0, 0, 0] + [7, 7, 7] * 254)  # colors that say nothing about the ids
   palette.save(tmp_path / 'palette.png')
   np.testing.assert_array_equal(images.read_label(str(tmp_path / 'palette.png')), ids)
   wide = _save(tmp_path / 'wide.png', ids.astype(np.uint16))
@@ -235,7 +237,7 @@ def test_labels_of_few_bits_are_not_stretched(bits, row, expected, tmp_path):
     ('x.png', np.zeros((4, 5, 3), np.uint8), 'has pixels of mode RGB'),
     ('x.png', np.full((4, 5), 300, np.uint16), 'has label values from 300 to 300'),
 ])
-def test_names_what_is_no_label(name, pixels, reason, tmp_path):
+def test_a_picture_that_is_no_label_is_named(name, pixels, reason, tmp_path):
   path = _save(tmp_path / name, pixels)
   with pytest.raises(images.BadFile, match=reason):
     images.read_label(path)

@@ -1,30 +1,30 @@
 """inference.py as users run it: every kind of picture, broken ones, tiles, what evaluation servers want."""
 
 import os
-import subprocess
-import sys
 import tarfile
 
 import numpy as np
+import programs
 import pytest
 from PIL import Image
 from random_run import write_run
 
+import inference
 from datasets.readers.voc import VOC
+from utils.compat import tf
 from utils.drawing import colors
+from utils.inference import run
 from utils.inference.predictor import Predictor
 from utils.inference.tiles import probability_bands
 from utils.inference.tta import Views
 from utils.runs import load_run
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CLASSES = VOC.classes
 
 
 def infer(*args):
-  """Runs inference.py; returns the finished process."""
-  return subprocess.run([sys.executable, os.path.join(ROOT, 'inference.py'), *map(str, args)], capture_output=True,
-                        text=True, check=False)
+  """Runs inference.py in this process; returns a programs.Result."""
+  return programs.run(inference.main, *args)
 
 
 def pixels(height, width, seed=0, channels=3):
@@ -35,8 +35,8 @@ def pixels(height, width, seed=0, channels=3):
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-  return write_run(tmp_path_factory.mktemp('run'), CLASSES, dataset='voc')
+def folder(tmp_path_factory, tiny):
+  return write_run(tmp_path_factory.mktemp('run'), CLASSES, network=tiny, dataset='voc')
 
 
 @pytest.fixture(scope='module')
@@ -86,8 +86,8 @@ def test_every_kind_of_picture_and_broken_ones(folder, predictor, tmp_path):
   assert 'Traceback' not in process.stderr
   skipped = [line.split(':')[0] for line in process.stderr.splitlines() if line.startswith('skipped')]
   assert sorted(os.path.basename(name) for name in skipped) == ['cut.png', 'empty.jpg', 'nowhere.png', 'text.jpg']
-  assert 'error: 4 inputs left out' in process.stderr
-  assert process.stdout.startswith('9 images labelled') and '(step 1234)' in process.stdout
+  assert 'error: 4 inputs skipped' in process.stderr
+  assert process.stdout.startswith('9 images labeled') and '(step 1234)' in process.stdout
   assert f'{other} becomes {tmp_path / "out" / "one-2"}' in process.stderr
 
   sizes['one-2'] = (20, 30)
@@ -180,6 +180,48 @@ def test_views_are_averaged_in_one_piece_and_in_tiles(folder, tmp_path):
     assert np.abs(made.probabilities(image[None])[0] - expected).mean() > 0.01
 
 
+def test_images_lost_to_memory_do_not_count_as_labeled(folder, tmp_path, monkeypatch):
+  """A batch that does not fit goes through image by image; the count is of results."""
+  for name, size in (('a', (5, 6)), ('b', (5, 6)), ('c', (40, 60)), ('d', (40, 60))):
+    Image.fromarray(pixels(*size)).save(tmp_path / f'{name}.png')
+  labels = Predictor.labels
+
+  def little_memory(predictor, images):
+    if images[..., 0].size > 40 * 30:
+      raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating tensor')
+    return labels(predictor, images)
+
+  monkeypatch.setattr(Predictor, 'labels', little_memory)
+  result = infer(f'--ckpt={folder}', f'--output_dir={tmp_path / "out"}', tmp_path)
+  assert result.returncode == 1 and result.stdout.startswith('2 images labeled')
+  assert f'error: 2 inputs skipped: {tmp_path / "c.png"}, {tmp_path / "d.png"}' in result.stderr
+  assert f'skipped {tmp_path / "c.png"}: not enough memory; try a lower --max_pixels' in result.stderr
+  assert sorted(os.listdir(tmp_path / 'out')) == [
+      f'{name}_{kind}.png' for name in 'ab' for kind in ('label', 'overlay')]
+
+
+class Compared(str):
+  """Text that counts how often it is compared."""
+
+  count = 0
+  __hash__ = str.__hash__
+
+  def __eq__(self, other):
+    Compared.count += 1
+    return str.__eq__(self, other)
+
+  def __add__(self, other):
+    return Compared(str.__add__(self, other))
+
+
+def test_names_of_outputs_take_time_in_proportion_to_the_images(capsys):
+  paths = [f'folder{number % 2}/{number // 2}.jpg' for number in range(600)]
+  targets = run.output_names(paths, Compared('out'), server=None)
+  assert Compared.count < 10 * len(paths)  # each with all before: 180,000
+  assert [targets[path] for path in paths[:4]] == ['out/0', 'out/0-2', 'out/1', 'out/1-2']
+  assert capsys.readouterr().err.count('is taken') == 300
+
+
 def test_submission_is_the_archive_that_the_evaluation_server_takes(folder, predictor, tmp_path):
   """Of the images that the list names, in VOC's layout; datasets.submission has checked it."""
   sizes = {'2008_1': (45, 64), '2008_2': (31, 20), 'not_listed': (5, 6)}
@@ -225,7 +267,7 @@ def test_submission_never_overwrites_its_input(folder, tmp_path):
     (['--ckpt=/nowhere/run', 'a.png'], '--ckpt=/nowhere/run: no such run folder or checkpoint'),
     (['--ckpt=RUN'], 'no images given'),
     (['--ckpt=RUN', '--tile_size=100', 'a.png'], '--tile_size=100'),
-    (['--ckpt=RUN', '--test_scales=1,0', 'a.png'], '--test_scales=1,0: valid are numbers from 0.1 to 4'),
+    (['--ckpt=RUN', '--test_scales=1,0', 'a.png'], '--test_scales=1,0: valid are 0.1 to 4'),
     (['--ckpt=RUN', '--list=RUN/names.txt', 'RUN/a.png'], 'names.txt: 1 of its 2 names are not among the images'),
     (['--ckpt=RUN', '--gpu=7', 'RUN/a.png'], '--gpu=7: '),
     (['--ckpt=RUN', '--output_dir=RUN/config.json', 'a.png'], 'config.json'),

@@ -1,14 +1,13 @@
-"""datasets.inspect: the numbers by hand, a warning for what is wrong and none where nothing is."""
+"""datasets.inspect: the numbers by hand, a warning for every mistake and none without a mistake."""
 
 import json
 import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from programs import assert_refused
 
 from datasets import convert, inspection, records
 from datasets.prepare import prepare
@@ -16,7 +15,8 @@ from datasets.readers import own
 from utils.errors import UserError
 from utils.training import losses
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.fast
+
 CLASSES = ('road', 'sky', 'pole', 'ghost')
 
 
@@ -49,7 +49,7 @@ def one_process(monkeypatch):
 
 @pytest.fixture
 def odd(tmp_path):
-  """Four images with everything that is warned of."""
+  """Four images with every kind of mistake."""
   pole = np.zeros((40, 30), np.uint8)
   pole[7, 9] = 2
   return lay_out(tmp_path / 'odd', [
@@ -84,16 +84,16 @@ def test_numbers_by_hand(odd, tmp_path, capsys):
   assert ghost['name'] in lines[start + 5]
 
 
-def test_what_is_warned_of(odd, tmp_path, capsys):
+def test_warnings(odd, tmp_path, capsys):
   found = inspected(odd, tmp_path)
   assert found['train']['warnings'] == [
-      '2 of 4 classes never seen: sky, ghost', '1 of 4 classes below 0.1% of the labelled pixels: pole',
-      '1 of 3 images have no labelled pixel: c',
+      '2 of 4 classes never seen: sky, ghost', '1 of 4 classes below 0.1% of the labeled pixels: pole',
+      '1 of 3 images have no labeled pixel: c',
       'images of nearly the same name in different splits: train a = val A_copy2',
       '1 of 4 classes are in val but not in train: sky']
   assert found['val']['warnings'][0] == '2 of 4 classes never seen: pole, ghost'
   out = capsys.readouterr().out
-  assert 'warning: odd train: 1 of 3 images have no labelled pixel: c\n' in out
+  assert 'warning: odd train: 1 of 3 images have no labeled pixel: c\n' in out
   assert 'warning: odd train and val: 1 of 4 classes are in val but not in train: sky\n' in out
 
 
@@ -117,7 +117,7 @@ def test_left_out_images_and_copies_are_noticed(tmp_path):
       'images that are the very same file: train a = val z']
 
 
-def test_nothing_is_said_where_nothing_is_wrong(tmp_path):
+def test_no_warnings_without_a_mistake(tmp_path):
   dataset = lay_out(tmp_path / 'fine', [('train', 'carrot', [[0, 1, 0]]), ('val', 'car', [[1, 1, 0]])], ('a', 'b'))
   assert [found['warnings'] for found in inspected(dataset, tmp_path).values()] == [[], []]
 
@@ -172,11 +172,27 @@ def test_a_broken_shard_is_named(odd, tmp_path):
     inspection.scan(str(tmp_path / 'data'), 'train', 4, progress=False)
 
 
-def test_as_a_command(odd, tmp_path):
-  command = [sys.executable, '-m', 'datasets.inspect', f'--dataset={odd.root}', f'--data_dir={tmp_path}/data']
-  result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def test_a_label_out_of_range_is_named(odd, tmp_path):
+  prepare(odd, str(tmp_path / 'data'))
+  with pytest.raises(UserError, match=r'record 0 \(a\) has label id 2; valid are 0 to 1 and 255'):
+    inspection.scan(str(tmp_path / 'data'), 'train', 2, progress=False)
+
+
+def test_as_a_command(odd, tmp_path, run_program):
+  result = run_program(inspection.main, f'--dataset={odd.root}', f'--data_dir={tmp_path}/data')
   assert result.returncode == 0, result.stderr
   assert 'inspecting train: 3/3 images' in result.stderr and 'warning: odd train: 2 of 4 classes' in result.stdout
   assert (tmp_path / 'data/inspect/inspect-val.png').exists()
-  with pytest.raises(UserError, match='it has train, val$'):  # what was inspected is no split
+  with pytest.raises(UserError, match='it has train, val$'):  # the folder `inspect` is no split
     records.read_stats(str(tmp_path / 'data'), 'test')
+
+
+@pytest.mark.parametrize('flags, problem', [
+    ((), 'flag --dataset: must be given'), (('--dataset=shapes', 'val'), "unexpected argument 'val'"),
+    (('--dataset=shapes', '--splits='), '--splits is empty; shapes has train, val'),
+    (('--dataset=shapes', '--splits=val,test'), "--splits: shapes has no split 'test'"),
+    (('--dataset=shapes', '--count=-1'), '--count=-1: valid are 0 and above')])
+def test_wrong_flags_are_refused(flags, problem, tmp_path, monkeypatch, run_program):
+  monkeypatch.chdir(tmp_path)
+  assert_refused(run_program(inspection.main, *flags), problem)
+  assert os.listdir(tmp_path) == []

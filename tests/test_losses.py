@@ -16,6 +16,8 @@ from utils.training.losses import (
   segmentation_loss,
 )
 
+pytestmark = pytest.mark.fast
+
 
 def evaluate(logits, labels, **options):
   logits = tf.constant(logits, tf.float32)
@@ -25,7 +27,7 @@ def evaluate(logits, labels, **options):
 
 
 def test_by_hand(graph):
-  """Two labelled pixels: probability 1/2 and 1/4 of the truth, so (ln 2 + ln 4) / 2."""
+  """Two labeled pixels: probability 1/2 and 1/4 of the truth, so (ln 2 + ln 4) / 2."""
   logits = np.log([[[[.5, .25, .25], [.25, .5, .25], [9e3, 1, 1]]]])
   loss, gradient = evaluate(logits, [[[0, 0, 255]]])
   assert loss == pytest.approx(1.5 * np.log(2), abs=1e-6)
@@ -46,7 +48,7 @@ def lovasz_extension(errors, truth):
 
 
 def by_definition(name, logits, labels, weights):
-  """Each of LOSSES, in float64 and without haste."""
+  """A loss of LOSSES straight from its definition, in float64."""
   labelled = labels.ravel() != 255
   ids = labels.ravel()[labelled]
   p = softmax(np.asarray(logits, np.float64).reshape(-1, len(weights))[labelled])
@@ -116,7 +118,7 @@ def test_all_void_is_finite(kind, weights, graph):
 
 
 @pytest.mark.parametrize('kind', LOSSES)
-def test_great_logits_are_finite_and_right_ones_cost_nothing(kind, graph):
+def test_great_logits_have_a_finite_loss_and_right_logits_none(kind, graph):
   _, labels = a_batch()
   sure = 1e4 * (2.0 * (np.arange(4) == labels[..., None]) - 1)
   right, right_gradient = evaluate(sure, labels, kind=kind)
@@ -126,7 +128,7 @@ def test_great_logits_are_finite_and_right_ones_cost_nothing(kind, graph):
 
 
 @pytest.mark.parametrize('kind', LOSSES)
-def test_logits_that_are_no_numbers_show_in_the_loss(kind, graph):
+def test_the_loss_of_nan_logits_is_nan(kind, graph):
   logits, labels = a_batch()
   logits[0, 0, 0] = np.nan
   assert np.isnan(evaluate(logits, labels, kind=kind)[0])
@@ -139,13 +141,13 @@ def test_class_weights_multiply_each_pixels_loss(graph):
 
 
 def pixels(*probabilities):
-  """Logits of a row of pixels with these probabilities of class 0 of two."""
+  """Logits of a row of pixels of two classes, from the probabilities of class 0."""
   p = np.array(probabilities)
   return np.log(np.stack([p, 1 - p], axis=-1))[None, None]
 
 
 def test_ohem_by_hand(graph):
-  """Of four pixels two are below 0.7; where all are above, the hardest sixteenth counts: 2 of 32, and 1 of less."""
+  """Of four pixels two are below 0.7; if all are above, the hardest sixteenth counts: 2 of 32, at least 1."""
   loss, gradient = evaluate(pixels(.9, .5, .25, .8), [[[0, 0, 0, 0]]], kind='ohem')
   assert loss == pytest.approx(1.5 * np.log(2), abs=1e-6)
   np.testing.assert_allclose(gradient[0, 0, :, 0], [0, -.25, -.375, 0], atol=1e-6)
@@ -189,7 +191,7 @@ def test_lovasz_of_decisions_is_one_minus_mean_iou(graph):
 
 @pytest.mark.parametrize('sharpness', [0.1, 1.0, 10.0])
 def test_lovasz_of_many_pixels_is_within_a_level_of_the_definition(sharpness, graph):
-  """Thousands of pixels in 1024 levels, unsure ones all in a few of them."""
+  """Thousands of pixels in 1024 levels; the errors of uncertain pixels fill only a few levels."""
   generator = np.random.default_rng(2)
   labels = generator.choice([0, 1, 2, 255], p=[.7, .25, .03, .02], size=[2, 41, 67])
   logits = sharpness * (generator.normal(size=[*labels.shape, 3]) + (np.arange(3) == labels[..., None]))
@@ -222,7 +224,7 @@ def test_a_label_out_of_range_is_an_error(kind, graph):
 @pytest.mark.skipif(not supports_bfloat16(), reason='this CPU has no AVX512-BF16')
 @pytest.mark.parametrize('kind', LOSSES)
 def test_bfloat16_stops_at_the_logits(kind, graph):
-  """The loss of logits that a product in bfloat16 made is that of the same logits in float32."""
+  """Logits from a product in bfloat16 have the same loss as the same logits in float32."""
   generator = np.random.default_rng(4)
   labels = generator.choice([0, 1, 2, 255], size=[2, 31, 23])
   images = tf.constant(generator.normal(size=[*labels.shape, 8]), tf.float32)
@@ -231,7 +233,7 @@ def test_bfloat16_stops_at_the_logits(kind, graph):
   loss = segmentation_loss(logits, tf.constant(labels, tf.int32), kind=kind)
   with tf.Session(config=session.session_config('bfloat16')) as bfloat16:
     bfloat16.run(tf.global_variables_initializer())
-    # Only copies are fetched: an op whose own result is stays in float32.
+    # Only copies are fetched: the graph rewriter keeps fetched ops in float32.
     copies = [tf.identity(value) for value in (logits, loss, *tf.gradients(loss, weights))]
     rounded, value, _ = bfloat16.run(copies)
     exact = evaluate(rounded, labels, kind=kind)[0]
@@ -240,13 +242,13 @@ def test_bfloat16_stops_at_the_logits(kind, graph):
 
 
 def test_median_frequency_by_hand():
-  """Frequencies 0.5, 0.1, 0.2 and an absent class: the median of those present is 0.2."""
+  """Frequencies 0.5, 0.1, 0.2 and an absent class: the median over the present classes is 0.2."""
   weights = median_frequency_weights([50, 10, 10, 0], [100, 100, 50, 0])
   np.testing.assert_allclose(weights, [0.4, 2.0, 1.0, 0.0])
 
 
 def test_enet_weights_by_hand():
-  """1 / ln 1.52 and 1 / ln 1.27 for a half and a quarter of all pixels; a class without pixels has none."""
+  """1 / ln 1.52 and 1 / ln 1.27 for a half and a quarter of all pixels; a class without pixels has weight 0."""
   np.testing.assert_allclose(enet_weights([200, 100, 100, 0]), [2.388286, 4.183805, 4.183805, 0.0], rtol=1e-6)
   np.testing.assert_allclose(enet_weights([10**9, 1]), [1 / np.log(2.02), 1 / np.log(1.02)], rtol=1e-6)
 

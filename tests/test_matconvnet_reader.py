@@ -8,6 +8,8 @@ from vgg_files import write_mat
 from checkpoints.matconvnet import read_mat
 from utils.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 RNG = np.random.default_rng(0)
 LAYERS = {'conv1_1': (RNG.normal(size=(3, 2, 3, 5)).astype(np.float32), RNG.normal(size=5).astype(np.float32)),
           'fc8': (RNG.normal(size=(1, 1, 7, 4)).astype(np.float32), RNG.normal(size=4).astype(np.float32))}

@@ -9,6 +9,8 @@ import pytest
 from utils.errors import UserError
 from utils.evaluation import metrics
 
+pytestmark = pytest.mark.fast
+
 # Rows are the truth. Class 3 is only predicted (1 pixel); class 4 is in neither.
 MATRIX = np.array([
     [6, 2, 0, 0, 0],
@@ -20,7 +22,7 @@ MATRIX = np.array([
 CLASSES = ('sky', 'road', 'car', 'bicyclist', 'sign symbol')
 
 
-def test_confusion_matrix_counts_truth_in_rows_and_leaves_out_void():
+def test_confusion_matrix_counts_truth_in_rows_and_ignores_void():
   labels = np.array([[0, 1, 2, 255, 1], [255, 2, 2, 0, 0]], np.uint8)
   predictions = np.array([[0, 2, 2, 1, 1], [0, 0, 2, 1, 0]], np.uint8)
   matrix = metrics.confusion_matrix(labels, predictions, 3)
@@ -85,7 +87,7 @@ def test_matrices_of_several_images_add_up():
   np.testing.assert_array_equal(sum(parts), metrics.confusion_matrix(labels, predictions, 4))
 
 
-def test_table_has_a_row_a_class_and_says_what_is_left_out():
+def test_table_has_a_row_per_class_and_names_absent_classes():
   lines = metrics.table(metrics.scores(MATRIX), CLASSES).splitlines()
   assert lines[1].split() == ['sky', '66.7', '75.0', '8']
   assert lines[4].split() == ['bicyclist', '0.0', '-', '0']

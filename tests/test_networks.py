@@ -1,23 +1,32 @@
-"""What every network of the registry must do, whatever it is made of: any size, gradients, shared weights, dropout."""
+"""Every network of the registry, whatever its layers: any size, gradients, shared weights, dropout, weight decay.
+
+A network is built once, with few channels where these make it slow, and all that is asked of it is asked of that graph.
+"""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
+from quick import quick_session
 
-from nets import NETWORKS, get_network
+from nets import NETWORKS, deconvnet, get_network, unet, vgg_encoder
+from nets.network import Mode
 from utils.compat import slim, tf
 from utils.errors import UserError
 
-Built = collections.namedtuple('Built', 'session images logits')
+Built = collections.namedtuple('Built', 'name session images logits end_points')
 
-# FCNs are one function over many backbones; one of them stands for all where building a network often would take long.
-ONE_OF_A_KIND = list({getattr(network.logits, 'func', network.logits): name
+BACKBONES = {name: network.build.args[0] for name, network in NETWORKS.items() if network.skips}
+
+# FCNs are one function over many backbones; one FCN stands for all in tests that build a network several times.
+ONE_OF_A_KIND = list({getattr(network.build, 'func', network.build): name
                       for name, network in NETWORKS.items()}.values())
+FROZEN = Mode(is_training=True, dropout=False, freeze_batch_norm=True, weight_decay=0.25)
 
 
 def random_start(getter, name, shape=None, initializer=None, **options):
-  """Starts convolutions by He's rule, and at random what would start at zero: an answer then depends on the image."""
+  """Starts convolutions by He's rule, and zero-initialized variables at random: logits then depend on the image."""
   if name.endswith('weights') and '/upscore_' not in name:
     initializer = slim.variance_scaling_initializer(uniform=True)
   elif isinstance(initializer, tf.zeros_initializer):
@@ -30,15 +39,25 @@ def sharing():
   return tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE, custom_getter=random_start)
 
 
+@pytest.fixture(scope='module')
+def thin():
+  """The heaviest networks with few channels."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(vgg_encoder, 'CHANNELS', (8, 8, 16, 16, 16))
+    patch.setattr(deconvnet, 'VGG_FC_CHANNELS', 16)
+    patch.setattr(unet, 'CHANNELS', (8, 8, 16, 16, 16))
+    yield
+
+
 @pytest.fixture(scope='module', params=NETWORKS)
-def built(request):
-  """A network for images of any size, as it is trained with its batch norms frozen."""
-  with tf.Graph().as_default(), tf.Session() as session, sharing():
+def built(request, thin):
+  """A network for images of any size, as in training with frozen batch norms."""
+  with tf.Graph().as_default(), quick_session() as session, sharing():
     tf.set_random_seed(1)
     images = tf.placeholder(tf.float32, [None, None, None, 3])
-    logits, _ = get_network(request.param).logits(images, 5, True, dropout=False, freeze_batch_norm=True)
+    logits, end_points = get_network(request.param).logits(images, 5, FROZEN)
     session.run(tf.global_variables_initializer())
-    yield Built(session, images, logits)
+    yield Built(request.param, session, images, logits, end_points)
 
 
 def test_unknown_network_lists_the_known_ones():
@@ -63,24 +82,124 @@ def test_every_trainable_variable_gets_a_gradient(built):
   assert [v.name for v, gradient in zip(variables, gradients) if gradient is None] == []
 
 
-@pytest.mark.parametrize('name', ONE_OF_A_KIND)
-def test_constructions_agree_but_for_dropout(name, graph):
+def test_frozen_batch_norms_learn_no_statistics(built):
+  assert built.session.graph.get_collection(tf.GraphKeys.UPDATE_OPS) == []
+
+
+@pytest.mark.parametrize('built', ['inception_v3', 'inception_v1', 'resnet_v1_50', 'enet'], indirect=True)
+def test_no_batch_norm_is_left_beside_a_convolution(built):
+  """Frozen ones are folded into the convolutions, but for dilated ones."""
+  nodes = tf.graph_util.extract_sub_graph(built.session.graph.as_graph_def(), [built.logits.op.name]).node
+  types = {node.name: node.op for node in nodes}
+  assert 'Conv2D' not in {types[node.input[0].split(':')[0]] for node in nodes if node.op == 'FusedBatchNormV3'}
+  assert sum(node.op == 'BiasAdd' for node in nodes) > 40
+
+
+def decays(graph):
+  """The weights of the L2 losses of a graph, each rounded to float32, and the kernels that the losses are of."""
+  losses = graph.get_collection(tf.GraphKeys.REGULARIZATION_LOSSES)
+  factors = [loss.op.inputs for loss in losses]
+  assert {loss.op.type for loss in losses} == {'Mul'} and {l2.op.type for _, l2 in factors} == {'L2Loss'}
+  return ({float(tf.get_static_value(weight)) for weight, _ in factors},
+          {l2.op.inputs[0].op.inputs[0].op.name for _, l2 in factors})
+
+
+def kernels(graph):
+  """Names of the kernels that decay: not upscore layers, which start as bilinear interpolation, nor separable ones."""
+  return {variable.op.name for variable in graph.get_collection(tf.GraphKeys.TRAINABLE_VARIABLES)
+          if variable.op.name.endswith('/weights') and '/upscore_' not in variable.op.name}
+
+
+def test_weight_decay_is_the_modes(built):
+  assert decays(built.session.graph) == ({0.25}, kernels(built.session.graph))
+
+
+WEIGHT_DECAYS = {
+    **dict.fromkeys(NETWORKS, 4e-5),  # slim's for Inception
+    'enet': 2e-4,  # section 5.2
+    'segnet': 5e-4, 'segnet_basic': 5e-4, 'deconvnet': 5e-4,  # the released solvers'
+}
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_weight_decay_is_the_networks_own_by_default(name):
+  network = dataclasses.replace(NETWORKS[name], build=lambda images, num_classes, mode: mode.weight_decay)
+  assert network.logits(None, 5) == network.logits(None, 5, Mode(is_training=True)) == WEIGHT_DECAYS[name]
+  assert network.logits(None, 5, Mode(weight_decay=0.0)) == 0
+
+
+@pytest.mark.parametrize('mode, drops, learns', [
+    (Mode(), False, False),
+    (Mode(is_training=True), True, True),
+    (Mode(is_training=True, dropout=False), False, True),
+    (Mode(is_training=True, freeze_batch_norm=True), True, False),
+    (Mode(dropout=True), True, False),
+])
+def test_properties_of_a_mode(mode, drops, learns):
+  assert (mode.drops, mode.learns_batch_norm) == (drops, learns)
+
+
+def test_shape_takes_settings_that_the_network_has():
+  settings = {'skip': '16s', 'decoder_channels': 8, 'input_scale': None, 'context': 'aspp'}
+  assert get_network('vgg_16').shape(settings) == {'skip': '16s', 'decoder_channels': 8}
+  assert get_network('enet').shape(settings) == {} == get_network('vgg_16').shape({'skip': None})
+  with pytest.raises(TypeError, match='skip'):
+    get_network('enet').logits(tf.zeros([1, 8, 8, 3]), 5, skip='8s')
+
+
+@pytest.mark.parametrize('built', ONE_OF_A_KIND, indirect=True)
+def test_constructions_agree_but_for_dropout(built):
   """For unknown and known sizes, for inference and, with nothing dropped and batch norm frozen, for training."""
-  network = get_network(name)
+  network, graph = get_network(built.name), built.session.graph
   value = np.random.default_rng(0).uniform(0, 255, [2, 47, 82, 3]).astype(np.float32)
-  images = tf.placeholder(tf.float32, [None, None, None, 3])
-  with sharing():
-    logits, _ = network.logits(images, 5, False)
+  with graph.as_default(), sharing():
     variables = tf.global_variables()
-    known, _ = network.logits(tf.constant(value), 5, True, dropout=False, freeze_batch_norm=True)
-    dropped, _ = network.logits(images, 5, False, dropout=True, dropout_keep_prob=0.5)
-  assert tf.global_variables() == variables
+    known, _ = network.logits(tf.constant(value), 5)
+    dropped, _ = network.logits(built.images, 5, Mode(dropout=True, dropout_keep_prob=0.5))
+  assert graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES) == variables
   assert known.shape.as_list() == [2, 47, 82, 5]
-  with tf.Session() as session:
-    session.run(tf.global_variables_initializer())
-    logits, known, first = session.run([logits, known, dropped], {images: value})
-    second = session.run(dropped, {images: value})
+  logits, known, first = built.session.run([built.logits, known, dropped], {built.images: value})
+  second = built.session.run(dropped, {built.images: value})
   assert np.ptp(logits, axis=(1, 2)).max() > 1e-3 * np.abs(logits).max() > 0
   np.testing.assert_allclose(logits, known, rtol=0, atol=1e-4 * np.abs(logits).max())
   drops = any('dropout' in op.name.lower() and 'Random' in op.type for op in graph.get_operations())
   assert np.array_equal(first, second) != drops
+
+
+# Trainable parameters and variables without classifier, and one of the variables with its shape. By hand: a convolution
+# under batch norm has weights and an offset, in ResNet a gain as well. GoogLeNet has 57 convolutions, v2 69 (the first
+# separable, with bias and no batch norm), v3 94, ResNet 53 and 104. Parameters as torchvision counts them for ResNet
+# (25 557 032 and 44 549 160) and VGG (138 357 544 and 143 667 240), and Keras for v3, less the classifier's;
+# for v1 and v2 as in slim's own tests, 5 607 184 and 10 173 112, less a moving mean and variance of each channel.
+CHECKPOINTS = {
+    'inception_v1': (5_607_184 - 2 * 7280, 2 * 57, 'InceptionV1/Mixed_5b/Branch_2/Conv2d_0a_3x3/weights',
+                     [3, 3, 32, 128]),
+    'inception_v2': (10_173_112 - 2 * 9888, 2 * 68 + 3, 'InceptionV2/Conv2d_1a_7x7/depthwise_weights', [7, 7, 3, 8]),
+    'inception_v3': (21_768_352, 2 * 94, 'InceptionV3/Mixed_7c/Branch_1/Conv2d_0c_3x1/weights', [3, 1, 384, 384]),
+    'vgg_16': (138_357_544 - 4_097_000, 2 * 15, 'vgg_16/fc6/weights', [7, 7, 512, 4096]),
+    'vgg_19': (143_667_240 - 4_097_000, 2 * 18, 'vgg_19/conv3/conv3_4/weights', [3, 3, 256, 256]),
+    'resnet_v1_50': (25_557_032 - 2_049_000, 3 * 53, 'resnet_v1_50/block4/unit_1/bottleneck_v1/shortcut/weights',
+                     [1, 1, 1024, 2048]),
+    'resnet_v1_101': (44_549_160 - 2_049_000, 3 * 104,
+                      'resnet_v1_101/block3/unit_23/bottleneck_v1/conv2/BatchNorm/gamma', [256]),
+}
+
+
+@pytest.mark.parametrize('built', BACKBONES, indirect=True)
+def test_variables_are_those_of_the_published_checkpoint(built):
+  parameters, variables, name, shape = CHECKPOINTS[built.name]
+  with built.session.graph.as_default():
+    shapes = {v.op.name: v.shape.as_list() for v in tf.trainable_variables() if not v.op.name.startswith('fcn/')}
+  assert sum(np.prod(shape) for shape in shapes.values()) == parameters
+  assert len(shapes) == variables and shapes[name] == shape
+  assert {name.split('/')[0] for name in shapes} == set(BACKBONES[built.name].scopes)
+
+
+@pytest.mark.parametrize('built', BACKBONES, indirect=True)
+def test_the_cells_of_a_tap_are_half_of_those_of_the_next(built):
+  """But for the cells that a border adds or takes."""
+  with built.session.graph.as_default():
+    maps = [tf.shape(built.end_points[tap.end_point])[1:3] for tap in BACKBONES[built.name].taps]
+  sizes = built.session.run(maps, {built.images: np.zeros([1, 90, 141, 3])})
+  for coarse, fine in zip(sizes, sizes[1:]):
+    assert np.all(fine - 2 * coarse >= -1) and np.all(fine - 2 * coarse <= 5)

@@ -2,17 +2,16 @@
 
 import json
 import os
-import pathlib
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import evaluate
+import train
 from datasets import DATASETS, convert, get_dataset, images, records
 from datasets.dataset import colormap
 from datasets.prepare import prepare
@@ -21,13 +20,12 @@ from datasets.readers.camvid import CAMVID
 from utils.compat import tf
 from utils.errors import UserError
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 CLASSES = '# my classes\nroad 128,64,128\n\nunclear 0 0 0 ignore\ntraffic sign\t220,220,0\n'
 
 
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch):
-  """Saves the time that others take to start."""
+  """Converts in this process: worker processes take time to start."""
   monkeypatch.setattr(convert, 'default_workers', lambda: 1)
 
 
@@ -178,7 +176,7 @@ def test_one_list_alone_is_refused(tmp_path):
     (lambda root: (shutil.rmtree(root / 'labels'), os.unlink(root / 'classes.txt')),
      'labels and classes.txt are missing'),
     (lambda root: (root / 'images/day1').mkdir(), 'images/day1 is a folder; the pictures lie in .*images itself'),
-    (lambda root: [os.unlink(path) for path in root.glob('images/*')], 'there is not one picture in .*images .*.jpg'),
+    (lambda root: [os.unlink(path) for path in root.glob('images/*')], 'there is no picture in .*images .*.jpg'),
     (lambda root: [os.rename(path, path.with_name(path.stem + '_mask.png')) for path in root.glob('labels/*')],
      'no label has the name of an image.*images/a.png and .*labels/a_mask.png'),
     (lambda root: save(root / 'images/a.jpg', np.zeros((2, 3, 3))), 'images: the name a comes twice'),
@@ -230,7 +228,7 @@ def test_a_wrong_color_is_listed(tmp_path):
   root = lay_out(tmp_path / 'cats', label=np.full((2, 3, 3), 0))
   save(tmp_path / 'cats/labels/b.png', np.full((2, 3, 3), (128, 64, 129)))
   with pytest.raises(convert.BadFiles, match='labels/b.png: has the color 128,64,129, which stands for no class, in 6 '
-                                             'pixels, the first at row 0, column 0; the nearest known one is 128,64,'):
+                                             'pixels, the first at row 0, column 0; the nearest known color is 128,'):
     convert_all(own.own_dataset(root), tmp_path / 'data')
 
 
@@ -241,7 +239,7 @@ def palette_picture(ids, colors):
 
 
 def test_ids_whose_colors_say_otherwise_are_refused(tmp_path):
-  """A palette PNG made from a colored one numbers the colors as it likes; a mask of 0 and 255 may be grey colors."""
+  """A palette PNG made from a colored one numbers the colors as it likes; a mask of 0 and 255 may be gray colors."""
   known = (((0, 0, 0), 0), ((255, 255, 255), 1), ((9, 9, 9), 2))
 
   def read_label(pixels, ignored=()):
@@ -266,7 +264,7 @@ def camvid_copies(root, shared):
   The lines of classes.txt are CamVid's classes in reverse, with void in their midst. Returns (paths, ids a name).
   """
   lines = [f'{name} {",".join(map(str, color))}' for name, color in zip(CAMVID.classes, CAMVID.palette.tolist())][::-1]
-  lines.insert(4, 'unlabelled 0,0,0 ignore')
+  lines.insert(4, 'unlabeled 0,0,0 ignore')
   raw_ids = np.array([11 - label if 11 - label > 4 else 10 - label for label in range(11)] + [4], np.uint8)
   colors = np.array([lines[raw_id].rsplit(' ', 2 if raw_id == 4 else 1)[1].split(',') for raw_id in range(12)], int)
   expected = {}
@@ -343,22 +341,19 @@ def test_a_source_dir_is_not_needed(tmp_path):
     prepare(dataset, str(tmp_path / 'data'), source_dir='/elsewhere')
 
 
-def run(folder, *args):
-  return subprocess.run([sys.executable, *map(str, args)], cwd=folder, capture_output=True, text=True, check=False)
-
-
-def test_from_a_folder_to_an_evaluation(shared, tmp_path):
+def test_from_a_folder_to_an_evaluation(shared, tiny, tmp_path, monkeypatch, run_program):
   """The commands as the users give them: nothing but --dataset=PATH."""
   camvid_copies(tmp_path / 'mine', shared)
   os.rename(tmp_path / 'mine/colors', tmp_path / 'streets')
-  result = run(tmp_path, ROOT / 'train.py', '--dataset=streets/', '--net=segnet_basic', '--crop_size=64,96',
-               '--batch_size=2', '--max_steps=2', '--eval_steps=2', '--log_steps=1')
+  monkeypatch.chdir(tmp_path)
+  result = run_program(train.main, '--dataset=streets/', '--net=tiny', '--checkpoint=none', '--crop_size=64,96',
+                       '--batch_size=2', '--max_steps=2', '--eval_steps=2', '--log_steps=1')
   assert result.returncode == 0, result.stderr
   assert 'converting the originals in streets' in result.stdout
   assert len(re.findall(r'^step \d/2  loss [\d.]+', result.stdout, re.M)) == 2, result.stdout
-  config = json.loads((tmp_path / 'runs/streets-segnet_basic/config.json').read_text())
+  config = json.loads((tmp_path / 'runs/streets-tiny-8s/config.json').read_text())
   assert config['dataset']['name'] == config['flags']['dataset'] == 'streets'
   assert config['flags']['data_dir'] == 'data/streets'
-  result = run(tmp_path, ROOT / 'evaluate.py', '--ckpt=runs/streets-segnet_basic')
+  result = run_program(evaluate.main, '--ckpt=runs/streets-tiny-8s')
   assert result.returncode == 0, result.stderr
-  assert 'bicyclist' in result.stdout and 'unlabelled' not in result.stdout
+  assert 'bicyclist' in result.stdout and 'unlabeled' not in result.stdout

@@ -1,15 +1,23 @@
 """The input pipeline: every epoch each example once, image and label together, resumable at any step."""
 
+import dataclasses
+import functools
+
 import numpy as np
 import pytest
+from programs import assert_refused
 
 from datasets import pipeline, records
 from datasets.convert import convert
 from datasets.dataset import Dataset, Source, label_map
 from datasets.pipeline import Augmentation
+from datasets.readers.camvid import CAMVID
+from utils import settings
 from utils.compat import tf
 from utils.errors import UserError
 from utils.labels import IGNORE_LABEL
+
+pytestmark = pytest.mark.fast
 
 SIZE = (13, 22)
 COUNT = 11
@@ -37,8 +45,13 @@ def data_dir(tmp_path_factory):
   return folder
 
 
+def plain(crop_size, **variation):
+  """Crops without any variation but the given one."""
+  return Augmentation(**{'crop_size': crop_size, 'scale_range': (1.0, 1.0), 'flip': False, **variation})
+
+
 def batches(data_dir, count, *, start_step=0, seed=7, batch_size=2, augmentation=None):
-  augmentation = augmentation or Augmentation(crop_size=SIZE)
+  augmentation = augmentation or plain(SIZE)
   with tf.Graph().as_default(), tf.Session() as session:
     stream = pipeline.training_batches(data_dir, 'train', batch_size=batch_size, augmentation=augmentation, seed=seed,
                                        start_step=start_step)
@@ -58,17 +71,23 @@ def test_every_epoch_has_every_example_once_in_another_order(data_dir):
 
 
 def test_the_seed_decides(data_dir):
-  assert names(batches(data_dir, 8)) == names(batches(data_dir, 8))
-  assert names(batches(data_dir, 8)) != names(batches(data_dir, 8, seed=8))
+  order = names(batches(data_dir, 8))
+  assert order == names(batches(data_dir, 8)) != names(batches(data_dir, 8, seed=8))
+
+
+VARIED = Augmentation(crop_size=(9, 17), scale_range=(.6, 1.7), flip=True, color_jitter=.3, cutout=.1)
+
+
+@pytest.fixture(scope='module')
+def varied_stream(data_dir):
+  return batches(data_dir, 16, augmentation=VARIED)
 
 
 @pytest.mark.parametrize('start', [1, 5, 6, 13])
-def test_resuming_goes_on_where_the_stream_was(data_dir, start):
-  """The same examples, crops, flips, colours and cuts, in the first epoch and later ones, within one too."""
-  augmentation = Augmentation(crop_size=(9, 17), scale_range=(.6, 1.7), flip=True, color_jitter=.3, cutout=.1)
-  whole = batches(data_dir, 16, augmentation=augmentation)
-  resumed = batches(data_dir, 16 - start, start_step=start, augmentation=augmentation)
-  for expected, value in zip(whole[start:], resumed):
+def test_resuming_goes_on_where_the_stream_was(data_dir, varied_stream, start):
+  """The same examples, crops, flips, colors and cuts, in the first epoch and later, and within an epoch."""
+  resumed = batches(data_dir, 16 - start, start_step=start, augmentation=VARIED)
+  for expected, value in zip(varied_stream[start:], resumed, strict=True):
     assert np.array_equal(value['name'], expected['name'])
     np.testing.assert_array_equal(value['image'], expected['image'])
     np.testing.assert_array_equal(value['label'], expected['label'])
@@ -82,13 +101,17 @@ def test_without_augmentation_pixels_are_the_originals(data_dir):
       np.testing.assert_array_equal(label, source.label)
 
 
-def apply(image, label, augmentation, seed=(1, 2)):
+def apply(image, label, augmentation, seeds=((1, 2),)):
+  """Augments with each of the seeds: a list of (image, label)."""
   example = {'image': tf.constant(image), 'label': tf.constant(label, tf.int32), 'name': tf.constant('x')}
+  seed = tf.placeholder(tf.int64, [2])
+  augmented = pipeline.augment(example, augmentation, seed)
   with tf.Session() as session:
-    value = session.run(pipeline.augment(example, augmentation, seed))
-  assert value['image'].shape == (*augmentation.crop_size, 3) and value['image'].dtype == np.float32
-  assert value['label'].shape == augmentation.crop_size and value['label'].dtype == np.int32
-  return value['image'], value['label']
+    found = [session.run(augmented, {seed: values}) for values in seeds]
+  for value in found:
+    assert value['image'].shape == (*augmentation.crop_size, 3) and value['image'].dtype == np.float32
+    assert value['label'].shape == augmentation.crop_size and value['label'].dtype == np.int32
+  return [(value['image'], value['label']) for value in found]
 
 
 @pytest.mark.parametrize('crop_size', [(5, 7), (13, 22), (20, 30), (6, 30), (20, 9)])
@@ -97,8 +120,8 @@ def test_image_and_label_stay_together(crop_size, scale_range, graph):
   """The image carries its row in red; wherever the label says a row's band, the red says the same."""
   rows = np.repeat(np.arange(26) // 13, 44).reshape(26, 44)
   image = np.stack([rows * 200, rows * 0, rows * 0], axis=-1).astype(np.uint8)
-  for seed in range(4):
-    value, label = apply(image, rows, Augmentation(crop_size=crop_size, scale_range=scale_range, flip=True), (seed, 9))
+  augmentation = Augmentation(crop_size=crop_size, scale_range=scale_range, flip=True)
+  for value, label in apply(image, rows, augmentation, [(seed, 9) for seed in range(4)]):
     void = label == IGNORE_LABEL
     assert np.all(value[void] == pipeline.PAD_VALUE)
     red = value[..., 0]
@@ -109,7 +132,7 @@ def test_image_and_label_stay_together(crop_size, scale_range, graph):
 
 
 def test_a_small_image_lies_whole_inside_void(graph):
-  value, label = apply(np.full([2, 3, 3], 50, np.uint8), np.ones([2, 3]), Augmentation(crop_size=(7, 5)))
+  (value, label), = apply(np.full([2, 3, 3], 50, np.uint8), np.ones([2, 3]), plain((7, 5)))
   assert (label == 1).sum() == 6 and (label == IGNORE_LABEL).sum() == 29
   assert np.all(value[label == 1] == 50)
 
@@ -118,8 +141,7 @@ def test_flip_mirrors_both(graph):
   image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
   label = np.arange(8).reshape(2, 4)
   seen = set()
-  for seed in range(12):
-    value, flipped = apply(image, label, Augmentation(crop_size=(2, 4), flip=True), (seed, 0))
+  for value, flipped in apply(image, label, plain((2, 4), flip=True), [(seed, 0) for seed in range(12)]):
     mirrored = np.array_equal(flipped, label[:, ::-1])
     assert mirrored or np.array_equal(flipped, label)
     np.testing.assert_array_equal(value, image[:, ::-1] if mirrored else image)
@@ -127,26 +149,25 @@ def test_flip_mirrors_both(graph):
   assert seen == {True, False}
 
 
-def test_colour_jitter_changes_colours_within_range_and_no_labels(graph):
+def test_color_jitter_changes_colors_within_range_and_no_labels(graph):
   image = np.random.default_rng(0).integers(0, 256, [6, 5, 3]).astype(np.uint8)
   label = np.arange(30).reshape(6, 5)
-  value, same = apply(image, label, Augmentation(crop_size=(6, 5), color_jitter=0.4))
+  (value, same), = apply(image, label, plain((6, 5), color_jitter=0.4))
   assert np.array_equal(same, label)
   assert value.min() >= 0 and value.max() <= 255 and np.abs(value - image).max() > 2
 
 
 @pytest.mark.parametrize('crop_size, share', [((37, 53), 0.25), ((37, 53), 0.9), ((5, 41), 0.1)])
 def test_cutout_covers_one_rectangle_of_its_share_inside_the_crop(crop_size, share, graph):
-  """Everything else, which the other random choices decide, is as without it."""
+  """All other pixels, and the other random choices, are as without a cutout."""
   image = np.random.default_rng(0).integers(0, 256, [70, 90, 3]).astype(np.uint8)  # no crop reaches beyond it
   label = 1000 + np.arange(70 * 90).reshape(70, 90)
   others = {'crop_size': crop_size, 'scale_range': (.8, 1.7), 'flip': True, 'color_jitter': .4}
-  example = {'image': tf.constant(image), 'label': tf.constant(label, tf.int32)}
-  with tf.Session() as session:
-    pairs = session.run([[pipeline.augment(example, Augmentation(**others, cutout=area), (seed, 5))
-                          for area in (share, 0.0)] for seed in range(6)])
+  seeds = [(seed, 5) for seed in range(6)]
+  with_cuts, without = (apply(image, label, Augmentation(**others, cutout=area), seeds) for area in (share, 0.0))
   places, shapes = set(), set()
-  for cut, whole in pairs:
+  for cut, whole in zip(with_cuts, without, strict=True):
+    cut, whole = (dict(zip(('image', 'label'), pair)) for pair in (cut, whole))
     changed = np.argwhere(cut['label'] != whole['label'])
     (top, left), (bottom, right) = changed.min(axis=0), changed.max(axis=0) + 1
     assert abs(len(changed) - share * cut['label'].size) <= 0.5 * sum(crop_size) + 0.25  # sides are whole pixels
@@ -172,24 +193,47 @@ def test_evaluation_is_the_whole_split_in_order_at_native_size(data_dir, graph):
 
 def test_a_missing_split_is_named(data_dir):
   with pytest.raises(UserError, match='test'):
-    pipeline.training_batches(data_dir, 'test', batch_size=1, augmentation=Augmentation((4, 4)), seed=0)
+    pipeline.training_batches(data_dir, 'test', batch_size=1, augmentation=plain((4, 4)), seed=0)
+
+
+@pytest.mark.parametrize('setting, problem', [
+    ({'scale_range': (float('nan'), 1.0)}, '--scale_range=nan,1: a finite number is wanted'),
+    ({'scale_range': (0.0, 1.0)}, '--scale_range=0,1: both must be above 0'),
+    ({'scale_range': (-2.0, -1.0)}, '--scale_range=-2,-1: both must be above 0'),
+    ({'scale_range': (1.6, 0.7)}, '--scale_range=1.6,0.7: the least scale is above the greatest'),
+    ({'crop_size': (0, 9)}, '--crop_size=0,9: valid are 1 and above'),
+    ({'color_jitter': 1.5}, '--color_jitter=1.5: valid are 0 to 1'),
+    ({'cutout': float('inf')}, '--cutout=inf: a finite number is wanted'),
+])
+def test_a_wrong_augmentation_is_refused(data_dir, setting, problem):
+  with pytest.raises(UserError, match=f'^{problem}$'):
+    batches(data_dir, 1, augmentation=Augmentation(**setting))
+
+
+def test_an_augmentation_is_flags(run_program):
+  found = []
+  main = functools.partial(settings.run, found.append, Augmentation)
+  assert run_program(main, '--crop_size=64,96', '--noflip', '--scale_range=.5,2').returncode == 0
+  assert run_program(main).returncode == 0
+  assert found == [Augmentation((64, 96), (0.5, 2.0), flip=False),
+                   Augmentation((319, 415), (0.7, 1.6), flip=True, color_jitter=0.0, cutout=0.0)]
+  assert_refused(run_program(main, '--crop_size=64'), '--crop_size', 'two numbers are wanted')
+  assert_refused(run_program(main, '--scale_range=nan,1'), '--scale_range=nan,1: a finite number is wanted')
 
 
 def test_real_photographs(shared, tmp_path):
   """CamVid: crops of a real image show up in the image itself, labels with them."""
-  from datasets import get_dataset
-
-  convert(get_dataset('camvid'), 'val', source_dir=str(shared / 'data/camvid'), data_dir=str(tmp_path), num_workers=1,
-          progress=False)
+  few = dataclasses.replace(CAMVID, sources=lambda *arguments: CAMVID.sources(*arguments)[::30])
+  convert(few, 'val', source_dir=str(shared / 'data/camvid'), data_dir=str(tmp_path), num_workers=1, progress=False)
   originals = {}
   with tf.Graph().as_default(), tf.Session() as session:
     example = records.parse(tf.data.make_one_shot_iterator(
         tf.data.TFRecordDataset(records.shard_paths(str(tmp_path), 'val'))).get_next())
-    for _ in range(101):
+    for _ in range(4):
       value = session.run(example)
       originals[value['name']] = value
   with tf.Graph().as_default(), tf.Session() as session:
-    stream = pipeline.training_batches(str(tmp_path), 'val', batch_size=3, augmentation=Augmentation((101, 75)), seed=1)
+    stream = pipeline.training_batches(str(tmp_path), 'val', batch_size=3, augmentation=plain((101, 75)), seed=1)
     value = session.run(tf.data.make_one_shot_iterator(stream).get_next())
   for name, image, label in zip(value['name'], value['image'], value['label']):
     original = originals[name]

@@ -1,4 +1,4 @@
-"""From nothing to TFRecords: what is there is used, what is missing is fetched, what cannot be had is said."""
+"""From nothing to TFRecords: present files are used, missing files fetched, and else the user told what to fetch."""
 
 import dataclasses
 import io
@@ -12,18 +12,22 @@ import numpy as np
 import pytest
 from loopback import serve
 
-from datasets import DATASETS, get_dataset, records
+from datasets import DATASETS, convert, get_dataset, records
 from datasets.prepare import prepare
 from datasets.readers import archives
 from datasets.readers.archives import ARCHIVES
 from utils.errors import UserError
+
+pytestmark = pytest.mark.fast
 
 SPLITS = {'train': ['2007_000032', '2007_000039', '2008_000042'], 'val': ['2007_000033']}
 
 
 @pytest.fixture(autouse=True)
 def direct(monkeypatch):
+  """Downloads without a proxy; converts in this process: worker processes take time to start."""
   monkeypatch.setenv('no_proxy', '*')
+  monkeypatch.setattr(convert, 'default_workers', lambda: 1)
 
 
 def png(image):

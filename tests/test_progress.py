@@ -1,10 +1,12 @@
-"""utils.progress: what is printed, and how often, on a terminal and in a file."""
+"""utils.progress: the lines printed, and how often, on a terminal and in a file."""
 
 import io
 
 import pytest
 
 from utils.progress import Progress, duration
+
+pytestmark = pytest.mark.fast
 
 
 class _Clock:
@@ -72,7 +74,7 @@ def test_an_unknown_total_has_no_time_left():
   assert stream.getvalue().splitlines()[0] == '30 records, 2.5/s, 12 s'
 
 
-def test_says_where_it_stood_when_the_work_fails():
+def test_the_last_state_is_printed_when_the_work_fails():
   stream = io.StringIO()
   with pytest.raises(ValueError), Progress(9, 'images', stream=stream, clock=_Clock()) as progress:
     progress.update(2)

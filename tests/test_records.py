@@ -1,4 +1,4 @@
-"""datasets.records: finding shards, parsing records, and naming the record that is broken."""
+"""datasets.records: finding shards, reading records, and naming a broken record."""
 
 import io
 import json
@@ -12,6 +12,8 @@ from datasets import records
 from datasets.images import Pair, Picture, encode_png
 from utils.compat import tf
 from utils.errors import UserError
+
+pytestmark = pytest.mark.fast
 
 COUNTS = np.zeros(256, np.int64)
 
@@ -65,7 +67,7 @@ def test_a_record_comes_back_as_it_went_in():
   assert parsed['name'].decode() == 'straße'
 
 
-def test_a_jpeg_has_pillows_pixels_and_grey_becomes_three_channels():
+def test_a_jpeg_has_pillows_pixels_and_gray_becomes_three_channels():
   y, x = np.mgrid[:31, :46]
   waves = 128 + 100 * np.sin(np.stack([x / 5 + y / 7, x / 4 - y / 3, x / 9], axis=-1))
   for pixels in (waves.astype(np.uint8), waves[..., 0].astype(np.uint8)):
@@ -141,16 +143,41 @@ def test_a_missing_feature_is_named(feature, tmp_path):
      r'record 1 \(image1\) has label id 7; valid are 0 to 2 and 255'),
     ({'image_height': b'9'}, r'record 1 is no record of this format'),
 ])
-def test_what_is_wrong_inside_a_record_is_named(changes, problem, tmp_path):
+def test_a_mistake_inside_a_record_is_named(changes, problem, tmp_path):
   path = _write(tmp_path / 'shard', [_example(), _example(1, **changes)])
   with pytest.raises(UserError, match=f'{path}: {problem}'):
     records.verify([path], num_classes=3)
 
 
-def test_what_is_no_example_is_named(tmp_path):
+def test_a_record_that_is_no_example_is_named(tmp_path):
   path = _write(tmp_path / 'shard', [b'some text'])
-  with pytest.raises(UserError, match=f'{path}: record 0 is no record of this format'):
-    records.verify([path])
+  for read in (records.verify, lambda paths: list(records.encoded_examples(paths))):
+    with pytest.raises(UserError, match=f'{path}: record 0 is no record of this format'):
+      read([path])
+
+
+# --- reading without decoding ---
+
+def test_encoded_examples_are_the_bytes_that_were_written(tmp_path):
+  image = np.random.default_rng(1).integers(0, 256, (7, 12, 3), np.uint8)
+  picture, label = Picture(_jpeg(image), 'jpeg', 7, 12), encode_png(image[..., 0])
+  first, second = (_write(tmp_path / name, examples) for name, examples in (
+      ('a', [records.serialize(Pair('straße', picture, label, COUNTS))]), ('b', [_example(4)])))
+  whole, other = records.encoded_examples([first, second])
+  assert whole == ('straße', picture.encoded, 'jpeg', label)
+  assert other[0] == 'image4' and other[2] == 'png'
+
+
+def test_encoded_examples_name_a_broken_record(tmp_path):
+  path = _write(tmp_path / 'shard', [_example(), _example(1, label_encoded=None)])
+  examples = records.encoded_examples([path])
+  assert next(examples)[0] == 'image0'
+  with pytest.raises(UserError, match=f'{path}: record 1 has no feature label/encoded$'):
+    next(examples)
+  path = _write(tmp_path / 'shard', map(_example, range(3)))
+  os.truncate(path, os.path.getsize(path) - 5)
+  with pytest.raises(UserError, match=f'{path}: record 2 is truncated'):
+    list(records.encoded_examples([path]))
 
 
 # --- finding shards ---

@@ -1,4 +1,4 @@
-"""Run folders: what `--ckpt` means, and which folders are refused."""
+"""Run folders: the checkpoint that `--ckpt` names, and refused folders."""
 
 import json
 import shutil
@@ -9,6 +9,8 @@ from utils import runs
 from utils.compat import tf
 from utils.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 CONFIG = {
     'flags': {'seed': 0, 'skip': '8s', 'log_steps': 5},
     'dataset': {'classes': ['a', 'b'], 'palette': [[0, 0, 0]] * 2},
@@ -16,7 +18,7 @@ CONFIG = {
 
 
 def save(folder, step):
-  """Writes a checkpoint that holds a global step alone."""
+  """Writes a checkpoint with a global step alone."""
   folder.mkdir(parents=True, exist_ok=True)
   with tf.Graph().as_default(), tf.Session() as session:
     global_step = tf.train.get_or_create_global_step()
@@ -27,7 +29,7 @@ def save(folder, step):
 
 @pytest.fixture
 def folder(tmp_path):
-  """A run with checkpoints 3 and 9, the latest."""
+  """A run with checkpoints of steps 3 and 9."""
   path = tmp_path / 'run'
   save(path, 3)
   save(path, 9)
@@ -54,7 +56,7 @@ def test_a_folder_may_be_moved(folder, tmp_path):
   assert runs.load_run(str(tmp_path / 'elsewhere')).checkpoint == str(tmp_path / 'elsewhere/model.ckpt-9')
 
 
-def test_what_is_missing_is_named(folder, tmp_path):
+def test_a_missing_checkpoint_or_config_is_named(folder, tmp_path):
   (tmp_path / 'empty').mkdir()
   with pytest.raises(UserError, match='empty: no checkpoint'):
     runs.load_run(str(tmp_path / 'empty'))
@@ -76,25 +78,51 @@ def test_a_truncated_checkpoint_is_named(folder):
     runs.load_run(str(folder / 'model.ckpt-3'))
 
 
-def test_other_settings_are_refused_and_bookkeeping_is_not(folder):
+def test_other_settings_are_refused_and_changeable_ones_are_not(folder):
   other = {**CONFIG, 'flags': {**CONFIG['flags'], 'seed': 1, 'log_steps': 50}}
   with pytest.raises(UserError, match=r'--seed \(0 there, 1 here\);'):
-    runs.save_config(str(folder), other, may_differ=['log_steps'])
+    runs.check_config(str(folder), runs.saved_config(str(folder)), other, may_differ=['log_steps'])
   other['flags']['seed'] = 0
-  runs.save_config(str(folder), other, may_differ=['log_steps'])
-  assert json.loads((folder / 'config.json').read_text())['flags']['log_steps'] == 50
+  runs.check_config(str(folder), runs.saved_config(str(folder)), other, may_differ=['log_steps'])
+
+
+def test_numbers_in_lists_may_have_been_kept_as_text(folder):
+  saved = {**CONFIG, 'flags': {**CONFIG['flags'], 'crop_size': ['319', '415'], 'scale_range': ['0.7', '2']}}
+  now = {**CONFIG, 'flags': {**CONFIG['flags'], 'crop_size': [319, 415], 'scale_range': [0.7, 2.0]}}
+  runs.check_config(str(folder), saved, now)
+  now['flags']['crop_size'] = [319, 416]
+  with pytest.raises(UserError, match=r'--crop_size \(319,415 there, 319,416 here\)'):
+    runs.check_config(str(folder), saved, now)
 
 
 def test_other_classes_are_refused(folder):
   other = {**CONFIG, 'dataset': {**CONFIG['dataset'], 'classes': ['b', 'a']}}
   with pytest.raises(UserError, match='a, b there, b, a here'):
-    runs.save_config(str(folder), other)
+    runs.check_config(str(folder), CONFIG, other)
 
 
 def test_a_start_that_failed_before_its_first_checkpoint_is_forgotten(tmp_path):
   runs.save_config(str(tmp_path), CONFIG)
-  runs.save_config(str(tmp_path), {**CONFIG, 'flags': {'seed': 7}})
-  assert json.loads((tmp_path / 'config.json').read_text())['flags'] == {'seed': 7}
+  assert runs.saved_config(str(tmp_path)) is None
+
+
+def test_checkpoints_without_settings_are_refused(folder):
+  (folder / 'config.json').unlink()
+  with pytest.raises(UserError, match='checkpoints but no config.json'):
+    runs.saved_config(str(folder))
+
+
+@pytest.mark.parametrize('flags, best, step', [
+    ({'eval_steps': 3, 'eval_split': 'val'}, {'split': 'val'}, 6),
+    ({'eval_steps': 3, 'eval_split': 'val'}, {}, 6),  # from an earlier version, without the split
+    ({'eval_steps': 3, 'eval_split': 'test'}, {'split': 'val'}, 9),
+    ({'eval_steps': 0, 'eval_split': 'val'}, {'split': 'val'}, 9),  # resumed without evaluations
+])
+def test_the_best_checkpoint_is_used_while_its_split_is_evaluated(folder, flags, best, step):
+  save(folder / 'best', 6)
+  (folder / 'best/best.json').write_text(json.dumps(best))
+  (folder / 'config.json').write_text(json.dumps({**CONFIG, 'flags': flags}))
+  assert runs.load_run(str(folder)).step == step
 
 
 def test_one_process_a_folder(tmp_path):

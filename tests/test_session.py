@@ -1,21 +1,19 @@
-"""The session's settings: which GPUs, how much of their memory, and what is said where they are not there."""
+"""The session's settings: GPUs, their memory, and errors for missing GPUs."""
 
-import os
-import subprocess
-import sys
-
+import programs
 import pytest
 
+import train
 from utils import session
 from utils.compat import tf
 from utils.errors import UserError
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+pytestmark = pytest.mark.fast
 
 
 @pytest.fixture
 def gpus(monkeypatch):
-  """Makes TensorFlow say that it sees so many GPUs."""
+  """Returns `gpus(number)`, which makes TensorFlow list this number of GPUs."""
   return lambda number: monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: [kind] * number)
 
 
@@ -47,22 +45,21 @@ def test_none_is_the_cpu_with_gpus_or_without(gpus):
 
 
 @pytest.mark.parametrize('gpu', ['3', '-1', '0,3', '0,0', '0,', '', 'all', '0.5', '²'])
-def test_a_gpu_that_is_not_there_is_told_the_valid_ones(gpus, gpu):
+def test_a_missing_gpu_is_refused_with_the_valid_numbers(gpus, gpu):
   gpus(3)
   with pytest.raises(UserError, match=f'^--gpu={gpu}: valid are 0, 1, 2, or several'):
     session.session_config(gpu=gpu)
 
 
-def test_without_a_gpu_none_can_be_chosen(gpus):
+def test_without_gpus_choosing_one_is_refused(gpus):
   gpus(0)
   with pytest.raises(UserError, match='^--gpu=0: TensorFlow sees no GPU here; .* --gpu=none'):
     session.session_config(gpu='0')
 
 
-def test_train_refuses_a_gpu_that_is_not_there_before_it_does_anything(tmp_path):
-  process = subprocess.run(
-      [sys.executable, os.path.join(ROOT, 'train.py'), '--gpu=0', f'--run_dir={tmp_path / "run"}'], cwd=tmp_path,
-      env={**os.environ, 'CUDA_VISIBLE_DEVICES': ''}, capture_output=True, text=True, check=False)
-  assert process.returncode == 1
-  assert process.stderr.startswith('error: --gpu=0: TensorFlow sees no GPU here') and process.stderr.count('\n') == 1
+def test_train_refuses_a_missing_gpu_before_it_writes_anything(gpus, tmp_path, monkeypatch):
+  gpus(0)
+  monkeypatch.chdir(tmp_path)
+  result = programs.run(train.main, '--gpu=0', f'--run_dir={tmp_path / "run"}')
+  programs.assert_refused(result, '--gpu=0: TensorFlow sees no GPU here')
   assert list(tmp_path.iterdir()) == []

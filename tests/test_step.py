@@ -1,4 +1,4 @@
-"""Schedules, the training step, its two learning rates, and steps that are left out."""
+"""Schedules, the training step, its two learning rates, and skipped steps."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,8 @@ from utils.compat import slim, tf
 from utils.errors import UserError
 from utils.training import gradients
 from utils.training import step as training_step
+
+pytestmark = pytest.mark.fast
 
 
 def rates(steps, **options):
@@ -65,7 +67,7 @@ def test_the_loss_falls_and_the_step_counts(graph):
 
 
 def changes(outputs):
-  """How far one step moves each trainable variable, by name; and the moving averages."""
+  """Greatest change of each trainable variable and of batch norm's moving averages in a step: dict by name."""
   variables = tf.trainable_variables() + tf.global_variables('Backbone/conv/BatchNorm/moving')
   with tf.Session() as session:
     session.run(tf.global_variables_initializer())
@@ -76,7 +78,7 @@ def changes(outputs):
 
 
 def test_new_layers_learn_at_their_own_rate(graph):
-  """Adam's first step is the learning rate, whatever the gradient's size: here 0.01 and ten times that."""
+  """Adam's first step is the learning rate, whatever the gradient's size: here 0.01 and 0.1."""
   moved = changes(make(batch_of(), new_layers_rate=10.0))
   assert moved['Backbone/conv/weights'] == pytest.approx(0.01, rel=1e-2)
   assert moved['head/score/weights'] == pytest.approx(0.1, rel=1e-2)
@@ -131,7 +133,7 @@ def frozen_logits(images):
 
 
 def one_step(logits_fn, parts):
-  """Runs one step on six images from the same weights each time; returns its graph, and what it gave."""
+  """Runs a step on six images from fixed weights; returns its graph and its results."""
   with tf.Graph().as_default() as graph:
     outputs = training_step.make_step(logits_fn, rate=tf.constant(0.01), pretrained_scopes=('Backbone',),
                                  gradient_accumulation=parts)(batch_of(size=6))
@@ -146,7 +148,7 @@ def one_step(logits_fn, parts):
 
 @pytest.mark.parametrize('parts', [2, 3, 6])
 def test_accumulated_gradients_are_those_of_the_whole_batch(parts):
-  """Every image has as many labelled pixels, and no batch norm sees them together."""
+  """All images have as many labeled pixels, and batch norm is frozen, so that parts average to the whole batch."""
   _, whole = one_step(frozen_logits, 1)
   _, accumulated = one_step(frozen_logits, parts)
   assert accumulated[3].shape == (6, 7, 5)
@@ -208,7 +210,7 @@ def test_gradients_are_clipped_together(graph):
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf])
 def test_a_gradient_that_is_not_finite_changes_no_weight(bad, graph):
-  """An op whose value is fine and whose gradient is not, as a faulty kernel's."""
+  """An op with a finite value and a gradient that is not finite stands for a faulty kernel."""
 
   @tf.custom_gradient
   def faulty(x):

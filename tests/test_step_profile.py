@@ -2,23 +2,21 @@
 
 import contextlib
 import json
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from datasets import get_dataset
+from nets import get_network
 from utils.compat import tf
+from utils.drawing import canvas
 from utils.studies import benchmark, step_profile
 from utils.training.gradients import fast_gradients
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
 
 def summary(precision, seconds):
-  """A summary with so many seconds of each kind."""
+  """A summary of a step; `seconds` is a dict from kind to its time."""
   total = sum(seconds.values())
   return {'precision': precision, 'multiply_adds': 3_000_000_000, 'top': [],
           'kinds': [{'kind': kind, 'ops': 2, 'seconds': value, 'share': value / total}
@@ -128,9 +126,9 @@ def test_text():
 
 def test_chart_has_a_bar_a_precision():
   picture = step_profile.chart([summary('float32', {'convolution': 1.0, 'casts': 0.001}),
-                           summary('bfloat16', {'convolution': 0.5, 'casts': 0.25, 'pooling': 0.001})])
-  assert picture.shape[0] == step_profile._HEAD + 2 * (2 * step_profile._BAR + 12) + 16
-  widths = [(picture == color).all(axis=2)[step_profile._HEAD:, step_profile._LEFT:].sum(axis=1)
+                                 summary('bfloat16', {'convolution': 0.5, 'casts': 0.25, 'pooling': 0.001})])
+  assert picture.shape[0] == canvas.TOP + 2 * (2 * step_profile._BAR + 12) + canvas.MARGIN
+  widths = [(picture == color).all(axis=2)[canvas.TOP:].sum(axis=1)
             for color in step_profile._COLORS]
   first = step_profile._BAR // 2  # rows through the upper bars' middles
   second = first + 2 * step_profile._BAR + 12
@@ -139,16 +137,27 @@ def test_chart_has_a_bar_a_precision():
   assert [widths[0][second], widths[1][second + step_profile._BAR]] == [2, step_profile._WIDTH // 4 + 1]
 
 
-def test_whole(tmp_path):
+def test_kinds_of_a_real_step():
+  """The names that KINDS knows are those that the training step gives to its ops."""
+  setup = benchmark.Setup(dataset=get_dataset('shapes'), network=get_network('segnet_basic'), data_dir='',
+                          checkpoint='', size=(19, 27), batch_size=1, precisions=('float32',), steps=1, warmup_steps=0)
+  with benchmark.bare_step(setup, 'float32') as step:
+    ops = step.args[0].graph.get_operations()
+  kinds = lambda words: {step_profile.kind_of(op.type, op.name) for op in ops if any(word in op.name for word in words)}
+  assert kinds(['ApplyAdam', 'clip_by', 'cond']) == {'optimizer, clipping, weight decay'}
+  assert {step_profile.kind_of(op.type, op.name) for op in ops if op.type == 'L2Loss'} == {
+      'optimizer, clipping, weight decay'}
+  assert 'sums of gradients' in {step_profile.kind_of(op.type, op.name) for op in ops if op.type == 'AddN'}
+
+
+def test_whole(tmp_path, run_program):
   output = tmp_path / 'new/profile.json'
-  result = subprocess.run(
-      [sys.executable, '-m', 'utils.studies.step_profile', '--net=segnet_basic', '--dataset=camvid', '--height=19',
-       '--width=27',
-       '--batch_size=1', '--steps=2', '--warmup_steps=1', '--precisions=float32', '--product_size=64', '--timeline',
-       f'--output={output}'], cwd=ROOT, capture_output=True, text=True, check=False)
+  result = run_program(step_profile.main, '--net=segnet_basic', '--dataset=camvid', '--height=19', '--width=27',
+                       '--batch_size=1', '--steps=2', '--warmup_steps=1', '--precisions=float32', '--product_size=64',
+                       '--timeline', f'--output={output}')
   assert result.returncode == 0, result.stderr
   written = json.loads(output.read_text())
-  assert written['command'].startswith('python -m utils.studies.step_profile --net=segnet_basic')
+  assert written['command'].startswith('python -m utils.studies.step_profile --dataset=camvid --net=segnet_basic')
   cases = ['bare step', 'its ops, one after the other', 'its convolutions', 'product of 64x64',
            'convolutions / product']
   assert [line['case'] for line in written['results']] == [f'float32: {case}' for case in cases]

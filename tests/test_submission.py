@@ -1,21 +1,21 @@
-"""Archives for evaluation servers, and that what a server would refuse is refused here, by name."""
+"""Archives for evaluation servers: files that a server would refuse are refused here, by name."""
 
 import io
 import os
-import subprocess
-import sys
 import tarfile
 import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
+from programs import assert_refused
 
 from datasets import DATASETS, submission
 from datasets.images import read_label
 from utils.errors import UserError
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+pytestmark = pytest.mark.fast
+
 SIZES = {'2008_000006': (30, 50), '2008_000011': (41, 7)}
 FOLDER = 'results/VOC2012/Segmentation/comp6_test_cls'
 
@@ -31,7 +31,7 @@ def write_labels(dataset, output_dir, sizes=SIZES):
 
 
 def test_vocs_archive(tmp_path):
-  """results/VOC2012/Segmentation/comp6_test_cls/NAME.png: palette PNGs of ids 0 to 20, and who packed them unsaid."""
+  """results/VOC2012/Segmentation/comp6_test_cls/NAME.png: palette PNGs of ids 0 to 20, without the packer's name."""
   labels = write_labels(DATASETS['voc'], tmp_path)
   path = submission.pack(DATASETS['voc'], str(tmp_path), SIZES)
   assert path == str(tmp_path / 'results.tar.gz')
@@ -47,7 +47,7 @@ def test_vocs_archive(tmp_path):
 
 
 def test_mits_archive(tmp_path):
-  """A zip of greyscale PNGs of 1 to 150, named as the images, in no folder."""
+  """A zip of grayscale PNGs of 1 to 150, named as the images, in no folder."""
   labels = write_labels(DATASETS['mit'], tmp_path, {'ADE_test_00000001': (20, 30)})
   (tmp_path / 'ADE_test_00000001_overlay.png').write_bytes(b'of an earlier run')
   with zipfile.ZipFile(submission.pack(DATASETS['mit'], str(tmp_path), {'ADE_test_00000001': (20, 30)})) as archive:
@@ -81,7 +81,7 @@ ZEROS = np.zeros((30, 50), np.uint8)
     ('voc', b'', 'cannot be decoded as PNG'),
     ('mit', _label(ZEROS, mode='L'), 'has values from 0 to 0; valid are 1 to 150'),
     ('mit', _label(ZEROS + 151, mode='L'), 'has values from 151 to 151; valid are 1 to 150'),
-    ('mit', _label(ZEROS + 1, dataset='mit'), 'has pixels of mode P; a greyscale PNG is wanted'),
+    ('mit', _label(ZEROS + 1, dataset='mit'), 'has pixels of mode P; a grayscale PNG is wanted'),
     ('voc', None, 'is missing'),
 ])
 def test_a_bad_label_is_named_and_no_archive_is_written(tmp_path, dataset, data, problem):
@@ -97,9 +97,9 @@ def test_a_bad_label_is_named_and_no_archive_is_written(tmp_path, dataset, data,
   else:
     with open(path, 'wb') as file:
       file.write(data)
-    with pytest.raises(UserError, match=f'^{archive} is not what http.* takes: .*2008_000006.png {problem}[^;]*$'):
+    with pytest.raises(UserError, match=f'^{archive} is no submission for http.*: .*2008_000006.png {problem}[^;]*$'):
       submission.pack(dataset, str(tmp_path), SIZES)
-  with pytest.raises(UserError, match=f'^{tmp_path} is not what http.* takes: .*2008_000006.png {problem}'):
+  with pytest.raises(UserError, match=f'^{tmp_path} is no submission for http.*: .*2008_000006.png {problem}'):
     submission.check(dataset, str(tmp_path), SIZES)
   assert archive.read_text() == 'an older one'
   assert [name for name in os.listdir(tmp_path) if name.endswith('.tmp')] == []
@@ -114,7 +114,7 @@ def _tar(path, members, mode='w:gz'):
 
 
 def test_archives_of_others(tmp_path):
-  """What belongs to no image, comes twice or lies elsewhere, and the first five of many."""
+  """Members that belong to no image, come twice or lie elsewhere, and the first five of many."""
   good = [(f'{FOLDER}/a.png', _label(ZEROS)), (f'{FOLDER}/b.png', _label(ZEROS))]
   sizes = {'a': (30, 50), 'b': (30, 50)}
   path = tmp_path / 'their.tgz'
@@ -129,7 +129,7 @@ def test_archives_of_others(tmp_path):
   with pytest.raises(UserError, match=f' my/{FOLDER}/a.png belongs to no image; .* {FOLDER}/b.png is missing$'):
     submission.check(DATASETS['voc'], str(path), sizes)
   _tar(path, good)
-  with pytest.raises(UserError, match=r'/06.png is missing, and 4 more$'):
+  with pytest.raises(UserError, match=r'/06.png is missing and 4 more$'):
     submission.check(DATASETS['voc'], str(path), {f'{number:02}': (1, 1) for number in range(4, 11)})
 
 
@@ -167,7 +167,7 @@ def test_datasets_without_a_server_are_told_those_with_one():
   assert submission.dataset_with_server('voc_aug', list(DATASETS['voc'].classes)) is DATASETS['voc_aug']
 
 
-def test_vocs_own_labels_pass_once_void_is_gone(shared, tmp_path):
+def test_vocs_labels_pass_without_void(shared, tmp_path, run_program):
   source = shared / 'data/voc/VOCdevkit/VOC2012'
   if not source.is_dir():
     pytest.skip(f'no {source}')
@@ -179,19 +179,29 @@ def test_vocs_own_labels_pass_once_void_is_gone(shared, tmp_path):
   (tmp_path / 'list.txt').write_text('\n'.join(names))
 
   def check_command(path, listed='list.txt'):
-    return subprocess.run(
-        [sys.executable, '-m', 'datasets.submission', '--dataset=voc', f'--images={source / "JPEGImages"}',
-         f'--list={tmp_path / listed}', str(path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    return run_program(submission.main, '--dataset=voc', f'--images={source / "JPEGImages"}',
+                       f'--list={tmp_path / listed}', path)
 
-  process = check_command(tmp_path / 'out')
-  assert process.returncode == 0, process.stderr
-  assert process.stdout.startswith(f'{tmp_path / "out"}: 5 label PNGs, as http')
+  result = check_command(tmp_path / 'out')
+  assert result.returncode == 0, result.stderr
+  assert result.stdout.startswith(f'{tmp_path / "out"}: 5 label PNGs, as http')
   os.unlink(os.path.join(folder, f'{names[1]}.png'))
   (tmp_path / 'out' / FOLDER / f'{names[0]}.png').write_bytes(
       (source / f'SegmentationClass/{names[0]}.png').read_bytes())
-  process = check_command(tmp_path / 'out')
-  line = process.stderr.splitlines()[-1]
-  assert process.returncode == 1 and 'Traceback' not in process.stderr
+  result = check_command(tmp_path / 'out')
+  line = result.stderr.splitlines()[-1]
+  assert result.returncode == 1 and line.startswith('error: ')
   assert f'{names[0]}.png has values from 0 to 255' in line and f'{names[1]}.png is missing' in line
   (tmp_path / 'other.txt').write_text('2012_999999')
   assert 'no image 2012_999999, which' in check_command(tmp_path / 'out', 'other.txt').stderr
+
+
+@pytest.mark.parametrize('arguments, problem', [
+    ((), 'flag --dataset: must be given'),
+    (('--dataset=voc', 'a.tar.gz'), 'flag --images: must be given'),
+    (('--dataset=camvid', '--images=.', 'a.tar.gz'), '--dataset=camvid: valid are voc, voc2011, voc_aug, mit'),
+    (('--dataset=voc', '--images=.'), 'name one archive, or the folder that it is packed from'),
+    (('--dataset=voc', '--images=.', 'a.tar.gz', 'b.tar.gz'), 'name one archive'),
+])
+def test_wrong_arguments_are_refused(arguments, problem, run_program):
+  assert_refused(run_program(submission.main, *arguments), problem)

@@ -1,11 +1,14 @@
-"""What TensorBoard gets: pictures in the dataset's colours, gradients grouped from the new layers back to the stem."""
+"""TensorBoard summaries: pictures in the dataset's colors, gradients grouped from the new layers back to the stem."""
 
 import numpy as np
+import pytest
 
 from utils.compat import tf
 from utils.evaluation import metrics
 from utils.training import summaries
 from utils.training.step import StepOutputs
+
+pytestmark = pytest.mark.fast
 
 PALETTE = np.array([[10, 20, 30], [200, 100, 0]], np.uint8)
 
@@ -23,7 +26,7 @@ def parse(op):
     return {value.tag: value for value in tf.Summary.FromString(session.run(op)).value}
 
 
-def test_pictures_stand_side_by_side_in_the_datasets_colours(graph):
+def test_pictures_stand_side_by_side_in_the_datasets_colors(graph):
   batch = {'image': tf.fill([1, 2, 3, 3], 300.0), 'label': tf.constant([[[0, 255, 1], [1, 1, 1]]])}
   picture = summaries.pictures(batch, tf.zeros([1, 2, 3], tf.int32), PALETTE)
   with tf.Session() as session:
@@ -43,6 +46,12 @@ def test_training_summary(graph):
   assert sum(value.HasField('image') for value in values.values()) == 2
 
 
+def test_the_curve_bears_the_name_of_the_loss(graph):
+  batch = {'image': tf.zeros([2, 3, 4, 3]), 'label': tf.zeros([2, 3, 4], tf.int32)}
+  values = parse(summaries.training_summary(outputs_over([]), batch, PALETTE, loss='cross_entropy+lovasz'))
+  assert values['loss/cross_entropy_lovasz'].simple_value == 2 and 'loss/cross_entropy' not in values
+
+
 def test_groups_run_from_the_new_layers_back_to_the_stem(graph):
   names = ['InceptionV3/Conv2d_1a_3x3/weights', 'InceptionV3/Mixed_5b/Branch_0/weights',
            'InceptionV3/Mixed_7c/Branch_0/weights', 'InceptionV3/Mixed_7c/Branch_1/weights', 'fcn/score_32/weights']
@@ -52,14 +61,26 @@ def test_groups_run_from_the_new_layers_back_to_the_stem(graph):
       '00_new_layers', '01_Mixed_7c', '02_Mixed_5b', '03_Conv2d_1a_3x3')]
   assert norms['gradient_norm_by_layer/00_new_layers'] == 2
   np.testing.assert_allclose(norms['gradient_norm_by_layer/01_Mixed_7c'], np.sqrt(8))
-  ratio = values['gradient_to_weight_ratio_by_layer/00_new_layers'].simple_value
+  ratio = values[f'{summaries.RATIO_PREFIX}00_new_layers'].simple_value
   np.testing.assert_allclose(ratio, 2 / 5)
   for kind, group, name in [('gradients', '00_new_layers', names[4]), ('weights', '01_Mixed_7c', names[3])]:
     assert values[f'{kind}_{group}/{name}'].HasField('histo')
     assert values[f'{kind}_{group}/{name}_norm'].simple_value > 0
 
 
-def test_evaluation_summary_leaves_out_absent_classes():
+def test_a_layer_of_zeros_has_the_ratio_zero(graph):
+  """The score layer of a 32s net before the first step is such a layer: no infinity in TensorBoard."""
+  variable = tf.get_variable('fcn/score_32/weights', initializer=[0.0, 0.0])
+  zero = tf.constant(0.0)
+  pairs = [(tf.constant([0.0, 2.0]), variable)]
+  outputs = StepOutputs(zero, zero, zero, zero, pairs, tf.ones([1, 3, 4], tf.int32), None)
+  values = parse(summaries.gradient_summary(outputs, ('InceptionV3',)))
+  assert values[f'{summaries.RATIO_PREFIX}00_new_layers'].simple_value == 0
+  assert values['gradient_norm_by_layer/00_new_layers'].simple_value == 2
+  assert all(np.isfinite(value.simple_value) for value in values.values() if not value.HasField('histo'))
+
+
+def test_evaluation_summary_omits_absent_classes():
   result = metrics.scores(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
   values = {v.tag: v.simple_value for v in summaries.evaluation_summary(result, ('a', 'b', 'c'), 'val').value}
   np.testing.assert_allclose(values['val/pixel_accuracy'], 7 / 8)

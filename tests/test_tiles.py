@@ -1,4 +1,4 @@
-"""Tiles: where they lie, how they fade into each other, and that no seam is left."""
+"""Tiles: offsets, cross-fading, no seams."""
 
 import tracemalloc
 
@@ -7,9 +7,11 @@ import pytest
 
 from utils.inference.tiles import CELL, fade_weights, probability_bands, tile_offsets
 
+pytestmark = pytest.mark.fast
+
 
 def _whole(probabilities, image, **options):
-  """All bands of an image put together, and the rows at which they began."""
+  """All bands of an image put together, and the first row of each band."""
   bands = [(top, band.copy()) for top, band in probability_bands(probabilities, image, **options)]
   assert [top for top, _ in bands] == np.cumsum([0, *(len(band) for _, band in bands[:-1])]).tolist()
   return np.concatenate([band for _, band in bands])
@@ -37,7 +39,7 @@ def test_an_overlap_that_leaves_no_step_is_refused():
 
 
 @pytest.mark.parametrize('length,tile_size,overlap', [(300, 128, 32), (777, 256, 96), (5000, 1414, 353), (9, 64, 16)])
-def test_weights_sum_to_one_and_the_outermost_pixels_count_for_nothing(length, tile_size, overlap):
+def test_weights_sum_to_one_and_are_zero_at_the_outermost_pixels(length, tile_size, overlap):
   size, offsets = tile_offsets(length, tile_size, overlap)
   weights = fade_weights(size, offsets, overlap)
   total = np.zeros(length)
@@ -50,7 +52,7 @@ def test_weights_sum_to_one_and_the_outermost_pixels_count_for_nothing(length, t
 
 
 def _box_filter(radius):
-  """A "network" of two classes that sees `radius` pixels around each, borders mirrored."""
+  """A "network" of two classes with a context of `radius` pixels, borders mirrored."""
 
   def probabilities(images):
     padded = np.pad(images[0, :, :, 0].astype(np.float64) / 255, radius, mode='symmetric')

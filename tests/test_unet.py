@@ -4,21 +4,22 @@ import numpy as np
 import pytest
 
 from nets import get_network
-from nets.unet import he_normal, unet_logits
+from nets.network import Mode
+from nets.unet import UNET, he_normal
 from utils.compat import tf
 
-FIGURE_1 = {  # of the paper, for 572x572 pixels into the network and 388x388 out of it: [size, channels]
+FIGURE_1 = {  # for 572x572 pixels into the network and 388x388 out of it: (size, channels)
     'down_0': (568, 64), 'down_1': (280, 128), 'down_2': (136, 256), 'down_3': (64, 512), 'down_4': (28, 1024),
     'up_3': (52, 512), 'up_2': (100, 256), 'up_1': (196, 128), 'up_0': (388, 64), 'score': (388, 2),
 }
 
 
 def test_the_registry_has_it():
-  assert get_network('unet').logits is unet_logits and not get_network('unet').skips
+  assert get_network('unet') is UNET and not UNET.skips
 
 
 def test_shapes_of_figure_1(graph):
-  logits, end_points = unet_logits(tf.zeros([3, 388, 388, 3]), 2, False)
+  logits, end_points = UNET.logits(tf.zeros([3, 388, 388, 3]), 2)
   shapes = {name: tuple(value.shape.as_list()) for name, value in end_points.items()}
   assert shapes == {name: (3, size, size, channels) for name, (size, channels) in FIGURE_1.items()}
   assert logits.shape.as_list() == [3, 388, 388, 2]
@@ -26,7 +27,7 @@ def test_shapes_of_figure_1(graph):
 
 def test_parameter_count(graph):
   """31 031 810 by hand, for RGB and two classes; a grayscale input, the paper's, has 2 * 9 * 64 fewer."""
-  unet_logits(tf.zeros([1, 4, 4, 3]), 2, False)
+  UNET.logits(tf.zeros([1, 4, 4, 3]), 2)
   conv = lambda kernel, channels_in, channels: kernel * channels_in * channels + channels
   channels = [3, 64, 128, 256, 512, 1024]
   expected = sum(conv(9, i, o) + conv(9, o, o) for i, o in zip(channels, channels[1:]))
@@ -53,9 +54,9 @@ def test_any_size_equals_the_centered_crop_of_a_mirrored_image(size, graph, monk
   mirrored = np.pad(value, [(0, 0), *((92 + a, 92 + b) for a, b in zip(before, after)), (0, 0)], mode='reflect')
   images = tf.placeholder(tf.float32, [None, None, None, 3])
   with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
-    known, _ = unet_logits(tf.constant(value), 3, False)
-    unknown, _ = unet_logits(images, 3, False)
-    unpadded, end_points = unet_logits(tf.constant(value), 3, False)
+    known, _ = UNET.logits(tf.constant(value), 3)
+    unknown, _ = UNET.logits(images, 3)
+    unpadded, end_points = UNET.logits(tf.constant(value), 3)
   assert known.shape.as_list() == [2, height, width, 3]
   with tf.Session() as session:
     session.run(tf.global_variables_initializer())
@@ -67,7 +68,7 @@ def test_any_size_equals_the_centered_crop_of_a_mirrored_image(size, graph, monk
 
 
 def _network_input(logits):
-  """What the first convolution of the network that ends in `logits` sees."""
+  """The input of the first convolution of the network that ends in `logits`."""
   graph = logits.graph
   convs = [op for op in graph.get_operations() if op.type == 'Conv2D' and '/down_0/conv_1/' in op.name]
   return convs[-1].inputs[0]
@@ -75,13 +76,13 @@ def _network_input(logits):
 
 @pytest.mark.parametrize('axis', [1, 2])
 def test_shifting_the_image_by_16_pixels_shifts_the_logits(axis, graph, monkeypatch):
-  """Away from the mirrored borders nothing but the position changes; by 8 pixels more than that does."""
+  """Away from the mirrored borders nothing but the position changes; a shift by 8 pixels changes more."""
   few_channels(monkeypatch)
   shape = [1, 4, 4, 3]
   shape[axis] = 316
   wide = np.random.default_rng(2).uniform(0, 255, shape).astype(np.float32)
   images = tf.placeholder(tf.float32, [None, None, None, 3])
-  logits, _ = unet_logits(images, 3, False)
+  logits, _ = UNET.logits(images, 3)
   with tf.Session() as session:
     session.run(tf.global_variables_initializer())
     first, second, half = (np.moveaxis(session.run(logits, {
@@ -92,10 +93,10 @@ def test_shifting_the_image_by_16_pixels_shifts_the_logits(axis, graph, monkeypa
 
 
 def test_logits_lie_on_the_pixels_that_they_belong_to(graph, monkeypatch):
-  """A pixel's logits depend on 92 pixels to a side and what lies in the same cells of 16 pixels, mirrored in a cell."""
+  """A pixel's logits depend on 92 pixels to a side and on the pixels of the same cells of 16, mirrored in a cell."""
   few_channels(monkeypatch, (8, 8, 8, 8, 8))
   images = tf.random.stateless_uniform([1, 4, 308, 3], [3, 4], 0, 255)
-  logits, _ = unet_logits(images, 3, False)
+  logits, _ = UNET.logits(images, 3)
   gradients = [tf.gradients(logits[0, 1, column, :], images)[0] for column in range(146, 162)]
   reach = []
   with tf.Session() as session:
@@ -109,7 +110,7 @@ def test_logits_lie_on_the_pixels_that_they_belong_to(graph, monkeypatch):
 
 def test_initialization_keeps_the_variance(graph):
   """Section 3: standard deviation sqrt(2 / N), with N = 9 * 64 for a 3x3 convolution of 64 channels."""
-  unet_logits(tf.zeros([1, 4, 4, 3]), 2, False)
+  UNET.logits(tf.zeros([1, 4, 4, 3]), 2)
   variables = {v.op.name.removeprefix('unet/'): v for v in tf.trainable_variables()}
   connections = {'down_0/conv_2': 9 * 64, 'down_2/conv_1': 9 * 128, 'up_1/conv_1': 9 * 256, 'upconv_2': 512,
                  'score': 64}
@@ -124,17 +125,17 @@ def test_initialization_keeps_the_variance(graph):
   assert 4000 < tails < 5100  # a Gaussian that is not truncated has 4.55 % beyond two deviations
 
 
-@pytest.mark.parametrize('training, options, expected', [
-    (True, {}, .5),
-    (False, {}, None),
-    (True, {'dropout': False}, None),
-    (False, {'dropout': True}, .5),
-    (True, {'dropout_keep_prob': .8}, .8),
+@pytest.mark.parametrize('mode, expected', [
+    (Mode(is_training=True), .5),
+    (Mode(), None),
+    (Mode(is_training=True, dropout=False), None),
+    (Mode(dropout=True), .5),
+    (Mode(is_training=True, dropout_keep_prob=.8), .8),
 ])
-def test_dropout_at_the_end_of_the_contracting_path(training, options, expected, graph, monkeypatch):
+def test_dropout_at_the_end_of_the_contracting_path(mode, expected, graph, monkeypatch):
   few_channels(monkeypatch, (4, 4, 4, 32, 64))
   tf.set_random_seed(1)
-  unet_logits(tf.random.stateless_uniform([1, 4, 4, 3], [5, 6], 0, 255), 3, training, **options)
+  UNET.logits(tf.random.stateless_uniform([1, 4, 4, 3], [5, 6], 0, 255), 3, mode)
   dropped = [op for op in graph.get_operations() if '/dropout_' in op.name and op.type == 'SelectV2']
   if expected is None:
     assert dropped == []
@@ -150,6 +151,6 @@ def test_dropout_at_the_end_of_the_contracting_path(training, options, expected,
 
 def test_nothing_is_normalized(graph, monkeypatch):
   few_channels(monkeypatch)
-  unet_logits(tf.zeros([1, 4, 4, 3]), 2, True)
+  UNET.logits(tf.zeros([1, 4, 4, 3]), 2, Mode(is_training=True))
   assert tf.get_collection(tf.GraphKeys.UPDATE_OPS) == []
   assert tf.global_variables() == tf.trainable_variables()

@@ -1,4 +1,4 @@
-"""Max unpooling by hand, its gradients, and what must not matter: ties, odd and unknown sizes, precision."""
+"""Max unpooling by hand and its gradients, with ties, at odd and unknown sizes, in both precisions."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,8 @@ from nets.unpooling import max_pool, max_unpool
 from utils.compat import tf
 from utils.cpu import supports_bfloat16
 from utils.session import session_config
+
+pytestmark = pytest.mark.fast
 
 FEATURES = np.array([[[1, 5, 2, 0, -3],
                       [4, 3, 2, 7, -4],
@@ -19,7 +21,7 @@ VALUES = np.array([[[10, 20, 30], [40, 50, 60]], [[70, 80, 90], [11, 12, 13]]], 
 UNPOOLED = np.array([[[0, 10, 0, 0, 30],
                       [0, 0, 0, 20, 0],
                       [0, 40, 50, 0, 60]],
-                     [[70, 0, 0, 0, 90],  # of equal maxima, the first
+                     [[70, 0, 0, 0, 90],  # the first of equal maxima
                       [0, 0, 0, 80, 0],
                       [11, 0, 12, 0, 13]]], np.float32)[..., None]
 
@@ -55,7 +57,7 @@ def test_every_value_lands_once_on_a_maximum_of_its_window(size, graph):
 
 
 def test_gradients_by_hand(graph):
-  """That of unpooling picks from the maxima, that of pooling puts there; pooled features do not get the former."""
+  """The gradient of unpooling picks from the maxima, that of pooling puts there; pooled features get none."""
   upstream = np.arange(30, dtype=np.float32).reshape(FEATURES.shape)
   features, values = tf.constant(FEATURES), tf.constant(VALUES)
   pooled, token = max_pool(features)

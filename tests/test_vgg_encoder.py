@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from nets import get_network, vgg_encoder
+from nets.network import Mode
 from nets.unpooling import max_pool
 from utils.compat import slim, tf
 
@@ -23,7 +24,7 @@ def slims():
 @pytest.mark.parametrize('name, layers', [('segnet', ('conv',)), ('deconvnet', ('conv', 'fc6', 'fc7'))])
 def test_variables_under_vgg_16_are_slims(name, layers, slims, graph):
   network = get_network(name)
-  network.logits(tf.zeros([1, 224, 224, 3]), 4, True)
+  network.logits(tf.zeros([1, 224, 224, 3]), 4)
   assert network.pretrained == 'vgg_16' and network.pretrained_scopes == ('vgg_16',)
   assert not network.pretrained_batch_norm
   expected = {name: shape for name, shape in slims.items() if name.split('/')[1].startswith(layers)}
@@ -37,7 +38,7 @@ def test_activations_are_slims_where_batch_norms_do_nothing(graph):
   image = np.random.default_rng(0).uniform(0, 255, [1, 224, 224, 3]).astype(np.float32)
   with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
     _, slims = slim.nets.vgg.vgg_16(tf.constant(image) - [123.68, 116.78, 103.94], is_training=False)
-    with vgg_encoder.arg_scope(train_batch_norm=False, batch_norm_decay=0.99, weight_decay=0.0):
+    with vgg_encoder.arg_scope(Mode(weight_decay=0.0)):
       ours, net = [], vgg_encoder.normalize(tf.constant(image))
       for block in range(1, 6):
         net, _ = max_pool(vgg_encoder.encode_block(net, block, 'norms'))
@@ -58,7 +59,7 @@ def test_activations_are_slims_where_batch_norms_do_nothing(graph):
 
 
 def test_decay_and_regularization_reach_the_layers(graph):
-  with vgg_encoder.arg_scope(train_batch_norm=True, batch_norm_decay=0.75, weight_decay=0.5):
+  with vgg_encoder.arg_scope(Mode(is_training=True, batch_norm_decay=0.75, weight_decay=0.5)):
     net, token = max_pool(vgg_encoder.encode_block(tf.random.normal([2, 6, 4, 3], seed=0), 1, 'norms'))
     vgg_encoder.decode_block(net, token, ['conv'], [5])
   means = tf.global_variables('norms/conv1_1_bn/moving_mean')[0]

@@ -1,4 +1,4 @@
-"""Virtual KITTI's two encodings: a list of colors for each video with vehicles' own, and one color a class."""
+"""Virtual KITTI's two encodings: a list of colors for each video with colors of vehicles, and one color per class."""
 
 import os
 import shutil
@@ -11,6 +11,8 @@ from datasets import get_dataset
 from datasets.convert import BadFiles, convert
 from datasets.readers import vkitti
 from utils.errors import UserError
+
+pytestmark = pytest.mark.fast
 
 TERRAIN, SKY, CAR, VAN = (210, 0, 200), (90, 200, 255), 12, 13
 ENCODING = 'Category(:id) r g b\nTerrain 210 0 200\nSky 90 200 255\nCar:0 200 200 200\nCar:86 1 2 3\nVan:4 9 9 9\n'

@@ -1,4 +1,4 @@
-"""Warm starts: that the values arrive, and that nothing is left out in silence."""
+"""Warm starts: values arrive, and no variable is skipped in silence."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def save(path, values, write_version=tf.train.SaverDef.V2):
 
 
 def started(init_fn):
-  """Values of all global variables, by name, after initialisation and `init_fn` through a Scaffold."""
+  """Values of all global variables, by name, after initialization and `init_fn` through a Scaffold."""
   with tf.train.MonitoredTrainingSession(scaffold=tf.train.Scaffold(init_fn=init_fn)) as session:
     variables = tf.global_variables()
     return dict(zip([variable.op.name for variable in variables], session.run(variables), strict=True))
@@ -54,13 +54,14 @@ def test_values_arrive_from_v1_and_v2(tmp_path, version):
 
 
 def test_real_inception_v3(shared):
+  """The layers up to the first of the mixed ones: 12 convolutions, each with three variables of its batch norm."""
   from tf_slim.nets import inception
   path = str(shared / 'pretrained/inception_v3.ckpt')
   with slim.arg_scope(inception.inception_v3_arg_scope()):
-    inception.inception_v3_base(tf.zeros([1, 107, 75, 3]))
+    inception.inception_v3_base(tf.zeros([1, 107, 75, 3]), final_endpoint='Mixed_5b')
   init_fn, names = warm_start.restore_pretrained(path, ('InceptionV3',))
-  assert len(names) == 376
-  assert warm_start.start_line(names, path) == f'warm-started 376 variables under InceptionV3 from {path}'
+  assert len(names) == 4 * 12
+  assert warm_start.start_line(names, path) == f'warm-started 48 variables under InceptionV3 from {path}'
   values, reader = started(init_fn), tf.train.load_checkpoint(path)
   for name in names:
     np.testing.assert_array_equal(values[name], reader.get_tensor(name), name)
@@ -121,7 +122,7 @@ def test_damaged_v2_values(tmp_path, damage):
     started(init_fn)
 
 
-# What a 32s run's checkpoint holds besides its model variables must not count as one.
+# Checkpoint of a 32s run; tensors beside its model variables must not count as model variables.
 COARSE = {'Net/a': KERNEL, 'fcn/score_32/weights': np.float32([4]), 'global_step': np.int64(90),
           'beta1_power': np.float32(.9), 'Net/a/Adam': KERNEL, 'Net/a/Adam_1': KERNEL}
 
@@ -138,6 +139,17 @@ def test_finer_net_starts_from_coarser_run(tmp_path):
   np.testing.assert_array_equal(values['Net/a'], KERNEL)
   np.testing.assert_array_equal(values['Net/a/Adam'], np.zeros([2, 3]))
   assert values['fcn/score_32/weights'] == [4] and values['global_step'] == 0
+
+
+def test_averages_are_taken_where_the_run_has_them(tmp_path):
+  prefix = save(tmp_path / 'model.ckpt-90', COARSE | {'Net/a/ExponentialMovingAverage': KERNEL + 5})
+  variable('Net/a', np.zeros([2, 3]))
+  variable('fcn/score_32/weights', [0])
+  init_fn, names, _ = warm_start.restore_from_run(prefix)
+  values = started(init_fn)
+  assert names == ['Net/a', 'fcn/score_32/weights']
+  np.testing.assert_array_equal(values['Net/a'], KERNEL + 5)
+  assert values['fcn/score_32/weights'] == [4]
 
 
 def test_coarser_run_must_fit_whole(tmp_path):
@@ -159,17 +171,24 @@ def test_run_of_another_network(tmp_path):
     warm_start.restore_from_run(prefix)
 
 
-def test_real_16s_starts_from_real_32s(tmp_path):
-  from nets import get_network
+def test_real_16s_starts_from_real_32s(tmp_path, monkeypatch):
+  """Of VGG-16, here with few channels; the decoder has batch norms."""
+  from nets import backbones, get_network
+  monkeypatch.setattr(backbones, 'VGG_CHANNELS', (2, 2, 3, 3, 3))
+  monkeypatch.setattr(backbones, 'VGG_FC_CHANNELS', 4)
+  build = lambda skip: get_network('vgg_16').logits(tf.zeros([1, 40, 61, 3]), 5, skip=skip, decoder_channels=3)
   with tf.Graph().as_default(), tf.Session() as session:
-    get_network('inception_v3').logits(tf.zeros([1, 40, 61, 3]), 5, is_training=False, skip='32s')
+    build('32s')
     coarse = {variable.op.name for variable in slim.get_model_variables()}
     session.run(tf.global_variables_initializer())
     biases, = slim.get_model_variables('fcn/score_32/biases')
-    session.run(biases.assign(np.arange(5)))
+    means, = slim.get_model_variables('fcn/lateral_32/BatchNorm/moving_mean')
+    session.run([biases.assign(np.arange(5)), means.assign(np.arange(3))])
     prefix = tf.train.Saver().save(session, str(tmp_path / 'model.ckpt'), write_meta_graph=False)
-  get_network('inception_v3').logits(tf.zeros([1, 40, 61, 3]), 5, is_training=True, skip='16s')
+  build('16s')
   init_fn, names, new_names = warm_start.restore_from_run(prefix)
-  assert set(names) == coarse and len(names) == 378
-  assert new_names == ['fcn/score_16/biases', 'fcn/score_16/weights', 'fcn/upscore_16/weights']
-  np.testing.assert_array_equal(started(init_fn)['fcn/score_32/biases'], np.arange(5))
+  assert set(names) == coarse and len(names) == 2 * 15 + 2 + 5 + 2
+  assert {name.split('/')[1] for name in new_names} == {'score_16', 'upscore_16', 'lateral_16', 'fuse_16'}
+  values = started(init_fn)
+  np.testing.assert_array_equal(values['fcn/score_32/biases'], np.arange(5))
+  np.testing.assert_array_equal(values['fcn/lateral_32/BatchNorm/moving_mean'], np.arange(3))

@@ -1,4 +1,4 @@
-"""datasets.workers: order, bounded memory, no TensorFlow in the workers, and an end to them in every case."""
+"""utils.workers: order, bounded memory, no TensorFlow in the workers, and an end to them in every case."""
 
 import os
 import pathlib
@@ -12,7 +12,7 @@ from utils.errors import UserError
 from utils.workers import default_workers, ordered_map
 
 
-@pytest.mark.parametrize('num_workers', [1, 3])
+@pytest.mark.parametrize('num_workers', [1, 2])
 def test_maps_in_order(num_workers):
   assert list(ordered_map(abs, range(-50, 0), num_workers)) == [(n, -n) for n in range(-50, 0)]
 
@@ -34,7 +34,7 @@ def test_takes_items_only_as_results_are_taken():
   assert len(taken) <= 9
 
 
-def test_workers_do_not_import_what_this_process_has():
+def test_workers_do_not_import_the_modules_of_this_process():
   import utils.compat  # noqa: F401  (TensorFlow, which pytest's own process has loaded)
   assert 'tensorflow' in sys.modules
   loaded = dict(ordered_map(eval, ["'tensorflow' in __import__('sys').modules"] * 3, 2))

@@ -119,7 +119,7 @@ def write_mat(path, layers, mean, *, old=False):
 
 
 def prototxt(vgg, height, width, heads='', *, pad=1, inner_products=False):
-  """The text of a Caffe VGG on images of one size; with `heads`, the text of what follows fc7, an FCN."""
+  """Text of a Caffe VGG on images of the size [height, width]; of an FCN with `heads`, the text after fc7."""
   text, bottom = f'input: "data" input_dim: 1 input_dim: 3 input_dim: {height} input_dim: {width}\n', 'data'
   pools = {'conv2_1': 'pool1', 'conv3_1': 'pool2', 'conv4_1': 'pool3', 'conv5_1': 'pool4', 'fc6': 'pool5'}
   for name, (size, _, _, outputs) in vgg.shapes().items():

@@ -1,1 +1,1 @@
-"""What the scripts share; `compat` and `errors` alone are also for nets and datasets."""
+"""The ground, modules that all others may import, and the rooms: training, inference, evaluation, drawing, studies."""

@@ -1,6 +1,6 @@
 """TensorFlow as this project uses it, TF1-style graph code, and the repairs that tf_slim needs on it.
 
-Everything else imports `tf` and `slim` from here. Written for tensorflow 2.21, tf-keras 2.21 and tf-slim 1.1.0.
+All other modules import `tf` and `slim` from here. Written for tensorflow 2.21, tf-keras 2.21 and tf-slim 1.1.0.
 """
 
 import contextlib
@@ -13,14 +13,14 @@ import warnings
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
-# TensorFlow turns oneDNN on by itself only on CPUs with AVX512-VNNI and newer ones; its own kernels elsewhere have no
+# TensorFlow enables oneDNN by default only on CPUs with AVX512-VNNI or newer; its kernels without oneDNN have no
 # gradient for dilated convolutions, which ENet needs.
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
 
 
 @contextlib.contextmanager
 def _quiet_import():
-  """Holds back what TensorFlow's libraries print while they load, which no log level turns off; shows it on failure."""
+  """Holds back messages of TensorFlow's libraries while they load, which no log level stops; shows them on failure."""
   sys.stderr.flush()
   stderr = os.dup(2)
   with tempfile.TemporaryFile() as held:
@@ -43,10 +43,10 @@ with _quiet_import():
 
 
 def _repair_slim():
-  """Puts back what tf_slim 1.1.0 looks for and newer TensorFlows have moved or dropped.
+  """Restores names that tf_slim 1.1.0 looks up and newer TensorFlows have moved or dropped.
 
   Raises:
-    ImportError: if the installed versions are not the ones that the repairs fit.
+    ImportError: if the repairs do not fit the installed versions.
   """
   # tf-keras 2.16 to 2.21: slim.batch_norm imports `tf_keras.legacy_tf_layers`, which now lives under `tf_keras.src`.
   try:
@@ -70,9 +70,9 @@ with _quiet_import():
   import tf_slim.nets  # noqa: F401, makes slim.nets, whose import would be noisy elsewhere
 
 tf.disable_eager_execution()
-tf.disable_tensor_equality()  # graphs compare tensors by identity anyway; this way large ones are built much faster
+tf.disable_tensor_equality()  # graphs compare tensors by identity anyway, and large graphs are built much faster
 tf.enable_resource_variables()
-tf.disable_control_flow_v2()  # an optimizer inside tf.cond (utils/training.py) makes its variables around it only so
+tf.disable_control_flow_v2()  # lets an optimizer inside tf.cond (utils/training/step.py) create its variables outside
 tf.logging.set_verbosity(tf.logging.ERROR)
 logging.getLogger('absl').setLevel(logging.WARNING)
 warnings.filterwarnings('ignore', message='`layer.apply` is deprecated')

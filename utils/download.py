@@ -1,4 +1,4 @@
-"""Fetching what a user does not have yet, and unpacking it, without trusting the network or the archive."""
+"""Downloading files and unpacking archives, without trusting the network or the archive."""
 
 import contextlib
 import fcntl
@@ -21,52 +21,46 @@ from utils.files import make_folder
 from utils.progress import Progress
 
 _TIMEOUT = 10  # seconds to connect, and for the next bytes to arrive
-_TRIES = 3  # retries of a transfer that broke off without getting further than any before
+_TRIES = 3  # retries of a transfer that broke off without new bytes
 _PAUSE = 1  # seconds before the first such retry, doubled each time
 _CHUNK = 1 << 18  # bytes
 _MEGABYTE = 10**6
 
 
 class _BrokenOff(Exception):
-  """A transfer that ended before its end."""
+  """A transfer that ended before the end of the file."""
 
 
 def fetch(url, path, size=None, digest=None, progress=True):
   """Downloads `url` to `path`, unless the file is there already; either way the file is checked.
 
-  What has arrived is kept in `path`.part, and a transfer that broke off, in this run or an earlier one, goes on from
-  there where the server can do that (HTTP ranges).
+  Received bytes are kept in `path`.part; a transfer that broke off, in this run or an earlier run, is resumed from
+  there if the server supports it (HTTP ranges).
 
   Args:
     url: http(s) address.
-    path: where the file belongs; it appears there only when it is complete and as expected.
-    size: its size in bytes, where known.
-    digest: 'sha256:HEX', 'sha1:HEX' or 'md5:HEX', where known.
-    progress: whether to show how far the transfer is.
+    path: path of the file; it appears only when it is complete and as expected.
+    size: size in bytes, None if unknown.
+    digest: 'sha256:HEX', 'sha1:HEX' or 'md5:HEX', None if unknown.
+    progress: whether to show the progress.
 
   Returns:
     `path`.
 
   Raises:
-    UserError: if the address cannot be reached or the transfer keeps breaking off, saying what to put where by hand;
-      or if size or digest differ: a download is removed then, a file that was there before is left alone.
+    UserError: if the address cannot be reached or the transfer keeps breaking off, naming the file to fetch by hand and
+      its place; or if size or digest differ: a download is removed then, a file from before is kept.
   """
   if os.path.exists(path):
     problem = _difference(path, size, digest)
     if problem:
-      raise UserError(f'{path} is not what {url} should give: {problem}; delete it to have it downloaded again')
+      raise UserError(f'{path} is not the file of {url}: {problem}; delete it to have it downloaded again')
     return path
   make_folder(os.path.dirname(path) or '.')
   part = f'{path}.part'
   by_hand = f'fetch it by hand and put it at {path}'
   try:
-    with open(part, 'ab') as file:
-      _lock(file)
-      _transfer_all(url, file, size, progress)
-    problem = _difference(part, size, digest)
-    if problem:
-      os.unlink(part)
-      raise UserError(f'{url} gave another file than expected: {problem}; the download was removed')
+    _download(url, part, size, digest, progress)
     os.replace(part, path)
   except _BrokenOff as error:
     raise UserError(f'cannot download {url} ({error}); run again to go on from there, or {by_hand}') from error
@@ -79,16 +73,27 @@ def fetch(url, path, size=None, digest=None, progress=True):
   return path
 
 
+def _download(url, part, size, digest, progress):
+  """Completes the file `part` and checks it; removes it if it is not as expected."""
+  with open(part, 'ab') as file:
+    _lock(file)
+    _transfer_all(url, file, size, progress)
+  problem = _difference(part, size, digest)
+  if problem:
+    os.unlink(part)
+    raise UserError(f'{url} gave another file than expected: {problem}; the download was removed')
+
+
 def extract(archive, target, member=''):
   """Unpacks a tar (plain or gzipped) or zip archive; `target` appears whole or not at all.
 
-  Only plain files are unpacked, with default permissions. An archive that could write anywhere else than below
-  `target` (absolute names, '..', links, devices) is refused as a whole.
+  Only plain files are unpacked, with default permissions. An archive that could write outside of `target` (absolute
+  names, '..', links, devices) is refused as a whole.
 
   Args:
     archive: path of the archive.
     target: path that must not exist yet.
-    member: the folder or file within the archive that becomes `target`; '' for the whole archive as a folder.
+    member: folder or file within the archive that becomes `target`; '' for the whole archive as a folder.
 
   Raises:
     UserError: if the archive is missing, damaged, truncated or unsafe, or holds no `member`.
@@ -114,7 +119,7 @@ def extract(archive, target, member=''):
 
 
 def _difference(path, size, digest):
-  """What is wrong with a file: a phrase that names both values, or None."""
+  """Difference of a file from its expected size and digest: a phrase that names both values, or None."""
   actual = os.path.getsize(path)
   if size is not None and actual != size:
     return f'{actual} bytes instead of {size}'
@@ -130,7 +135,7 @@ def _difference(path, size, digest):
 
 
 def _lock(file):
-  """Holds an open file for this process. Raises UserError if another one has it."""
+  """Takes an exclusive lock on an open file. Raises UserError if another process holds it."""
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError as error:
@@ -145,10 +150,10 @@ def _reason(error):
 
 
 def _transfer_all(url, file, size, progress):
-  """Transfers until `file` is complete, going on after breaks as long as it gets further, a few tries if it does not.
+  """Transfers until `file` is complete; retries after a break, a few times where no new bytes arrive.
 
   Raises:
-    _BrokenOff: if it does not get further.
+    _BrokenOff: if no new bytes arrive.
     urllib.error.URLError: if the address cannot be reached or answers with an error.
   """
   furthest, tries = 0, 0
@@ -165,7 +170,7 @@ def _transfer_all(url, file, size, progress):
 
 
 def _transfer(url, file, size, progress):
-  """Appends to `file` what it lacks of `url`, with one request. Raises _BrokenOff if not all of it arrives."""
+  """Appends the missing bytes of `url` to `file`, with one request. Raises _BrokenOff if some do not arrive."""
   start = file.seek(0, os.SEEK_END)
   if size is not None and start > size:
     start = file.truncate(0)  # remains of another file
@@ -176,14 +181,14 @@ def _transfer(url, file, size, progress):
   except urllib.error.HTTPError as error:
     if not start or error.code != 416:
       raise
-    # Nothing lies beyond what we have: that is all of it, or it is of another file.
+    # No bytes lie beyond those in `file`: it is complete, or the remains of another file.
     if error.headers.get('Content-Range', '').rpartition('/')[2] == str(start):
       return
     start = file.truncate(0)
     response = _request(url, start)
   with response:
     if response.status != 206:
-      start = file.truncate(0)  # the server starts from the beginning, whatever it is asked for
+      start = file.truncate(0)  # the server ignores ranges and starts from the beginning
     elif not response.headers.get('Content-Range', '').startswith(f'bytes {start}-'):
       file.truncate(0)
       raise _BrokenOff(f'asked for bytes {start}-, the server gave {response.headers.get("Content-Range")}')
@@ -195,7 +200,7 @@ def _transfer(url, file, size, progress):
 
 
 def _request(url, start):
-  """Opens `url` from byte `start` on. Raises urllib.error.URLError whatever goes wrong."""
+  """Opens `url` from byte `start` on. Raises urllib.error.URLError for every failure."""
   headers = {'User-Agent': 'fcn-googlenet'} | ({'Range': f'bytes={start}-'} if start else {})
   try:
     return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
@@ -227,7 +232,7 @@ def _receive(response, file, length, progress):
 
 
 def _unpack(archive, root, member):
-  """Writes the plain files of `archive` that are, or are below, `member` to the folder `root`."""
+  """Writes the plain files of `archive` at or below `member` to the folder `root`."""
   files = _tar_files(archive) if tarfile.is_tarfile(archive) else _zip_files(archive)
   wanted = pathlib.PurePosixPath(member)
   for name, open_file in files:
@@ -250,7 +255,7 @@ def _tar_files(archive):
         yield item.name, lambda item=item: tar.extractfile(item)
       elif not item.isdir():
         raise UserError(f'{archive} is refused: {item.name!r} is a link or device')
-    # tarfile takes an archive that is cut between two files for a whole one, and leaves a checksum at the end unread.
+    # tarfile accepts an archive that is cut between two files, and leaves a checksum at the end unread.
     if not tar.fileobj.read(_CHUNK):
       raise tarfile.ReadError('it ends before its end mark')
     while tar.fileobj.read(_CHUNK):

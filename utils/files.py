@@ -1,4 +1,4 @@
-"""Where the project lies, and writing files whole or not at all."""
+"""The project's folder, and writing files whole or not at all."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ def replacing(path):
   """Yields a temporary path beside `path` and renames it to `path` when the block ends well; removes it otherwise.
 
   Raises:
-    UserError: if the file cannot be written (no permission, disk full); what stood at `path` is untouched.
+    UserError: if the file cannot be written (no permission, disk full); an earlier file at `path` is untouched.
   """
   temporary = f'{path}.{os.getpid()}.tmp'
   try:
@@ -35,7 +35,7 @@ def write_json(path, value):
 
 
 def read_json(path):
-  """Reads a JSON file. Raises UserError naming it if it is missing or broken."""
+  """Reads a JSON file. Raises UserError, naming the file, if it is missing or broken."""
   try:
     with open(path, encoding='utf-8') as file:
       return json.load(file)
@@ -46,7 +46,7 @@ def read_json(path):
 
 
 def make_folder(path):
-  """Creates a folder and its parents. Raises UserError if that is impossible or the folder is not writable."""
+  """Creates a folder and its parents. Raises UserError if the folder cannot be created or written."""
   try:
     os.makedirs(path, exist_ok=True)
   except OSError as error:

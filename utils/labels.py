@@ -1,4 +1,4 @@
-"""What all parts agree on about label maps: the label of void, the edges between classes, the balance of classes."""
+"""Label maps: the label of void, the edges between classes, weights that balance classes."""
 
 import numpy as np
 

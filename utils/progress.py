@@ -1,13 +1,14 @@
-"""How far a long job is: a bar on a terminal, a line now and then in a log file."""
+"""Progress of a long job: a bar on a terminal, a line every few seconds in a log file."""
 
 import sys
 import time
 
 BAR_WIDTH = 24
+STEP_LINE = 'step '  # beginning of a line of training's log, by which other programs find it
 
 
 def duration(seconds):
-  """Formats seconds as people read them: '8 s', '3 min 05 s', '2 h 07 min'."""
+  """Formats seconds: '8 s', '3 min 05 s', '2 h 07 min'."""
   seconds = int(round(seconds))
   if seconds < 60:
     return f'{seconds} s'
@@ -24,19 +25,19 @@ class Progress:
           ...
           progress.update()
 
-  On a terminal one line is drawn over and over (at most ten times a second); otherwise a line is printed every
-  `interval` seconds. How it stood last is always printed, also when the block ends with an exception.
+  On a terminal the same line is drawn again and again (at most ten times a second); otherwise a line is printed every
+  `interval` seconds. The last state is always printed, also when the block ends with an exception.
   """
 
   def __init__(self, total, unit, *, label='', interval=10.0, stream=None, clock=time.monotonic):
     """Starts the clock.
 
     Args:
-      total: how many there are to do, or None where that is not known.
-      unit: what is counted, in the plural: 'images'.
-      label: what the job is; stands first on the line.
-      interval: seconds between lines where the stream is no terminal.
-      stream: where to print; stderr by default.
+      total: number of units in the job, or None if unknown.
+      unit: name of the units, in the plural: 'images'.
+      label: name of the job, first on the line.
+      interval: seconds between lines if the stream is no terminal.
+      stream: stream to print to; stderr by default.
       clock: function that returns seconds.
     """
     self.total, self.unit, self.label, self.done = total, unit, label, 0
@@ -48,13 +49,13 @@ class Progress:
     self._last = ''
 
   def update(self, count=1):
-    """Says that `count` more are done."""
+    """Counts `count` more units as done."""
     self.done += count
     if self._clock() - self._shown >= self._interval:
       self._show()
 
   def line(self):
-    """Returns the line as it stands: 'camvid train: 120/367 images, 81.3/s, 3 s left'."""
+    """Returns the line for the current state: 'camvid train: 120/367 images, 81.3/s, 3 s left'."""
     elapsed = self._clock() - self._start
     rate = self.done / elapsed if elapsed > 0 else 0.0
     text = f'{self.label}: ' if self.label else ''
@@ -68,7 +69,7 @@ class Progress:
 
   def _show(self, end=False):
     line = self.line()
-    if self._is_tty:  # blanks cover what a longer line before has left
+    if self._is_tty:  # blanks cover the end of the previous line
       self._stream.write('\r' + line.ljust(len(self._last)) + ('\n' if end else ''))
     elif line != self._last:
       self._stream.write(line + '\n')

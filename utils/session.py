@@ -1,51 +1,59 @@
-"""Session settings that training, evaluation and inference share, and their flags."""
+"""Session settings of training, evaluation and inference: precision, GPUs and their memory."""
 
-from absl import flags
+import dataclasses
 
 from utils.compat import tf
 from utils.cpu import supports_bfloat16
 from utils.errors import UserError
+from utils.settings import Settings, flag
 
 PRECISIONS = ('float32', 'bfloat16')
 
-flags.disclaim_key_flags()  # so that --help lists what define_flags defines among the script's own
 
+@dataclasses.dataclass(frozen=True)
+class Device(Settings):
+  """The arithmetic and the devices of a session.
 
-def define_flags():
-  """Defines --precision, --gpu and --gpu_memory_fraction for a script; only the script reads them."""
-  flags.DEFINE_enum('precision', 'float32', PRECISIONS, 'of convolutions; bfloat16 needs a CPU with AVX512-BF16')
-  flags.DEFINE_string('gpu', None, 'numbers of the GPUs to use, as 0 or 0,1; none for the CPU; default: all')
-  flags.DEFINE_float('gpu_memory_fraction', 0.0, "share of each GPU's memory to take; 0: what is needed", 0.0, 1.0)
+  Attributes:
+    precision: 'float32', or 'bfloat16' to let TensorFlow's graph rewriter run convolutions and the ops between them in
+      bfloat16; variables, and ops that need the range of float32, stay float32.
+    gpu: numbers of the GPUs to use, '0' or '0,1', counted from 0 among those that TensorFlow sees (so after
+      CUDA_VISIBLE_DEVICES); 'none' for the CPU alone; None for all GPUs. TensorFlow fixes the choice with the first
+      session of a process that has a GPU: later sessions must ask for the same GPUs.
+    gpu_memory_fraction: share of each GPU's memory that the process allocates at once and never exceeds, up to 1; 0 to
+      allocate memory as needed.
+  """
+  precision: str = flag(
+      'float32', 'arithmetic of the convolutions: float32, or bfloat16 on a CPU with AVX512-BF16', choices=PRECISIONS,
+      may_change=True)
+  gpu: str | None = flag(
+      None, 'numbers of the GPUs to make visible, as 0 or 0,1; none for the CPU alone; default: all', may_change=True)
+  gpu_memory_fraction: float = flag(
+      0.0, "share of each GPU's memory to allocate; 0: as needed", least=0, most=1, may_change=True)
 
 
 def session_config(precision='float32', threads=0, *, gpu=None, gpu_memory_fraction=0.0):
   """Returns the tf.ConfigProto of a session.
 
   Args:
-    precision: 'float32', or 'bfloat16' to let TensorFlow's graph rewriter run convolutions and what lies between them
-      in bfloat16; variables, and whatever needs the range of float32, stay float32.
-    threads: of the pool that runs one op in parallel; 0 for one a core.
-    gpu: numbers of the GPUs to use, '0' or '0,1', counted from 0 among those that TensorFlow sees (so after
-      CUDA_VISIBLE_DEVICES); 'none' for the CPU alone; None for all. TensorFlow settles this with the first session of a
-      process that has a GPU: later ones have to ask for the same.
-    gpu_memory_fraction: share of each GPU's memory that the process takes at once and never exceeds, up to 1; 0 to take
-      memory as it is needed.
+    precision: see Device.
+    threads: size of the pool that runs an op in parallel; 0 for one thread per core.
+    gpu: see Device.
+    gpu_memory_fraction: see Device.
 
   Raises:
-    UserError: for another precision, bfloat16 on a CPU without it, a GPU that is not there, or another fraction.
+    UserError: if the CPU has no bfloat16, a GPU does not exist, or a value is not valid.
   """
-  if precision not in PRECISIONS:
-    raise UserError(f'--precision={precision}: valid are {", ".join(PRECISIONS)}')
-  if not 0 <= gpu_memory_fraction <= 1:
-    raise UserError(f'--gpu_memory_fraction={gpu_memory_fraction}: valid are 0 to 1')
+  device = Device(precision, gpu, gpu_memory_fraction)
+  device.check()
   config = tf.ConfigProto(intra_op_parallelism_threads=threads)
-  config.gpu_options.allow_growth = not gpu_memory_fraction
-  config.gpu_options.per_process_gpu_memory_fraction = gpu_memory_fraction
-  if gpu == 'none':
+  config.gpu_options.allow_growth = not device.gpu_memory_fraction
+  config.gpu_options.per_process_gpu_memory_fraction = device.gpu_memory_fraction
+  if device.gpu == 'none':
     config.device_count['GPU'] = 0
-  elif gpu is not None:
-    config.gpu_options.visible_device_list = _checked_gpus(gpu, len(tf.config.list_physical_devices('GPU')))
-  if precision == 'bfloat16':
+  elif device.gpu is not None:
+    config.gpu_options.visible_device_list = _checked_gpus(device.gpu, len(tf.config.list_physical_devices('GPU')))
+  if device.precision == 'bfloat16':
     if not supports_bfloat16():
       raise UserError('--precision=bfloat16: this CPU has no AVX512-BF16; use --precision=float32')
     config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = 1  # RewriterConfig.ON
@@ -53,11 +61,11 @@ def session_config(precision='float32', threads=0, *, gpu=None, gpu_memory_fract
 
 
 def _checked_gpus(gpu, available):
-  """Returns the numbers that `gpu` lists as TensorFlow wants them. Raises UserError if one is not there."""
+  """Returns the list of GPU numbers `gpu` in TensorFlow's form. Raises UserError if a GPU does not exist."""
   if not available:
     raise UserError(f'--gpu={gpu}: TensorFlow sees no GPU here; leave the flag out, or give --gpu=none')
   numbers = [number.strip() for number in gpu.split(',')]
   valid = [str(number) for number in range(available)]
   if not set(numbers) <= set(valid) or len(set(numbers)) < len(numbers):
-    raise UserError(f'--gpu={gpu}: valid are {", ".join(valid)}, or several of them with commas between, and none')
+    raise UserError(f'--gpu={gpu}: valid are {", ".join(valid)}, or several of these separated by commas, and none')
   return ','.join(numbers)

@@ -12,9 +12,9 @@
     def main(argv=None):
       return run(train, TrainSettings, argv)
 
-`run` reads the command line once, into one such record, and calls `train(settings)`. Nothing else knows of flags: what
-a program does can be called from anywhere with a record made by hand. absl parses (--flag=value, --noflag, --flagfile),
-in a registry of its own for every call, so that several programs can run in one process.
+`run` reads the command line once, into such a record, and calls `train(settings)`. Nothing else knows of flags: the
+work of a program can be called from anywhere with a record made by hand. absl parses (--flag=value, --noflag,
+--flagfile), with a registry of its own for every call, so that several programs can run in one process.
 """
 
 import dataclasses
@@ -35,33 +35,35 @@ class Settings:
   """Base of all settings: a record whose fields are made by `flag` and `group`."""
 
   def check(self):
-    """Raises UserError for the first setting that is no valid value of its flag; subclasses add rules of their own."""
+    """Raises UserError for the first setting that is not valid for its flag; subclasses add rules of their own."""
+    for name, field, value in walk(self):
+      _check(name, value, field.metadata)
     for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
       if 'group' in field.metadata:
-        value.check()
-      else:
-        _check(flag_name(field), value, field.metadata)
+        getattr(self, field.name).check()
 
 
 def flag(default, text, *, least=None, most=None, choices=None, length=None, repeated=False, positional=False,
          may_change=False, required=False):
-  """Makes a field of a Settings record; its annotation says what it holds.
+  """Makes a field of a Settings record; the field's annotation is the flag's type.
 
-  `int`, `float`, `str` and `bool` are single values (with `| None` where the default is None), `tuple[T, ...]` is a
-  list with commas between.
+  Types are `int`, `float`, `str` and `bool` (with `| None` if the default is None), and `tuple[T, ...]` for values
+  separated by commas.
 
   Args:
-    default: its value where the flag is not given.
-    text: what --help says, in a few words.
-    least: smallest valid number (of a tuple: of each).
-    most: greatest valid number.
-    choices: valid values, for a str or the parts of a tuple.
-    length: how many parts a tuple has to have; None for any.
-    repeated: whether the flag, of a tuple of str, may be given several times, each time with one part.
-    positional: whether it is no flag, but the tuple of all words of the command line that are none.
-    may_change: whether a run may be resumed with another value: what is trained is the same.
-    required: whether the flag has to be given.
+    default: value if the flag is not given.
+    text: help text, a few words.
+    least: smallest valid number; for a tuple, of each part.
+    most: greatest valid number; for a tuple, of each part.
+    choices: valid values of a str, or of the parts of a tuple.
+    length: number of parts that a tuple must have; None for any.
+    repeated: whether the flag may be given several times, each time with one part of a tuple of str.
+    positional: whether the field holds no flag, but the tuple of all other words of the command line.
+    may_change: whether a run may be resumed with another value.
+    required: whether the flag must be given.
+
+  Returns:
+    a field for a dataclass.
   """
   return dataclasses.field(default=default, metadata={
       'text': text, 'least': least, 'most': most, 'choices': choices, 'length': length, 'repeated': repeated,
@@ -69,17 +71,17 @@ def flag(default, text, *, least=None, most=None, choices=None, length=None, rep
 
 
 def group(record, prefix=''):
-  """Makes a field that is another Settings record, whose flags stand beside the others, with `prefix` before each."""
+  """Makes a field that holds a Settings record; its flags join the others, with `prefix` before their names."""
   return dataclasses.field(default_factory=record, metadata={'group': record, 'prefix': prefix})
 
 
 def flag_name(field, prefix=''):
-  """The flag's name: a Python word as a field's name (`list_`) may end with an underscore, the flag's does not."""
+  """The flag's name: the field's, without an underscore at its end (`list_` is --list)."""
   return prefix + field.name.rstrip('_')
 
 
 def walk(record, prefix=''):
-  """Yields (flag name, field, value) of all flags of a Settings record; for a class, the default is the value."""
+  """Yields (flag name, field, value) of all flags of a Settings record; of a class, with the defaults as values."""
   is_class = isinstance(record, type)
   for field in dataclasses.fields(record):
     value = field.default if is_class else getattr(record, field.name)
@@ -90,17 +92,17 @@ def walk(record, prefix=''):
 
 
 def to_dict(settings):
-  """Returns the settings as a flat dict from flag name to a plain value that JSON can hold."""
+  """Returns the settings as a flat dict from flag name to a value that JSON can hold."""
   return {name: list(value) if isinstance(value, tuple) else value for name, _, value in walk(settings)}
 
 
 def changeable(record):
-  """Names of the flags that may change from one start of a run to the next."""
+  """Set of the names of the flags that may change when a run is resumed."""
   return {name for name, field, _ in walk(record) if field.metadata['may_change']}
 
 
 def command_line(settings):
-  """Returns the flags, as one would type them, that differ from their defaults."""
+  """Returns the flags that differ from their defaults, as text for a shell."""
   words = []
   for name, field, value in walk(settings):
     if value == field.default:
@@ -119,10 +121,10 @@ def parse(record, argv, *, text=''):
   Args:
     record: a Settings class.
     argv: list of str, without the program's name.
-    text: what --help says before it lists the flags.
+    text: text of --help above the list of flags.
 
   Returns:
-    a `record`, checked. None if --help was asked for, and printed.
+    a `record`, checked; None if --help was given, whose text is printed.
 
   Raises:
     UserError: if a flag is unknown, or a value is not valid.
@@ -154,13 +156,13 @@ def run(work, record, argv=None, *, text=''):
   """Runs a program.
 
   Args:
-    work: `work(settings)` does all that the program does; what it returns is the exit code, None for 0.
-    record: the Settings class that its flags are read into.
+    work: `work(settings)` does the program's work and returns the exit code, None for 0.
+    record: Settings class of the program's flags.
     argv: list of str, the command line without the program's name; None for the process's own.
-    text: see `parse`; a program's docstring.
+    text: see `parse`; the program's docstring.
 
   Returns:
-    the exit code. A user's mistake is one line on stderr and 1.
+    the exit code; 1 after a UserError, which is printed as one line on stderr.
   """
 
   def program():
@@ -172,17 +174,17 @@ def run(work, record, argv=None, *, text=''):
 
 
 def help_text(record):
-  """What --help prints: a line a flag, with its default where that says something."""
+  """The text of --help: a line for each flag, with its default unless that is None or empty."""
   lines = []
   for name, field, _ in walk(record):
     lines.append(f'  --{"[no]" if _kind(field)[1] is bool else ""}{name}: {field.metadata["text"]}{_default(field)}')
   positional = _positional(record)
   arguments = [f'arguments: {positional.metadata["text"]}'] if positional else []
-  return '\n'.join([*arguments, 'flags:', *lines, '  --flagfile: file with flags, one a line', '  --help: show this'])
+  return '\n'.join([*arguments, 'flags:', *lines, '  --flagfile: file with flags, one per line', '  --help: show this'])
 
 
 def _positional(record):
-  """The field that takes what is no flag, None if there is none."""
+  """The positional field; None if there is none."""
   return next((field for field in dataclasses.fields(record) if field.metadata.get('positional')), None)
 
 
@@ -194,7 +196,7 @@ def _default(field):
 
 
 def _text(value):
-  """A value as it is typed."""
+  """A value as typed on a command line."""
   if isinstance(value, bool):
     return str(value).lower()
   if isinstance(value, float):
@@ -215,7 +217,7 @@ def _kind(field):
 
 
 class _Number(flags.ArgumentParser):
-  """Parses an int or a float, saying what is wanted in plain words."""
+  """Parses an int or a float, with plain error messages."""
 
   def __init__(self, kind):
     super().__init__()
@@ -230,7 +232,7 @@ class _Number(flags.ArgumentParser):
 
 
 class _Parts(flags.ArgumentParser):
-  """Parses values with commas between into a tuple."""
+  """Parses values separated by commas into a tuple."""
 
   def __init__(self, field):
     super().__init__()
@@ -247,7 +249,7 @@ class _Parts(flags.ArgumentParser):
     length = self._field.metadata['length']
     if parts is None or (length is not None and len(parts) != length):
       count = {None: 'numbers', 2: 'two numbers'}.get(length, f'{length} numbers')
-      raise ValueError(f'{count} {"are" if kind in (int, float) else "is"} wanted, with commas between'
+      raise ValueError(f'{count} {"are" if kind in (int, float) else "is"} wanted, separated by commas'
                        + (f', as {_text(self._field.default)}' if self._field.default else ''))
     return parts
 
@@ -278,7 +280,7 @@ def _define(record, values):
 
 
 def _read(record, values, prefix=''):
-  """Makes a Settings record of what absl has parsed."""
+  """Makes a Settings record from the values that absl has parsed."""
   arguments = {}
   for field in dataclasses.fields(record):
     if 'group' in field.metadata:
@@ -290,7 +292,7 @@ def _read(record, values, prefix=''):
 
 
 def _check(name, value, rules):
-  """Raises UserError if a value breaks one of the rules that `flag` took; None, the default of some, never does."""
+  """Raises UserError if a value breaks a rule that `flag` was given; None is always valid."""
   for part in value if isinstance(value, (tuple, list)) else (value,):
     least, most, choices = rules['least'], rules['most'], rules['choices']
     if part is None:
@@ -312,5 +314,5 @@ def _range(least, most):
 
 
 def expanded(path):
-  """A path with `~` and variables (`$HOME`) put in, as a shell would where it does not see them (after an =)."""
+  """A path with `~` and variables (`$HOME`) expanded, also where a shell leaves them alone (after an =)."""
   return path if path is None else os.path.expandvars(os.path.expanduser(path))

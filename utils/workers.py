@@ -12,7 +12,7 @@ import types
 
 from utils.errors import UserError
 
-_IN_FLIGHT = 4  # items a worker, handed out or waiting to be taken: enough to keep it busy, few enough for memory
+_IN_FLIGHT = 4  # items per worker, in work or waiting to be taken: keeps workers busy and memory bounded
 
 
 def default_workers():
@@ -24,12 +24,12 @@ def ordered_map(function, items, num_workers):
   """Maps a function over items in several processes.
 
   Args:
-    function: of one item; it and the items can be pickled, and it lives in a module other than the script.
+    function: function of one item, in a module other than the script; function and items can be pickled.
     items: iterable.
-    num_workers: number of processes; 1 works in this one.
+    num_workers: number of processes; 1 works in the process of the caller.
 
   Yields:
-    (item, result) in the order of `items`. At most a few items a worker are held at any time.
+    (item, result) in the order of `items`. At most a few items per worker are held at any time.
 
   Raises:
     UserError: if a worker process is killed.
@@ -59,7 +59,7 @@ def ordered_map(function, items, num_workers):
 
 @contextlib.contextmanager
 def _without_main():
-  """Hides the script while a process is spawned, which would import it again, and TensorFlow with it."""
+  """Hides the script from a process being spawned, which would import it again, and TensorFlow with it."""
   main = sys.modules['__main__']
   sys.modules['__main__'] = types.ModuleType('__main__')
   try:
@@ -69,7 +69,7 @@ def _without_main():
 
 
 def _start():
-  """Makes a worker leave Ctrl-C to its parent, and end when that is killed."""
+  """Makes a worker ignore Ctrl-C, which the parent handles, and end when the parent is killed."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   threading.Thread(target=_end_with_parent, daemon=True).start()
 

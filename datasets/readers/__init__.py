@@ -1,1 +1,1 @@
-"""The readers of the datasets, a file each, and what they share."""
+"""Readers of the datasets, a file each, and their common parts."""

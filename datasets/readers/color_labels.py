@@ -1,4 +1,4 @@
-"""Label pictures in which a color, not a number, says the class; and the lists of colors that come with them."""
+"""Label pictures in which colors, not numbers, stand for classes; and the lists of colors that come with them."""
 
 import functools
 import re
@@ -9,13 +9,13 @@ from datasets import images
 from datasets.readers import lists
 from utils.errors import UserError
 
-NEAR = 48  # Euclidean distance in RGB up to which an unknown color is taken for a blurred known one
+NEAR = 48  # Euclidean distance in RGB up to which an unknown color passes for a blurred known color
 _JPEG_START = b'\xff\xd8\xff'
 _COLOR_LINE = re.compile(r'(\d+)\s+(\d+)\s+(\d+)\s+(\S.*)')
 
 
 def read_color_label(path, colors):
-  """Reads a label picture whose colors are classes: an RGB or RGBA one, or one of a palette.
+  """Reads a label picture whose colors are classes: an RGB, RGBA or palette picture.
 
   Args:
     path: file name of the picture.
@@ -25,7 +25,8 @@ def read_color_label(path, colors):
     raw labels, uint8 [H, W].
 
   Raises:
-    BadFile: if it cannot be decoded, is a JPEG (whose colors are not exact), or holds a color that is not in `colors`.
+    BadFile: if the picture cannot be decoded, is a JPEG (whose colors are not exact), or holds a color that is not in
+      `colors`.
   """
   packed = _packed(images.read_rgb(path))
   _refuse_jpeg(path)
@@ -58,7 +59,7 @@ def _refuse_jpeg(path):
 
 
 def _describe_unknown(packed, unknown, colors):
-  """Says which unknown color comes first, where, how often, and which known one it may be meant to be."""
+  """Describes the first unknown color: its place, how often it occurs, and the nearest known color."""
   row, column = np.argwhere(unknown)[0]
   value = int(packed[row, column])
   color = np.array([value >> 16, value >> 8 & 255, value & 255])
@@ -70,7 +71,7 @@ def _describe_unknown(packed, unknown, colors):
     text += f' ({num_others} more color{"s" * (num_others > 1)} unknown; {np.count_nonzero(unknown)} pixels in all)'
   distances = np.linalg.norm(np.array([known for known, _ in colors]) - color, axis=1)
   if distances.min() <= NEAR:
-    text += (f'; the nearest known one is {_text(colors[distances.argmin()][0])}: has the label been a JPEG, or been '
+    text += (f'; the nearest known color is {_text(colors[distances.argmin()][0])}: has the label been a JPEG, or been '
              'drawn or resized with smooth edges?')
   return text
 
@@ -80,13 +81,13 @@ def _text(color):
 
 
 def read_label_colors(path):
-  """Reads a list of colors as it comes with CamVid, `label_colors.txt`: `R G B Name` a line.
+  """Reads a list of colors as it comes with CamVid, `label_colors.txt`: `R G B Name` on each line.
 
   Returns:
     a list of (name, (r, g, b)), in the file's order; white space in names is kept.
 
   Raises:
-    UserError: naming the file and the line where one is of another form, a value is above 255, or a name or a color
+    UserError: naming the file and the line, if a line has another form, a value is above 255, or a name or a color
       comes twice; or if the file is missing or holds no line.
   """
   found, places = [], {}
@@ -96,16 +97,14 @@ def read_label_colors(path):
       raise UserError(f'{where}: expected three numbers and a name, as in "128 64 128 Road", found {line!r}')
     color, name = tuple(int(value) for value in match.groups()[:3]), match.group(4)
     check_color(color, where)
-    for what in (f'color {_text(color)}', f'name {name}'):
-      if what in places:
-        raise UserError(f'{where}: the {what} stands in {places[what]} already')
-      places[what] = where
+    for item in (f'color {_text(color)}', f'name {name}'):
+      lists.note_place(places, item, where)
     found.append((name, color))
   return found
 
 
 def check_color(color, where):
-  """Raises UserError, which says `where`, if a value of an RGB triple is above 255 (or below 0)."""
+  """Raises UserError, naming `where`, if a value of an RGB triple is above 255 or below 0."""
   for value in color:
     if not 0 <= value <= 255:
       raise UserError(f'{where}: the color {_text(color)} has the value {value}; valid are 0 to 255')

@@ -18,7 +18,7 @@ from datasets.readers.archives import ARCHIVES
 from utils.errors import UserError
 from utils.labels import IGNORE_LABEL
 
-# Cityscapes' label id -> name and color of what is trained, in the order of the train ids (cityscapesScripts,
+# Cityscapes' label id -> name and color of a trained class, in the order of the train ids (cityscapesScripts,
 # helpers/labels.py).
 TRAINED = {
     7: ('road', (128, 64, 128)), 8: ('sidewalk', (244, 35, 232)), 11: ('building', (70, 70, 70)),
@@ -29,12 +29,12 @@ TRAINED = {
     31: ('train', (0, 80, 100)), 32: ('motorcycle', (0, 0, 230)), 33: ('bicycle', (119, 11, 32))}
 LAST_RAW = 34  # license plate, -1 in Cityscapes
 LAST_FRAME = 24966
-MISMATCHED = range(20801, 20861)  # as listed by public loaders of the dataset that leave them out
+MISMATCHED = range(20801, 20861)  # frames with labels of another size, as listed by public loaders of the dataset
 _SPLIT_FILES = ('split.mat', 'read_mapping/split.mat', 'read_mapping/read_mapping/split.mat')
 
 
 def _sources(source_dir, split):
-  """Lists the frames of a split that are there, with an image or a label; whichever lacks is named by verification."""
+  """Lists the frames of a split that have an image or a label; the converter reports the missing one of the two."""
   root = lists.find_root(source_dir, ('GTA5', 'gta5', ''), 'images', dataset='gta5')
   folders = [os.path.join(root, kind) for kind in ('images', 'labels')]
   parts = [_parts(folder) for folder in folders]
@@ -49,7 +49,7 @@ def _sources(source_dir, split):
 
 
 def _parts(folder):
-  """Names of the folders in a folder: one for each of the archives that were unpacked by `datasets.prepare`."""
+  """Names of the folders in a folder: a folder for each archive that `datasets.prepare` unpacked."""
   return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()) if os.path.isdir(folder) else []
 
 
@@ -64,7 +64,7 @@ def _list_frames(folder):
 
 
 def _read_split(root, split):
-  """Reads the frame numbers of a split, in ascending order. Raises UserError if there is no valid list of them."""
+  """Reads the frame numbers of a split, in ascending order. Raises UserError if there is no valid list."""
   paths = [os.path.join(root, file) for file in _SPLIT_FILES]
   path = next(filter(os.path.exists, paths), None)
   if path is None:
@@ -91,5 +91,5 @@ GTA5 = Dataset(
     label_map=label_map({**dict.fromkeys(range(LAST_RAW + 1), IGNORE_LABEL),
                          **{raw: label for label, raw in enumerate(TRAINED)}}),
     url='https://download.visinf.tu-darmstadt.de/data/from_games/',
-    licence='for research and education only',
+    license='for research and education only',
     archives=ARCHIVES['gta5'])

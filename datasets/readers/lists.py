@@ -8,19 +8,19 @@ IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png')
 
 
 def find_root(source_dir, places, marker, *, dataset):
-  """Finds the folder of the originals, whichever of its parents the user gave.
+  """Finds the folder of the originals at or below the folder that the user gave.
 
   Args:
     source_dir: the folder that the user gave.
     places: paths below `source_dir` where the layout may start, the most particular first; '' is the folder itself.
-    marker: a path that must exist below the right one.
+    marker: path that must exist below the folder.
     dataset: name of the dataset, for the message.
 
   Returns:
     the path of the folder that holds `marker`.
 
   Raises:
-    UserError: if there is no such folder.
+    UserError: listing the places, if none of them holds `marker`.
   """
   if not os.path.isdir(source_dir):
     raise UserError(f'--source_dir={source_dir}: no such folder; {dataset} is to be read from there')
@@ -33,10 +33,10 @@ def find_root(source_dir, places, marker, *, dataset):
 
 
 def read_text(path):
-  """Reads a text file of one thing a line.
+  """Reads the lines of a text file that are not blank.
 
   Returns:
-    a list of (where, line): 'FILE:LINE' and a line that is not blank, without white space around it.
+    a list of (where, line): 'FILE:LINE' and the line without white space around it.
 
   Raises:
     UserError: if the file is missing, holds no line, or is no text.
@@ -54,7 +54,7 @@ def read_text(path):
 
 
 def read_lines(path):
-  """Reads a split list of several fields a line.
+  """Reads a split list with several fields on a line.
 
   Returns:
     a list of (where, fields): 'FILE:LINE' and the fields of a line that is not blank, split at white space.
@@ -66,13 +66,13 @@ def read_lines(path):
 
 
 def read_names(path):
-  """Reads a list of one plain name a line.
+  """Reads a list with a plain name on each line.
 
   Returns:
     a list of names, in the list's order.
 
   Raises:
-    UserError: if a line is anything else than one name without a path, or a name comes twice.
+    UserError: if a line is not a single name without a path, or a name comes twice.
   """
   names = []
   for where, fields in read_lines(path):
@@ -92,8 +92,24 @@ def refuse_duplicates(names, where):
     seen.add(name)
 
 
+def note_place(places, item, where):
+  """Notes the place of an item, which may stand in a list only once.
+
+  Args:
+    places: dict of item -> 'FILE:LINE'; `item` is added.
+    item: phrase, such as 'name Road'.
+    where: 'FILE:LINE' of the item.
+
+  Raises:
+    UserError: naming both places, if the item was noted before.
+  """
+  if item in places:
+    raise UserError(f'{where}: the {item} stands in {places[item]} already')
+  places[item] = where
+
+
 def inside(root, relative, where):
-  """Joins a path from a list to the folder that it must stay in.
+  """Joins a path from a list to the folder that must contain it.
 
   Raises:
     UserError: if the path is absolute or climbs out of `root`.
@@ -105,7 +121,7 @@ def inside(root, relative, where):
 
 
 def existing(path):
-  """Returns `path`, or where it does not exist an image beside it of the same stem and another extension, if any.
+  """Returns `path`; where it does not exist, an image beside it of the same stem and another extension, if any.
 
   Copies of a dataset are often recompressed while their lists keep the old names.
   """
@@ -122,7 +138,7 @@ def list_images(folder, extensions=IMAGE_EXTENSIONS):
 
   Args:
     folder: path.
-    extensions: tuple of the lower-case endings that make a file an image.
+    extensions: tuple of the lower-case endings of image files.
 
   Returns:
     a dict of stem -> path, sorted by stem.

@@ -33,8 +33,7 @@ _FOLDERS = {'train': 'training', 'val': 'validation'}
 
 
 def _sources(source_dir, split):
-  """Lists a split's folders: an image and a label of the same stem. One without the other is listed all the same, so
-  that verification names it."""
+  """Pairs images and labels of the same stem; stems without a partner are kept, for the converter to report."""
   root = lists.find_root(source_dir, ('ADEChallengeData2016', ''), 'annotations', dataset='mit')
   folders = [os.path.join(root, kind, _FOLDERS[split]) for kind in ('images', 'annotations')]
   images, labels = (lists.list_images(folder) for folder in folders)
@@ -51,8 +50,8 @@ MIT = Dataset(
     sources=_sources,
     label_map=label_map({0: IGNORE_LABEL, **{label: label - 1 for label in range(1, len(CLASSES) + 1)}}),
     url='http://sceneparsing.csail.mit.edu/',
-    licence='annotations BSD 3-clause; photographs for research and education only, not redistributed',
+    license='annotations BSD 3-clause; photographs for research and education only, not redistributed',
     archives=ARCHIVES['mit'],
     # By the development kit (CSAILVision/sceneparsing): README.md, "Submission format", wants a zip of PNGs named as
-    # the images; demoEvaluation.m wants them grey and of the images' size, with 1 to 150 for the classes.
+    # the images; demoEvaluation.m wants them gray and of the images' size, with 1 to 150 for the classes.
     submission=Submission(url='http://sceneparsing.csail.mit.edu/eval/', archive='submission.zip', offset=1))

@@ -3,23 +3,23 @@
     PATH/images/NAME.jpg   (or another picture format)
     PATH/labels/NAME.png   of the same size
     PATH/classes.txt
-    PATH/train.txt, PATH/val.txt   optional: a NAME a line; other lists, such as test.txt, make further splits
+    PATH/train.txt, PATH/val.txt   optional: a NAME on each line; other lists, such as test.txt, make further splits
 
-`classes.txt` has a class a line: its name, then its color as three numbers, then the word `ignore` if its pixels are
-void, neither trained on nor scored. Color and `ignore` may be left out; commas and white space separate:
+`classes.txt` has a class on each line: its name, then its color as three numbers, then the word `ignore` if its pixels
+are void, neither trained on nor scored. Color and `ignore` may be left out; commas and white space separate:
 
     # comments and blank lines do not count
     road          128,64,128
     traffic sign  220 220 0
     unclear       0,0,0  ignore
 
-Labels are all of one kind, which the files themselves say. Greyscale and palette PNGs hold raw ids: the number of the
-class's line among all class lines, ignored ones included, from 0; 255 is void, always. RGB PNGs hold colors of
+Labels are all of one kind, which the files themselves show. Grayscale and palette PNGs hold raw ids: the number of the
+class's line among all class lines, ignored classes included, from 0; 255 is always void. RGB PNGs hold colors of
 `classes.txt`. The ids that are trained and scored number the classes that are not ignored, in the file's order.
 
-Without train.txt and val.txt, an image belongs to val if the SHA-256 of its name falls into the lowest fifth, whatever
-other images there are and in whatever order. Only where that leaves a split empty, the image with the lowest hash goes
-to val, or the one with the highest to train. Names in other lists are in neither.
+Without train.txt and val.txt, an image belongs to val if the SHA-256 of its name falls into the lowest fifth; other
+images and their order do not matter. Only where this leaves a split empty, the image with the lowest hash goes to val,
+or the image with the highest to train. Names in other lists are in neither.
 """
 
 import dataclasses
@@ -35,29 +35,29 @@ from datasets.dataset import Dataset, Source, colormap, label_map
 from datasets.readers import color_labels, lists
 from utils.errors import UserError
 from utils.labels import IGNORE_LABEL
+from utils.settings import expanded
 
 VAL_SHARE = 0.2
 EXTENSIONS = (*lists.IMAGE_EXTENSIONS, '.bmp', '.gif', '.ppm', '.tif', '.tiff', '.webp')
 _CLASSES = 'classes.txt'
 _LIST = re.compile(r'([a-z0-9_]+)\.txt')
-_PNG_START, _PNG_COLOR_OFFSET, _PNG_RGB = b'\x89PNG\r\n\x1a\n', 25, (2, 6)  # IHDR's color types RGB and RGBA
 _FORM = ('a line of classes.txt is a name (no number), then perhaps its color and the word ignore, as in '
          '"road 128,64,128"')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OwnDataset(Dataset):
-  """A Dataset that knows where its originals are.
+  """A Dataset with a folder of originals of its own.
 
   Attributes:
-    root: the user's folder; `sources` reads there, whatever `source_dir` it is given.
+    root: the user's folder; `sources` reads there and ignores its `source_dir`.
   """
   root: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassLine:
-  """A class of `classes.txt`: `name`, `color` as (r, g, b) or None, `ignore`, and `where` it stands (FILE:LINE)."""
+  """A class of `classes.txt`: `name`, `color` as (r, g, b) or None, `ignore`, and its place `where` (FILE:LINE)."""
   name: str
   color: tuple | None
   ignore: bool
@@ -69,7 +69,7 @@ def own_dataset(path, reserved=()):
 
   Args:
     path: folder of the layout above.
-    reserved: names that other datasets have; a folder of such a name gets 'own-' before it.
+    reserved: names of other datasets; the dataset of a folder with such a name gets 'own-' before it.
 
   Returns:
     an OwnDataset, its splits with the number of images found.
@@ -77,7 +77,7 @@ def own_dataset(path, reserved=()):
   Raises:
     UserError: naming the file and line, where the layout, `classes.txt` or a list is not as described.
   """
-  root = os.path.normpath(os.path.expanduser(path))
+  root = os.path.normpath(expanded(path))
   _check_layout(path, root)
   classes = read_classes(os.path.join(root, _CLASSES))
   pictures, labels = _pairs(root)
@@ -98,7 +98,7 @@ def own_dataset(path, reserved=()):
                            **{raw_id: label for label, raw_id in enumerate(kept)}}),
       read_label=read_label,
       url=root,
-      licence="the user's own",
+      license="the user's own",
       root=root)
 
 
@@ -136,21 +136,19 @@ def read_classes(path):
     a list of ClassLine, in the file's order.
 
   Raises:
-    UserError: naming the line that is of another form, or where a name or a color comes twice; or if fewer than two
-      classes are left that are not ignored, or there are more than ids.
+    UserError: naming the line, if it has another form or a name or a color comes twice; or if fewer than two classes
+      are not ignored, or there are more classes than ids.
   """
   classes = [_parse_class(line, where) for where, line in lists.read_text(path) if not line.startswith('#')]
   places = {}
   for line in classes:
-    for what in (f'class {line.name!r}', line.color and f'color {",".join(map(str, line.color))}'):
-      if what in places:
-        raise UserError(f'{line.where}: the {what} stands in {places[what]} already')
-      if what:
-        places[what] = line.where
+    lists.note_place(places, f'class {line.name!r}', line.where)
+    if line.color:
+      lists.note_place(places, f'color {",".join(map(str, line.color))}', line.where)
   if len(classes) > IGNORE_LABEL:
     raise UserError(f'{path}: {len(classes)} classes; at most {IGNORE_LABEL} have an id, {IGNORE_LABEL} itself is void')
   if sum(not line.ignore for line in classes) < 2:
-    raise UserError(f'{path}: at least two classes that are not ignored are needed (one may be "background")')
+    raise UserError(f'{path}: at least two classes that are not ignored are needed ("background" may be one)')
   return classes
 
 
@@ -171,7 +169,7 @@ def _parse_class(line, where):
 
 
 def _palette(colors):
-  """Gives the classes without a color one of `colormap` that no other has. Returns uint8 [C, 3]."""
+  """Gives the classes without a color a free color of `colormap`. Returns uint8 [C, 3]."""
   free = iter(color for color in map(tuple, colormap(256).tolist()) if color not in colors)
   return np.array([color or next(free) for color in colors], np.uint8)
 
@@ -190,7 +188,7 @@ def _pairs(root):
                       'subfolders (train.txt and val.txt may list the names of a split)')
     found.append(lists.list_images(folder, EXTENSIONS))
     if not found[-1]:
-      raise UserError(f'there is not one picture in {folder} ({", ".join(EXTENSIONS)})')
+      raise UserError(f'there is no picture in {folder} ({", ".join(EXTENSIONS)})')
   pictures, labels = found
   if pictures.keys().isdisjoint(labels):
     raise UserError(f'{root}: no label has the name of an image, as images/a.jpg and labels/a.png have; there are '
@@ -199,34 +197,32 @@ def _pairs(root):
 
 
 def _is_rgb(path):
-  """Whether a PNG holds RGB or RGBA pixels, from its first bytes; None where it is no PNG."""
+  """Whether a PNG holds RGB or RGBA pixels, by its first bytes; None where the file is no PNG."""
   try:
     with open(path, 'rb') as file:
-      start = file.read(_PNG_COLOR_OFFSET + 1)
-  except OSError:  # the converter will name it
+      header = images.png_header(file.read(images.PNG_HEADER))
+  except OSError:  # the converter names the file
     return None
-  if not start.startswith(_PNG_START) or len(start) <= _PNG_COLOR_OFFSET:
-    return None
-  return start[_PNG_COLOR_OFFSET] in _PNG_RGB
+  return header and header[1] in (images.PNG_RGB, images.PNG_RGBA)
 
 
 def _are_colors(labels, classes):
-  """Whether the labels are colors and not ids. Raises UserError if some are and some are not, or colors are missing."""
+  """Whether the labels are colors, not ids. Raises UserError if there are both, or a class has no color."""
   kinds = {path: _is_rgb(path) for path in labels.values()}
   colors = [path for path, is_rgb in kinds.items() if is_rgb]
   ids = [path for path, is_rgb in kinds.items() if is_rgb is False]
   if colors and ids:
     raise UserError(f'labels must all be of one kind: {len(colors)} are RGB colors, such as {colors[0]}, and '
-                    f'{len(ids)} are greyscale or palette pictures of ids, such as {ids[0]}')
+                    f'{len(ids)} are grayscale or palette pictures of ids, such as {ids[0]}')
   for line in classes if colors else ():
     if not line.color:
       raise UserError(f'{line.where}: the class {line.name!r} has no color, but labels such as {colors[0]} are RGB '
-                      f'pictures (ids are to be greyscale or palette pictures); {_FORM}')
+                      f'pictures (ids are to be grayscale or palette pictures); {_FORM}')
   return bool(colors)
 
 
 def read_id_label(path, colors, ignored):
-  """Reads a greyscale or palette picture of ids, unless it is plainly one of colors.
+  """Reads a grayscale or palette picture of ids; refuses a picture whose colors contradict its ids.
 
   Args:
     path: file name of the picture.
@@ -237,12 +233,12 @@ def read_id_label(path, colors, ignored):
     raw labels, uint8 [H, W].
 
   Raises:
-    BadFile: as `images.read_label`; or if two pixel values or more are shown in colors that `colors` has, all of them
-      are, and they stand for other classes than the values.
+    BadFile: as `images.read_label`; or if there are at least two pixel values, all are shown in colors of `colors`, and
+      these stand for other classes than the values.
   """
   raw = images.read_label(path)
   place = np.full(256, -1)
-  place[raw.ravel()] = np.arange(raw.size)  # of one pixel of each value
+  place[raw.ravel()] = np.arange(raw.size)  # position of a pixel of each value
   values = np.flatnonzero(place >= 0)
   if not colors or len(values) < 2:
     return raw
@@ -259,13 +255,13 @@ def read_id_label(path, colors, ignored):
 
 
 def _splits(root, pictures, labels):
-  """Finds the names of each split: a dict of split -> list of (where it is said, or None; name)."""
+  """Finds the names of each split: a dict of split -> list of ('FILE:LINE' of a list, or None; name)."""
   files = sorted(file for file in os.listdir(root) if _LIST.fullmatch(file) and file != _CLASSES)
   splits = {file.removesuffix('.txt'): _read_list(os.path.join(root, file), pictures.keys() | labels.keys())
             for file in files}
   if ('train' in splits) != ('val' in splits):
-    there, missing = ('train', 'val') if 'train' in splits else ('val', 'train')
-    raise UserError(f'{root} holds {there}.txt but no {missing}.txt; give both, or neither for a split by hash')
+    present, missing = ('train', 'val') if 'train' in splits else ('val', 'train')
+    raise UserError(f'{root} holds {present}.txt but no {missing}.txt; give both, or neither for a split by hash')
   if 'train' in splits:
     return splits
   listed = {name for names in splits.values() for _, name in names}
@@ -274,14 +270,14 @@ def _splits(root, pictures, labels):
     raise UserError(f'{root}: {len(pairs)} pair of image and label is not enough for a train and a val split; list the '
                     'names in train.txt and val.txt, or add images')
   train, val = hash_split(pairs)
-  for name in sorted((pictures.keys() ^ labels.keys()) - listed):  # the converter will name the missing partner
+  for name in sorted((pictures.keys() ^ labels.keys()) - listed):  # the converter names the missing partner
     (val if _hash(name) < VAL_SHARE else train).append(name)
   return {**{split: [(None, name) for name in sorted(names)] for split, names in (('train', train), ('val', val))},
           **splits}
 
 
 def _read_list(path, names):
-  """Reads a list of names; one that is not in `names` but for an extension is taken without it."""
+  """Reads a list of names, without extensions where a name is not in `names` with its extension."""
   listed = []
   for where, line in lists.read_text(path):
     stem, extension = os.path.splitext(line)
@@ -296,7 +292,7 @@ def hash_split(names):
     names: list of at least two different names.
 
   Returns:
-    `(train, val)`, two lists that are not empty.
+    `(train, val)`, two lists of names, neither empty.
   """
   ranked = sorted(names, key=_hash)
   num_val = sum(_hash(name) < VAL_SHARE for name in ranked)
@@ -305,13 +301,13 @@ def hash_split(names):
 
 
 def _hash(name):
-  """A number from 0 to 1 that depends on the name alone."""
+  """Number from 0 to 1 that depends on the name alone."""
   digest = hashlib.sha256(os.fsencode(name)).digest()
   return int.from_bytes(digest[:8], 'big') / 2**64
 
 
 def _sources(root, source_dir, split):
-  """Lists a split of the user's folder; a missing partner stays in it, for the converter to name."""
+  """Lists a split of the user's folder; names without a partner are kept, for the converter to report."""
   del source_dir
   pictures, labels = _pairs(root)
   splits = _splits(root, pictures, labels)

@@ -1,7 +1,7 @@
 """The built-in dataset: overlapping geometric shapes on textured backgrounds, drawn by a formula, nothing to download.
 
-A class's colours scatter widely around one of its own, so that a network from scratch soon finds a hold, while the
-outline tells for certain. Bars, crosses, rings and small objects are narrower than the 32- and 16-pixel strides of an
+The colors of a class scatter widely around its mean color, so that a network from scratch soon finds a hold, while only
+the outline is certain. Bars, crosses, rings and small objects are narrower than the 32- and 16-pixel strides of an
 FCN's coarse maps.
 """
 
@@ -12,12 +12,12 @@ from datasets.dataset import Dataset, Source, colormap, label_map
 from utils.labels import IGNORE_LABEL, edges
 
 HEIGHTS, WIDTHS = (113, 145), (145, 177)  # pixels, both ends included; 129x161 on average
-OBJECTS = (6, 12)  # a picture
-RADII = (9.0, 40.0)  # of the circle around an object, in pixels, drawn log-uniformly
+OBJECTS = (6, 12)  # number of objects in a picture, both ends included
+RADII = (9.0, 40.0)  # radius of the circle around an object, in pixels, drawn log-uniformly
 WALL = 0.3  # thickness of rings, crosses and bars as a part of the radius
-LEAST_WALL = 5.0  # the same in pixels: two are lost to the void border
-CONTRAST = 110.0  # least distance in RGB between an object's colours and the background's middle one
-SPREAD = 55.0  # standard deviation of an object's colours around its class's, of 255
+LEAST_WALL = 5.0  # least thickness in pixels: two are lost to the void border
+CONTRAST = 110.0  # least distance in RGB between an object's colors and the background's mean color
+SPREAD = 55.0  # standard deviation of an object's colors around its class's, of 255
 NOISE = 10.0  # standard deviation of each pixel's noise, of 255
 SPLITS = {'train': 800, 'val': 100}
 _SEEDS = {'train': 1, 'val': 2}
@@ -41,7 +41,7 @@ def _triangle(x, y, wall):
 
 
 def _star(x, y, wall):
-  """Five points at radius 1, five notches at 0.42: folds the plane to one side of one point and cuts along its edge."""
+  """Five points at radius 1, five notches at 0.42: folds the plane to one side of a point and cuts along its edge."""
   sector = 2 * np.pi / 5
   angle = np.abs((np.arctan2(y, x) + sector / 2) % sector - sector / 2)
   along, across = np.hypot(x, y) * np.cos(angle), np.hypot(x, y) * np.sin(angle)
@@ -58,12 +58,12 @@ def _cross(x, y, wall):
 
 
 # Name -> whether points belong to the shape, in coordinates where a circle of radius 1 is around it; `wall` is the
-# thickness of what is thin, in the same unit.
+# thickness of rings, crosses and bars, in the same unit.
 OUTLINES = {'disc': _disc, 'ring': _ring, 'square': _square, 'triangle': _triangle, 'star': _star, 'cross': _cross,
             'bar': _bar}
 CLASSES = ('background', *OUTLINES)
-COLOURS = np.array([[220, 60, 60], [60, 190, 80], [70, 90, 230], [220, 210, 60], [200, 80, 210], [70, 210, 220],
-                    [240, 150, 60]], np.float64)  # around which the objects' scatter, in the order of OUTLINES
+COLORS = np.array([[220, 60, 60], [60, 190, 80], [70, 90, 230], [220, 210, 60], [200, 80, 210], [70, 210, 220],
+                    [240, 150, 60]], np.float64)  # mean color of each class, in the order of OUTLINES
 
 
 def _pattern(rng, height, width):
@@ -82,33 +82,33 @@ def _pattern(rng, height, width):
 
 
 def _texture(rng, height, width, *, near=None, away_from=None):
-  """A pattern between two random colours.
+  """A pattern between two random colors.
 
   Args:
     rng: np.random.Generator.
     height, width: in pixels.
-    near: a colour, float [3], around which both scatter; None for any.
-    away_from: a colour, float [3], to which both keep CONTRAST.
+    near: mean of both colors, float [3]; None for any colors.
+    away_from: color, float [3], at a distance of at least CONTRAST from both.
 
   Returns:
-    float [H, W, 3] in 0..255, and the colour in the middle of the two.
+    float [H, W, 3] in 0..255, and the color in the middle of the two.
   """
-  colours = []
-  while len(colours) < 2:
-    colour = rng.uniform(0, 255, 3) if near is None else np.clip(rng.normal(near, SPREAD), 0, 255)
-    if away_from is None or np.linalg.norm(colour - away_from) >= CONTRAST:
-      colours.append(colour)
-  first, second = colours
+  colors = []
+  while len(colors) < 2:
+    color = rng.uniform(0, 255, 3) if near is None else np.clip(rng.normal(near, SPREAD), 0, 255)
+    if away_from is None or np.linalg.norm(color - away_from) >= CONTRAST:
+      colors.append(color)
+  first, second = colors
   second = first + 0.5 * (second - first)  # keeps patterns fainter than outlines
   return first + _pattern(rng, height, width)[..., np.newaxis] * (second - first), (first + second) / 2
 
 
 def _place(rng, height, width):
-  """Puts a circle at random, its centre inside the picture.
+  """Places a circle at random, its center inside the picture.
 
   Returns:
-    the slices (rows, columns) of the square around it, as far as it lies in the picture; the coordinates x and y
-    there, float [h, w], turned at random, of which the circle is x**2 + y**2 = 1; and its radius in pixels.
+    slices (rows, columns) of the square around it, as far as it lies in the picture; coordinates x and y in the
+    square, float [h, w], turned at random, in which the circle is x**2 + y**2 = 1; and its radius in pixels.
   """
   radius = np.exp(rng.uniform(*np.log(RADII)))
   angle = rng.uniform(0, 2 * np.pi)
@@ -122,7 +122,7 @@ def _place(rng, height, width):
 
 
 def _with_border(objects, labels):
-  """Makes void every pixel beside another object's (up, down, left or right): a border two pixels wide in all."""
+  """Makes pixels beside (up, down, left or right) another object's void: a border two pixels wide in all."""
   return np.where(edges(objects), IGNORE_LABEL, labels).astype(np.uint8)
 
 
@@ -130,7 +130,7 @@ def draw(seed):
   """Draws a picture.
 
   Args:
-    seed: int or sequence of ints; the same one always gives the same picture.
+    seed: int or sequence of ints; equal seeds give equal pictures.
 
   Returns:
     image uint8 [H, W, 3] and labels uint8 [H, W], with IGNORE_LABEL around the objects.
@@ -143,7 +143,7 @@ def draw(seed):
     label = int(rng.integers(1, len(CLASSES)))
     box, x, y, radius = _place(rng, height, width)
     mask = OUTLINES[CLASSES[label]](x, y, max(WALL, LEAST_WALL / radius))
-    fill, _ = _texture(rng, *mask.shape, near=COLOURS[label - 1], away_from=background)
+    fill, _ = _texture(rng, *mask.shape, near=COLORS[label - 1], away_from=background)
     image[box][mask], objects[box][mask], labels[box][mask] = fill[mask], number, label
   image = image + rng.normal(0, NOISE, image.shape)
   return np.clip(np.rint(image), 0, 255).astype(np.uint8), _with_border(objects, labels)
@@ -167,5 +167,5 @@ SHAPES = Dataset(
     sources=_sources,
     label_map=label_map({**{label: label for label in range(len(CLASSES))}, IGNORE_LABEL: IGNORE_LABEL}),
     generate=_generate,
-    url='generated by datasets/shapes.py',
-    licence="the project's own")
+    url='generated by datasets/readers/shapes.py',
+    license="the project's own")

@@ -2,13 +2,13 @@
 
 Gaidon, Wang, Cabon and Vig, "Virtual worlds as proxy for multi-object tracking analysis", CVPR 2016; Cabon, Murray and
 Humenberger, "Virtual KITTI 2", 2020. Labels are pictures in colors. In 1.3.1 every vehicle has a color of its own, by a
-list for each video; in 2 a class has one color throughout.
+list for each video; in 2 every class has the same color in all videos.
 
-There is no official split for segmentation. Here a whole world is held out, under all conditions, since frames of one
-world are nearly the same from one condition to the other: val is 0002, a town with a busy crossing, as 0001 and 0006,
-which like the road through woods 0018 and the motorway 0020 are trained on. `val_clone` is the part of val under the
-conditions of the real video: a tenth, for evaluation during training. Of the two cameras of Virtual KITTI 2 it is the
-left one, Camera_0, as in 1.3.1.
+There is no official split for segmentation. Here a whole world is held out, under all conditions, since frames of a
+world are nearly the same under all of them. val is 0002, a town with a busy crossing, as 0001 and 0006 are; these two,
+the road through woods 0018 and the motorway 0020 are train. `val_clone` is the part of val under the conditions of the
+real video: a tenth, for evaluation during training. Images of Virtual KITTI 2 are those of the left camera, Camera_0,
+as in 1.3.1.
 """
 
 import functools
@@ -54,13 +54,13 @@ def _sources(source_dir, split):
     for variation in variations:
       folders = [os.path.join(root, f'vkitti_1.3.1_{kind}', world, variation) for kind in ('rgb', 'scenegt')]
       if any(map(os.path.isdir, folders)):
-        _read_encoding(_encoding_path(folders[1]))  # whose mistakes are said before any label is read
+        _read_encoding(_encoding_path(folders[1]))  # reports its mistakes before any label is read
         sources += _pair(*folders, name=f'{world}_{variation}_{{}}', image_name='{}.png', label_name='{}.png')
   return sources
 
 
 def _sources2(source_dir, split):
-  """Lists a split of Virtual KITTI 2, unpacked into one folder or into one for each archive."""
+  """Lists a split of Virtual KITTI 2, unpacked into one folder or into a folder for each archive."""
   root, parts = _find2(source_dir)
   worlds, variations = _VIDEOS[split]
   sources = []
@@ -77,7 +77,7 @@ def _sources2(source_dir, split):
 
 
 def _scene(world):
-  """What Virtual KITTI 2 calls a world: Scene01 for 0001."""
+  """Name of a world in Virtual KITTI 2: Scene01 for 0001."""
   return f'Scene{world[2:]}'
 
 
@@ -85,8 +85,8 @@ def _find2(source_dir):
   """Finds Virtual KITTI 2.
 
   Returns:
-    the folder that holds it, and a dict from each of its parts to the folder in that one: '' where all of them are
-    unpacked to the same, else the name of the part's archive.
+    its folder, and a dict from each part to the part's folder in it: '' where all parts are unpacked to the same
+    folder, else the name of the part's archive.
   """
   parts = {kind: f'vkitti_2.0.3_{kind}' for kind in ('rgb', 'classSegmentation', 'textgt')}
   for root in (os.path.join(source_dir, 'vkitti2'), source_dir):
@@ -96,11 +96,11 @@ def _find2(source_dir):
 
 
 def _pair(image_folder, label_folder, *, name, image_name, label_name):
-  """Lists a video. A frame without its image or its label is listed all the same, so that verification names it.
+  """Lists a video; frames without an image or a label are kept, for the converter to report.
 
   Args:
     image_folder, label_folder: paths.
-    name, image_name, label_name: of a frame and its files, with {} in the place of its number.
+    name, image_name, label_name: names of a frame and its files, with {} in the place of its number.
   """
 
   def frames(folder, pattern):
@@ -122,14 +122,14 @@ def _encoding_path(folder):
 
 
 def _read_encoding(path):
-  """Reads a list of colors: a header, then `Category r g b` or `Category:ID r g b` a line.
+  """Reads a list of colors: a header, then `Category r g b` or `Category:ID r g b` on each line.
 
   Returns:
     tuple of ((r, g, b), raw id); colors of different vehicles have the id of their class.
 
   Raises:
-    UserError: naming file and line, if a line is of another form, a category is none of the dataset's, or a color
-      stands for two of them.
+    UserError: naming file and line, if a line has another form, a category is none of the dataset's, or a color
+      stands for two categories.
   """
   raw_ids, lines = {}, lists.read_lines(path)
   if not lines[0][1][-1].isdecimal():
@@ -171,7 +171,7 @@ VKITTI = Dataset(
     label_map=label_map({raw: raw for raw in _RAW.values()}),
     read_label=_read_label,
     url='https://europe.naverlabs.com/research/computer-vision/proxy-virtual-worlds-vkitti-1/',
-    licence='CC BY-NC-SA 3.0: not for commercial use',
+    license='CC BY-NC-SA 3.0: not for commercial use',
     archives=ARCHIVES['vkitti'])
 
 VKITTI2 = Dataset(
@@ -183,5 +183,5 @@ VKITTI2 = Dataset(
     label_map=VKITTI.label_map,
     read_label=functools.partial(read_color_label, colors=COLORS2),
     url='https://europe.naverlabs.com/research/computer-vision/proxy-virtual-worlds-vkitti-2/',
-    licence=VKITTI.licence,
+    license=VKITTI.license,
     archives=ARCHIVES['vkitti2'])

@@ -20,7 +20,7 @@ CLASSES = (
     'background', 'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow',
     'diningtable', 'dog', 'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor')
 _LISTS = os.path.join('ImageSets', 'Segmentation')
-_SBD_LISTS = ('train.txt', 'val.txt')  # of another split than VOC's; only their union matters here
+_SBD_LISTS = ('train.txt', 'val.txt')  # another split than VOC's; only the union is used
 
 
 def _root(source_dir, year, dataset):
@@ -44,7 +44,7 @@ def _sources(source_dir, split, year, dataset):
 
 
 def _aug_sources(source_dir, split):
-  """Lists VOC 2012's val; or, for train, its train followed by all that SBD annotates besides, val left out."""
+  """Lists VOC 2012's val; or for train VOC's train, then all further images of SBD that are not in val."""
   root = _root(source_dir, '2012', 'voc_aug')
   if split == 'val':
     return [_source(root, name) for name in _names(root, 'val')]
@@ -54,7 +54,7 @@ def _aug_sources(source_dir, split):
   extra = [name for file in _SBD_LISTS for name in lists.read_names(os.path.join(sbd, file))]
   lists.refuse_duplicates(extra, f'{sbd}/train.txt and val.txt')
   left_out = val.union(train)
-  # SBD's pictures are VOC's, and its copies stand in where VOC's are not there.
+  # SBD's pictures are copies of VOC's, and used where VOC's are missing.
   added = [Source(name=name, image=_first_existing(os.path.join(root, 'JPEGImages', f'{name}.jpg'),
                                                    os.path.join(sbd, 'img', f'{name}.jpg')),
                   label=os.path.join(sbd, 'cls', f'{name}.mat'))
@@ -82,7 +82,7 @@ def _read_aug_label(path):
 
 
 def _submission(year):
-  """The evaluation server's rules.
+  """Rules of the evaluation server.
 
   By VOC's development kit: section 5.3 of its document asks for palette PNGs with ids from 0 to 20 and VOC's colors;
   VOCinit.m names the folder; VOCevalseg.m refuses an id above 20, so void too, and another size than the image's.
@@ -101,7 +101,7 @@ VOC = Dataset(
     sources=functools.partial(_sources, year='2012', dataset='voc'),
     label_map=label_map({**{label: label for label in range(len(CLASSES))}, IGNORE_LABEL: IGNORE_LABEL}),
     url='http://host.robots.ox.ac.uk/pascal/VOC/voc2012/',
-    licence="photographs from Flickr, under Flickr's terms of use; free for research",
+    license="photographs from Flickr, under Flickr's terms of use; free for research",
     archives=ARCHIVES['voc'],
     submission=_submission(2012))
 
@@ -113,7 +113,7 @@ VOC2011 = Dataset(
     sources=functools.partial(_sources, year='2011', dataset='voc2011'),
     label_map=VOC.label_map,
     url='http://host.robots.ox.ac.uk/pascal/VOC/voc2011/',
-    licence=VOC.licence,
+    license=VOC.license,
     archives=ARCHIVES['voc2011'],
     submission=_submission(2011))
 
@@ -126,6 +126,6 @@ VOC_AUG = Dataset(
     label_map=VOC.label_map,
     read_label=_read_aug_label,
     url=f'{VOC.url} and http://home.bharathh.info/pubs/codes/SBD/download.html',
-    licence=f'{VOC.licence}; SBD: free for research, with citation of Hariharan et al. 2011',
+    license=f'{VOC.license}; SBD: free for research, with citation of Hariharan et al. 2011',
     archives=ARCHIVES['voc_aug'],
     submission=VOC.submission)

@@ -1,23 +1,22 @@
-"""Label maps as pictures: colours, overlays, legends and palette PNGs; maps of numbers with a scale."""
+"""Label maps as pictures: colors, overlays, legends and palette PNGs; maps of numbers with a scale."""
 
 import io
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
+from utils.drawing import canvas
 from utils.files import replacing
 from utils.labels import IGNORE_LABEL
 
 VOID_COLOR = (224, 224, 192)  # as in the palette of VOC's label PNGs
-_BACKGROUND = (255, 255, 255)
-_INK = (30, 30, 30)
 _HEAT = np.array([  # from 0 to the top in equal steps: matplotlib's inferno (CC0), lighter at every step
     (0, 0, 4), (33, 12, 74), (86, 16, 110), (137, 34, 106), (187, 55, 84), (227, 89, 50), (249, 140, 10),
     (249, 201, 50), (252, 255, 164)])
 
 
 def full_palette(palette):
-  """Extends a dataset's palette to every 8-bit label: black where there is no class, VOID_COLOR for 255.
+  """Extends a dataset's palette to every 8-bit label: black where there is no class, VOID_COLOR for void.
 
   Args:
     palette: uint8 [C, 3], C at most 255.
@@ -38,7 +37,7 @@ def full_palette(palette):
 
 
 def colorize(label, palette):
-  """Paints label ids in their classes' colours, 255 in VOID_COLOR.
+  """Paints label ids in their classes' colors, IGNORE_LABEL in VOID_COLOR.
 
   Args:
     label: integer [..., H, W], values in [0, 255].
@@ -51,13 +50,13 @@ def colorize(label, palette):
 
 
 def overlay(image, label, palette, alpha=0.5):
-  """Blends the label's colours into the image.
+  """Blends the label's colors into the image.
 
   Args:
     image: uint8 [H, W, 3], RGB.
     label: integer [H, W], values in [0, 255].
     palette: uint8 [C, 3], RGB.
-    alpha: weight of the colours, from 0 (image alone) to 1 (colours alone).
+    alpha: weight of the colors, from 0 (image alone) to 1 (colors alone).
 
   Returns:
     uint8 [H, W, 3], RGB.
@@ -68,58 +67,40 @@ def overlay(image, label, palette, alpha=0.5):
 
 
 def side_by_side(image, truth, prediction, palette):
-  """Sets image, truth and prediction beside each other, for a look at what the network does.
+  """Sets an image, its true labels and its predicted labels beside each other.
 
   Args:
     image: uint8 [H, W, 3], RGB.
-    truth: integer [H, W], label ids or 255.
+    truth: integer [H, W], label ids or IGNORE_LABEL.
     prediction: integer [H, W], label ids.
     palette: uint8 [C, 3], RGB.
 
   Returns:
-    uint8 [H, 3 * W + 2 * gap, 3] with a white gap of 4 pixels between.
+    uint8 [H, 3 * W + 2 * canvas.GAP, 3], with white between.
   """
-  gap = np.full((image.shape[0], 4, 3), 255, np.uint8)
-  return np.concatenate([image, gap, colorize(truth, palette), gap, colorize(prediction, palette)], axis=1)
+  return canvas.beside([image, colorize(truth, palette), colorize(prediction, palette)])
 
 
-def legend(ids, classes, palette, *, width, font_size=14):
-  """Draws a strip that names colours: a swatch and a name for each class, in as many rows as the width asks.
+def legend(ids, classes, palette, *, width, font_size=canvas.TEXT):
+  """Draws a strip that names classes: a swatch and a name for each, in as many rows as the width asks.
 
   Args:
-    ids: the classes to name, e.g. np.unique(label); 255 is named 'void'.
+    ids: the classes to name, e.g. np.unique(label); IGNORE_LABEL is named 'void'.
     classes: class names, index = label id.
     palette: uint8 [C, 3], RGB.
-    width: wanted width in pixels; the strip gets wider where one entry would not fit.
-    font_size: in pixels.
+    width: wanted width in pixels; the strip gets wider where an entry would not fit.
+    font_size: height of the letters in pixels.
 
   Returns:
     uint8 [h, w, 3] with w >= width; h is 0 where there is nothing to name.
   """
-  font = ImageFont.load_default(font_size)
-  colors = full_palette(palette)
-  names = {int(i): 'void' if i == IGNORE_LABEL else classes[i] for i in ids}
-  pad, line = font_size // 2, font_size + font_size // 2
-  widths = {i: int(np.ceil(font.getlength(name))) + line + 2 * pad for i, name in names.items()}
-  width = max([width, *widths.values()])
-  places, x, y = {}, 0, 0
-  for i in names:
-    if x + widths[i] > width:
-      x, y = 0, y + line
-    places[i] = (x, y)
-    x += widths[i]
-  height = y + line + pad if names else 0
-  strip = Image.new('RGB', (width, height), _BACKGROUND)
-  draw = ImageDraw.Draw(strip)
-  for i, (x, y) in places.items():
-    x, y = x + pad, y + pad
-    draw.rectangle((x, y, x + font_size - 1, y + font_size - 1), fill=tuple(colors[i].tolist()), outline=_INK)
-    draw.text((x + line, y + font_size // 2), names[i], fill=_INK, font=font, anchor='lm')
-  return np.asarray(strip)
+  colors = full_palette(palette).tolist()
+  entries = [('void' if i == IGNORE_LABEL else classes[i], tuple(colors[i])) for i in ids]
+  return canvas.legend(entries, width=width, size=font_size)
 
 
 def with_legend(picture, ids, classes, palette):
-  """Puts the legend of `ids` under a picture; a picture narrower than the legend is padded with white on its right.
+  """Puts the legend of `ids` under a picture; a picture narrower than the legend is padded with white at its right.
 
   Args:
     picture: uint8 [H, W, 3], RGB.
@@ -130,19 +111,8 @@ def with_legend(picture, ids, classes, palette):
   Returns:
     uint8 [H + h, max(W, w), 3]; `picture` is its upper left corner, unchanged.
   """
-  strip = legend(ids, classes, palette, width=picture.shape[1], font_size=_font_size(picture))
-  return _stacked(picture, strip)
-
-
-def _font_size(picture):
-  """Pixels of the letters under a picture."""
-  return int(np.clip(picture.shape[1] // 40, 14, 48))
-
-
-def _stacked(picture, strip):
-  """Puts a strip that is no narrower under a picture, which is padded with white on its right."""
-  missing = strip.shape[1] - picture.shape[1]
-  return np.concatenate([np.pad(picture, ((0, 0), (0, missing), (0, 0)), constant_values=255), strip])
+  strip = legend(ids, classes, palette, width=picture.shape[1], font_size=canvas.letter_size(picture))
+  return canvas.stacked([picture, strip])
 
 
 def heat(values, top):
@@ -150,7 +120,7 @@ def heat(values, top):
 
   Args:
     values: float [H, W], from 0.
-    top: what is lightest; where it is 0 all is black.
+    top: the number that is lightest; where it is 0 all is black.
 
   Returns:
     uint8 [H, W, 3], RGB.
@@ -162,38 +132,34 @@ def heat(values, top):
 
 
 def with_scale(picture, top, title):
-  """Puts what the colours of `heat` mean under a picture: a title, and a bar with numbers from 0 to `top` and more.
+  """Puts the scale of the colors of `heat` under a picture: a title, and a bar with numbers from 0 to `top` and more.
 
   Args:
     picture: uint8 [H, W, 3], RGB.
-    top: what was given to `heat`.
-    title: what the numbers are, in a few words.
+    top: the `top` that `heat` was given.
+    title: name of the numbers, in a few words.
 
   Returns:
     uint8 [H + h, max(W, w), 3]; `picture` is its upper left corner, unchanged.
   """
-  size = _font_size(picture)
-  font = ImageFont.load_default(size)
+  size = canvas.letter_size(picture)
   pad, numbers = size // 2, [f'{share * top:.2g}' for share in (0, 0.25, 0.5, 0.75)] + [f'{top:.2g}+']
-  narrowest = max(font.getlength(title), font.getlength('  '.join(numbers))) + 2 * pad
-  width = max(picture.shape[1], int(np.ceil(narrowest)))
-  strip = Image.new('RGB', (width, 3 * size + 4 * pad), _BACKGROUND)
-  draw = ImageDraw.Draw(strip)
-  draw.text((pad, pad + size // 2), title, fill=_INK, font=font, anchor='lm')
-  bar = heat(np.tile(np.linspace(0, 1, width - 2 * pad), (size, 1)), 1)
-  strip.paste(Image.fromarray(bar), (pad, 2 * pad + size))
-  for place, number in zip(np.linspace(pad, width - pad - 1, len(numbers)), numbers):
-    anchor = 'l' if place == pad else 'r' if number is numbers[-1] else 'm'
-    draw.text((place, 3 * pad + 2 * size + size // 2), number, fill=_INK, font=font, anchor=f'{anchor}m')
-  return _stacked(picture, np.asarray(strip))
+  apart = canvas.text_width(*numbers, size=size) * 3 // 2 + pad  # numbers in the middle are centered, the last is not
+  width = max(picture.shape[1], canvas.text_width(title, size=size) + 2 * pad, 4 * apart + 2 * pad)
+  strip = canvas.Canvas(width, 3 * size + 4 * pad)
+  strip.text(pad, pad + size // 2, title, size=size)
+  strip.paste(pad, 2 * pad + size, heat(np.tile(np.linspace(0, 1, width - 2 * pad), (size, 1)), 1))
+  for place, number, anchor in zip(np.linspace(pad, width - pad - 1, len(numbers)), numbers, 'lmmmr'):
+    strip.text(place, 3 * pad + 2 * size + size // 2, number, anchor, size=size)
+  return canvas.stacked([picture, strip.array()])
 
 
 def label_png(label, palette):
-  """Encodes label ids as an 8-bit palette PNG, as VOC's: the pixels' values are the ids, the palette their colours.
+  """Encodes label ids as an 8-bit palette PNG, as VOC's: the pixels' values are the ids, the palette their colors.
 
   Args:
     label: integer [H, W], values in [0, 255].
-    palette: uint8 [C, 3], RGB, or None for a plain greyscale PNG.
+    palette: uint8 [C, 3], RGB, or None for a plain grayscale PNG.
 
   Returns:
     bytes.

@@ -3,14 +3,11 @@
 import dataclasses
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
-from utils.drawing import colors
+from utils.drawing import canvas, colors
 from utils.labels import IGNORE_LABEL
 
-HEIGHT = 360  # pixels; taller images are thinned out
-_GAP = 4  # pixels of white
-_PAPER, _INK, _WRONG = (255, 255, 255), (30, 30, 30), (214, 39, 40)
+HEIGHT = 360  # pixels; a taller image keeps every second, third, ... row and column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +17,7 @@ class Row:
   Attributes:
     name: of its record.
     image: uint8 [h, w, 3], RGB.
-    truth: integer [h, w], label ids or 255.
+    truth: integer [h, w], label ids or IGNORE_LABEL.
     prediction: integer [h, w], label ids.
     score: its mean IoU as a fraction of 1, or None.
   """
@@ -32,7 +29,7 @@ class Row:
 
 
 def row(name, image, truth, prediction, score=None):
-  """Returns the Row of an image of any size; it keeps nothing of the arrays given."""
+  """Returns the Row of an image of any size, with copies of the arrays."""
   thin = (slice(None, None, -(-len(image) // HEIGHT)),) * 2
   return Row(name, image[thin].copy(), truth[thin].copy(), prediction[thin].copy(), score)
 
@@ -53,30 +50,23 @@ def sheet(rows, classes, palette, *, errors=False):
   for one in rows:
     picture = colors.side_by_side(one.image, one.truth, one.prediction, palette)
     if errors:
-      gap = np.full((len(picture), _GAP, 3), 255, np.uint8)
-      picture = _captioned(np.concatenate([picture, gap, error_map(one)], axis=1),
+      picture = _captioned(canvas.beside([picture, error_map(one)]),
                            f'{one.name}: mean IoU {100 * one.score:.1f} %   image | truth | prediction | errors in red')
     pictures.append(picture)
-  width = max(picture.shape[1] for picture in pictures)
-  padded = [np.pad(picture, ((0, _GAP), (0, width - picture.shape[1]), (0, 0)), constant_values=255)
-            for picture in pictures]
   ids = set().union(*(np.unique(part).tolist() for one in rows for part in (one.truth, one.prediction)))
-  return colors.with_legend(np.concatenate(padded), sorted(ids), classes, palette)
+  return colors.with_legend(canvas.stacked(pictures, canvas.GAP), sorted(ids), classes, palette)
 
 
 def error_map(one):
-  """Paints what is wrong in a Row red over its pale grey image, and void in its color: uint8 [h, w, 3], RGB."""
+  """Paints the wrong pixels of a Row red over its pale gray image, and void in its color: uint8 [h, w, 3], RGB."""
   pale = (160 + one.image.mean(axis=-1, keepdims=True) * (95 / 255)).astype(np.uint8)
-  picture = np.where((one.prediction != one.truth)[..., None], np.uint8(_WRONG), pale)
+  picture = np.where((one.prediction != one.truth)[..., None], np.uint8(canvas.WRONG), pale)
   return np.where((one.truth == IGNORE_LABEL)[..., None], np.uint8(colors.VOID_COLOR), picture)
 
 
 def _captioned(picture, text):
-  """Puts a line of text above a picture; one narrower than the text is padded with white on its right."""
-  size = int(np.clip(picture.shape[1] // 80, 14, 28))
-  font = ImageFont.load_default(size)
-  width = max(picture.shape[1], int(np.ceil(font.getlength(text))) + size)
-  strip = Image.new('RGB', (width, 2 * size), _PAPER)
-  ImageDraw.Draw(strip).text((size // 2, size), text, fill=_INK, font=font, anchor='lm')
-  return np.concatenate([np.asarray(strip), np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)),
-                                                   constant_values=255)])
+  """Puts a line of text above a picture, which is padded with white at its right if the text is wider."""
+  size = canvas.letter_size(picture)
+  strip = canvas.Canvas(max(picture.shape[1], canvas.text_width(text, size=size) + size), 2 * size)
+  strip.text(size // 2, size, text, size=size)
+  return canvas.stacked([strip.array(), picture])

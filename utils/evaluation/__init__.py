@@ -1,1 +1,1 @@
-"""How right labels are."""
+"""Evaluation: scores of predicted labels against true labels."""

@@ -42,15 +42,15 @@ def confusion_matrix(labels, predictions, num_classes):
 def scores(matrix):
   """Turns a confusion matrix into the metrics of the FCN paper, section 5.
 
-  A class that is in neither truth nor prediction has no IoU and is left out of the mean IoU; one that is only predicted
+  A class in neither truth nor prediction has no IoU and does not count in the mean IoU; a class that is only predicted
   has IoU 0 and counts. Mean accuracy is over the classes in the truth.
 
   Args:
     matrix: int64 [C, C], see `confusion_matrix`.
 
   Returns:
-    dict of `pixel_accuracy`, `mean_accuracy`, `mean_iou`, `frequency_weighted_iou` (floats, fractions of 1; 0 where the
-    matrix is empty), `class_iou` and `class_accuracy` (float64 [C], nan where undefined), `class_pixels` (int64 [C],
+    dict of `pixel_accuracy`, `mean_accuracy`, `mean_iou`, `frequency_weighted_iou` (floats, fractions of 1; 0 for an
+    empty matrix), `class_iou` and `class_accuracy` (float64 [C], nan where undefined), `class_pixels` (int64 [C],
     pixels in the truth).
   """
   correct, truth, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
@@ -69,7 +69,7 @@ def scores(matrix):
 
 
 def present_iou(matrix):
-  """Mean IoU of one image over the classes in its truth, as a fraction of 1; None where nothing is labelled.
+  """Mean IoU of an image over the classes in its truth, as a fraction of 1; None without labeled pixels.
 
   Args:
     matrix: int64 [C, C], see `confusion_matrix`.
@@ -79,10 +79,10 @@ def present_iou(matrix):
 
 
 def table(result, classes):
-  """Lays out `scores` as lines of text: a row a class, then the summary.
+  """Lays out `scores` as lines of text: a row per class, then the summary.
 
   Args:
-    result: what `scores` returned.
+    result: dict from `scores`.
     classes: class names, index = label id.
 
   Returns:
@@ -94,24 +94,24 @@ def table(result, classes):
   absent = []
   for name, iou, accuracy, pixels in zip(
       classes, result['class_iou'], result['class_accuracy'], result['class_pixels']):
-    lines.append(f'{name:{width}}  {_percent(iou)}  {_percent(accuracy)}  {int(pixels):13,d}')
+    lines.append(f'{name:{width}}  {percent(iou):>7}  {percent(accuracy):>7}  {int(pixels):13,d}')
     if np.isnan(iou):
       absent.append(name)
   lines.append('')
-  lines += [f'{title:{width}}  {_percent(result[name])}' for name, title in titles.items()]
+  lines += [f'{title:{width}}  {percent(result[name]):>7}' for name, title in titles.items()]
   if absent:
     lines.append(f'left out of the mean IoU, being in neither truth nor prediction: {", ".join(absent)}')
   return '\n'.join(lines)
 
 
 def to_json(result, classes, num_images, matrix=None):
-  """Returns `scores` as a dict of plain values for a metrics file; null stands for a value that is undefined.
+  """Returns `scores` as a dict of plain values for a metrics file; None for undefined values.
 
   Args:
-    result: what `scores` returned.
+    result: dict from `scores`.
     classes: class names, index = label id.
-    num_images: number of images behind it.
-    matrix: the confusion matrix, to be written as well.
+    num_images: number of images that were scored.
+    matrix: int64 [C, C], the confusion matrix; None to omit it.
 
   Returns:
     dict with `pixel_accuracy`, `mean_accuracy`, `mean_iou`, `frequency_weighted_iou`, `class_iou` (name to fraction of
@@ -142,8 +142,9 @@ def _mean(values):
   return float(values.mean()) if values.size else 0.0
 
 
-def _percent(fraction):
-  return '      -' if np.isnan(fraction) else f'{100 * fraction:7.1f}'
+def percent(fraction, digits=1):
+  """A fraction of 1 as text in percent; '-' for None and for nan."""
+  return '-' if fraction is None or np.isnan(fraction) else f'{100 * fraction:.{digits}f}'
 
 
 def _by_class(values, classes):

@@ -1,1 +1,1 @@
-"""From a trained run and images to labels."""
+"""Inference: labels of images by a trained run."""

@@ -1,6 +1,6 @@
-"""Dense CRF after the network: every pixel is tied to every other (Kraehenbuehl and Koltun, NIPS 2011).
+"""Dense CRF after the network: every pixel is connected to all others (Kraehenbuehl and Koltun, NIPS 2011).
 
-The energy of a labelling x is (their equations 1 to 3, with Potts' model)
+The energy of a labeling x is (their equations 1 to 3, with Potts' model)
 
     sum_i -log p_i(x_i)  +  sum_{i<j} [x_i != x_j] (w1 k1(i, j) + w2 k2(i, j)),
 
@@ -10,7 +10,7 @@ where p are the network's probabilities and the two kernels, Gaussians of the pi
     k2 = exp(-|s_i - s_j|^2 / 2 gaussian_xy^2)                                         Gaussian: smoothness
 
 pydensecrf2, Kraehenbuehl's own code, approximates the minimum by mean field steps and their sums over all pixels by a
-permutohedral lattice. It normalises each kernel by the square roots of its sums at i and at j, so that a weight means
+permutohedral lattice. It normalizes each kernel by the square roots of its sums at i and at j, so that a weight means
 about the same for every width of the kernel and near the borders.
 
 The package is optional, and holds Python's lock while it works, so images are spread over processes: a `Task` goes to a
@@ -23,35 +23,33 @@ import time
 from typing import Any
 
 import numpy as np
-from absl import flags
 
 from utils.errors import UserError
+from utils.settings import Settings, flag
 
-flags.disclaim_key_flags()  # so that --help lists what define_flags defines among the script's own
-
-LEAST_PROBABILITY = 1e-5  # as certain as a pixel may be: its unary energies are at most 11.5
-LEAST_SHARE = 0.01  # of the winner's probability: a class that no pixel gives so much is left out
-MAX_BYTES = 8 * 2**30  # that one image may take
+LEAST_PROBABILITY = 1e-5  # smallest probability of a class: unary energies are at most 11.5
+LEAST_SHARE = 0.01  # share of the winner's probability that a class needs in some pixel, else it is dropped
+MAX_BYTES = 8 * 2**30  # memory limit for an image
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-  """The CRF's parameters; the defaults gain something on CamVid and on VOC (docs/crf.md), where the best ones differ.
+class Crf(Settings):
+  """Parameters of the CRF; the defaults gain on CamVid and on VOC, whose best parameters differ (docs/crf.md).
 
   Attributes:
     gaussian_xy: standard deviation of the Gaussian kernel, in pixels.
-    gaussian_weight: of the Gaussian kernel; 0 leaves it out.
+    gaussian_weight: weight of the Gaussian kernel; 0 disables it.
     bilateral_xy: standard deviation of the bilateral kernel in place, in pixels.
     bilateral_rgb: standard deviation of the bilateral kernel in color, in levels of 0..255.
-    bilateral_weight: of the bilateral kernel; 0 leaves it out.
-    steps: of mean field.
+    bilateral_weight: weight of the bilateral kernel; 0 disables it.
+    steps: number of mean field steps.
   """
-  gaussian_xy: float = 3.0
-  gaussian_weight: float = 0.0
-  bilateral_xy: float = 25.0
-  bilateral_rgb: float = 3.0
-  bilateral_weight: float = 3.0
-  steps: int = 5
+  gaussian_xy: float = flag(3.0, 'width of the smoothness term, pixels', least=1)
+  gaussian_weight: float = flag(0.0, 'weight of the smoothness term; 0: none', least=0)
+  bilateral_xy: float = flag(25.0, 'width of the appearance term in place, pixels', least=1)
+  bilateral_rgb: float = flag(3.0, 'width of the appearance term in color, levels of 0..255', least=1)
+  bilateral_weight: float = flag(3.0, 'weight of the appearance term; 0: none', least=0)
+  steps: int = flag(5, 'mean field steps', least=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,49 +57,22 @@ class Task:
   """An image to label; small enough to be sent to another process.
 
   Attributes:
-    key: whatever the caller knows the image by.
+    key: the caller's name for the image.
     image: uint8 [H, W, 3], RGB.
-    probabilities: float [H, W, N], of the classes that matter in this image.
+    probabilities: float [H, W, N], probabilities of the N classes kept for this image, see make_task.
     classes: uint8 [N], their label ids, ascending.
-    settings: a Settings, or None for the network's own labels.
+    settings: a Crf, or None for the network's own labels.
   """
   key: Any
   image: np.ndarray
   probabilities: np.ndarray
   classes: np.ndarray
-  settings: Settings
+  settings: Crf | None
 
   @property
   def plain_labels(self):
-    """uint8 [H, W]: what the network alone says."""
+    """uint8 [H, W]: the network's own labels."""
     return self.classes[self.probabilities.argmax(axis=-1)]
-
-
-def define_flags():
-  """Defines --crf, its parameters and --num_workers for a script; only the script reads them."""
-  flags.DEFINE_bool('crf', False, 'refine the labels by a dense CRF; see docs/crf.md')
-  flags.DEFINE_float('crf_gaussian_xy', Settings.gaussian_xy, 'width of the smoothness term, pixels', 1.0)
-  flags.DEFINE_float('crf_gaussian_weight', Settings.gaussian_weight, 'weight of the smoothness term; 0: none', 0.0)
-  flags.DEFINE_float('crf_bilateral_xy', Settings.bilateral_xy, 'width of the appearance term in place, pixels', 1.0)
-  flags.DEFINE_float('crf_bilateral_rgb', Settings.bilateral_rgb, 'width of the appearance term in color, of 255', 1.0)
-  flags.DEFINE_float('crf_bilateral_weight', Settings.bilateral_weight, 'weight of the appearance term; 0: none', 0.0)
-  flags.DEFINE_integer('crf_steps', Settings.steps, 'mean field steps', 1)
-  flags.DEFINE_integer('num_workers', 0, 'processes for --crf; 0: one a core', 0)
-
-
-def from_flags(values):
-  """Returns the Settings that a script's flags ask for, None without --crf.
-
-  Args:
-    values: absl's FLAGS, or anything else with these attributes.
-
-  Raises:
-    UserError: if they ask for it and pydensecrf2 is not installed.
-  """
-  if not values.crf:
-    return None
-  require()
-  return Settings(**{field.name: getattr(values, f'crf_{field.name}') for field in dataclasses.fields(Settings)})
 
 
 def require():
@@ -116,14 +87,17 @@ def require():
 
 
 def too_large(size, num_classes):
-  """Says why an image is too large for the CRF, which needs its whole probabilities, and more; None if it is not.
+  """Reason why an image is too large for the CRF, which holds the probabilities of all pixels; None if it fits.
 
-  On photographs it was measured to take 20 bytes a pixel and class and 180 a pixel (bilateral_xy=50, bilateral_rgb=5),
-  on noise, where pixels share nothing in the lattice, three times as many.
+  On photographs the CRF was measured to take 20 bytes per pixel and class and 180 bytes per pixel (bilateral_xy=50,
+  bilateral_rgb=5); on noise, where pixels share nothing in the lattice, three times as much.
 
   Args:
     size: (height, width).
-    num_classes: of the network.
+    num_classes: number of the network's classes.
+
+  Returns:
+    str that names the sizes, or None.
   """
   height, width = size
   needed = height * width * (24 * num_classes + 250)
@@ -136,14 +110,14 @@ def too_large(size, num_classes):
 def make_task(key, image, probabilities, settings):
   """Returns the Task of an image.
 
-  Classes that are nowhere within LEAST_SHARE of the winner are left out: they could not win, and of 150 classes an
-  image has few, while time and memory grow with their number.
+  Classes below LEAST_SHARE of the winner's probability in every pixel are dropped: they could not win, and time and
+  memory grow with the number of classes, of which an image has few.
 
   Args:
-    key: whatever the caller knows the image by.
+    key: the caller's name for the image.
     image: uint8 [H, W, 3], RGB.
     probabilities: float [H, W, C]; void is none of the C classes.
-    settings: a Settings, or None.
+    settings: a Crf, or None.
   """
   matters = (probabilities >= LEAST_SHARE * probabilities.max(axis=-1, keepdims=True)).any(axis=(0, 1))
   classes = np.flatnonzero(matters).astype(np.uint8)
@@ -151,14 +125,20 @@ def make_task(key, image, probabilities, settings):
 
 
 def labels(task):
-  """Labels a Task's image: uint8 [H, W], label ids; the network's own where there are no settings."""
+  """Labels a Task's image: uint8 [H, W], label ids; the network's own if the Task has no settings."""
   if task.settings is None:
     return task.plain_labels
   return task.classes[mean_field(task.image, task.probabilities, task.settings).argmax(axis=-1)]
 
 
+def refine(item):
+  """Labels the Task of a pair (number, Task or None); returns None without a Task. For utils.workers.ordered_map."""
+  _, task = item
+  return None if task is None else labels(task)
+
+
 def timed_labels(task):
-  """Returns `(labels(task), seconds of CPU time that it took)`."""
+  """Returns `(labels(task), its CPU time in seconds)`."""
   start = time.process_time()
   result = labels(task)
   return result, time.process_time() - start
@@ -170,7 +150,7 @@ def mean_field(image, probabilities, settings):
   Args:
     image: uint8 [H, W, 3], RGB; H and W from 1.
     probabilities: float [H, W, N], 0 to 1.
-    settings: a Settings.
+    settings: a Crf.
 
   Returns:
     float32 [H, W, N]: each pixel's distribution over the N classes.

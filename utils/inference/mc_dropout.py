@@ -1,6 +1,6 @@
-"""How sure a network is of each pixel, from passes in which its dropout goes on dropping.
+"""MC dropout: the uncertainty of each pixel, from passes in which dropout stays on.
 
-Kendall, Badrinarayanan, Cipolla, "Bayesian SegNet", 2015 (arXiv:1511.02680): each pass draws anew what is kept, the
+Kendall, Badrinarayanan, Cipolla, "Bayesian SegNet", 2015 (arXiv:1511.02680): each pass draws a new dropout mask, the
 mean of the softmax over the passes gives the label, and its variance, averaged over the classes, the uncertainty.
 """
 
@@ -9,17 +9,17 @@ import numpy as np
 from utils.compat import tf
 
 MEASURES = ('variance', 'entropy', 'mutual_information')
-_DRAWS = 'RandomUniform'  # the op that tf.nn.dropout draws with
+_DRAWS = 'RandomUniform'  # op by which tf.nn.dropout draws its mask
 
 
 def take_seeds(graph_def):
-  """Makes every random op draw from a seed that is fed, so that what a pass drops depends on nothing before it.
+  """Gives every random op a seed that is fed, so that the dropout masks of a pass depend on its seeds alone.
 
   Args:
     graph_def: tf.GraphDef, changed in place.
 
   Returns:
-    list of the seeds' tensor names, int64 [2], one for each random op; empty if nothing is drawn.
+    list of str, the names of the seed tensors, each int64 [2], one per random op; empty without random ops.
   """
   names = []
   for node in [node for node in graph_def.node if node.op == _DRAWS]:
@@ -36,15 +36,15 @@ def take_seeds(graph_def):
 
 
 def shared_tensors(graph_def, images, seeds):
-  """Finds what all passes over an image have in common, to compute it once.
+  """Finds the tensors that all passes over an image share, to compute them once.
 
   Args:
-    graph_def: tf.GraphDef whose nodes come after what they read.
-    images: name of the node that the images are fed to.
-    seeds: tensor names, as of `take_seeds`.
+    graph_def: tf.GraphDef, each node after its inputs.
+    images: name of the placeholder node of the images.
+    seeds: names of the seed tensors, from `take_seeds`.
 
   Returns:
-    sorted list of tensor names: what depends on the images but on no seed, and is read by something that does.
+    sorted list of names: tensors that depend on the images but on no seed, and feed nodes that depend on a seed.
   """
   drawn, seen = (_following(graph_def, sources) for sources in ({name.split(':')[0] for name in seeds}, {images}))
   read = {name for node in graph_def.node if node.name in drawn for name in node.input}
@@ -53,7 +53,7 @@ def shared_tensors(graph_def, images, seeds):
 
 
 def _following(graph_def, sources):
-  """Names of the nodes `sources` and of all that read them, at first or second hand."""
+  """Set of the names of `sources` and of all nodes that depend on them."""
   found = set(sources)
   for node in graph_def.node:
     if any(name.split(':')[0].lstrip('^') in found for name in node.input):
@@ -61,33 +61,33 @@ def _following(graph_def, sources):
   return found
 
 
-def average(draw, count, measure=MEASURES[0]):
+def average(passes, measure=MEASURES[0]):
   """Averages passes one after the other: memory does not grow with their number.
 
   Args:
-    draw: `draw(number)` -> probabilities of pass `number`, float32 [..., C].
-    count: number of passes, from 1.
-    measure: one of MEASURES. 'variance': of a class's probability over the passes, the mean over the classes.
-      'entropy': of the mean, in nats, 0 to log(C). 'mutual_information': that entropy less the mean of the passes' own,
-      in nats: what they disagree about (BALD; Houlsby et al., arXiv:1112.5745). None: no uncertainty is wanted.
+    passes: iterable of the probabilities of each pass, float32 [..., C]; at least one.
+    measure: one of MEASURES. 'variance': variance of a class's probability over the passes, averaged over the classes.
+      'entropy': entropy of the mean, in nats, 0 to log(C). 'mutual_information': this entropy minus the mean entropy
+      of the passes, in nats: their disagreement (BALD; Houlsby et al., arXiv:1112.5745). None: no uncertainty.
 
   Returns:
-    `(mean, uncertainty)`: float32 [..., C], whose classes sum to one, and float32 [...], from 0; or None.
+    `(mean, uncertainty)`: float32 [..., C], whose classes sum to 1, and float32 [...], at least 0; None without a
+    measure.
 
   Raises:
-    ValueError: for another measure.
+    ValueError: if `measure` is none of these.
   """
   if measure not in (None, *MEASURES):
     raise ValueError(f'measure={measure!r} is none of {", ".join(MEASURES)}')
   mean, spread, own = np.float32(0), np.float32(0), np.float32(0)
-  for number in range(count):
-    change = draw(number)
+  count = 0
+  for count, change in enumerate(passes, start=1):
     if measure == 'mutual_information':
       own += _entropy(change)
     change = change - mean
-    if measure == 'variance':  # Welford's update: the difference of two large numbers would not do
-      spread += np.einsum('...c,...c->...', change, change) * np.float32(number / (number + 1))
-    change *= np.float32(1 / (number + 1))
+    if measure == 'variance':  # Welford's update: a difference of two large sums would lose small variances
+      spread += np.einsum('...c,...c->...', change, change) * np.float32((count - 1) / count)
+    change *= np.float32(1 / count)
     mean += change
   if measure is None:
     return mean, None

@@ -1,7 +1,7 @@
 """A trained network as a frozen graph for inference.
 
 The graph is built by the same `network.logits` as in training. Its variables become constants straight from the
-checkpoint: TensorFlow's graph optimiser then fuses convolution, bias and ReLU into one op and lays the weights out for
+checkpoint: TensorFlow's graph optimizer then fuses convolution, bias and ReLU into one op and lays the weights out for
 the CPU once instead of in every call.
 """
 
@@ -11,23 +11,24 @@ import ctypes
 import numpy as np
 
 from nets import get_network
+from nets.network import Mode
 from utils.compat import tf
-from utils.errors import UserError
+from utils.errors import UserError, listed
 from utils.inference import mc_dropout
 from utils.inference.tta import Views, scaled_size
 from utils.runs import AVERAGE, open_checkpoint, read_tensors
 from utils.session import session_config
 
-_LISTED = 5  # variables that one error lists before it only counts them
 _OUTPUTS = ('labels', 'probabilities')
 _PLAIN = Views()
 
 
 class Predictor:
-  """Runs a trained network on images of any size. A context manager; `close()` frees what it holds.
+  """Runs a trained network on images of any size. A context manager; `close()` frees the session's memory.
 
   Attributes:
     num_classes: number of classes.
+    views: the tta.Views over which probabilities are averaged.
   """
 
   def __init__(self, run, precision='float32', *, samples=0, seed=0, views=_PLAIN, threads=0, gpu=None,
@@ -36,23 +37,23 @@ class Predictor:
 
     Args:
       run: a utils.runs.Run.
-      precision: 'float32' or 'bfloat16', see utils.session.session_config.
-      samples: number of passes with dropout that are averaged (utils/sampling.py); 0 for one pass without dropout.
-      seed: what is dropped follows from it and the number of the pass.
-      views: a tta.Views: the ways in which each image is seen; what the network says is averaged over them.
+      precision: 'float32' or 'bfloat16', see utils.session.Device.
+      samples: number of passes with dropout that are averaged (mc_dropout.py); 0 for one pass without dropout.
+      seed: random seed of the dropout passes; a pass's masks depend on the seed and the number of the pass alone.
+      views: a tta.Views, the views of each image over which probabilities are averaged.
       threads: see utils.session.session_config.
-      gpu: see there.
-      gpu_memory_fraction: see there.
+      gpu: see utils.session.Device.
+      gpu_memory_fraction: see utils.session.Device.
 
     Raises:
       UserError: if the checkpoint does not hold exactly the run's network, the precision or a GPU is not available, or
-        samples are asked of a network that drops nothing.
+        the network has no dropout to sample.
     """
     config = session_config(precision, threads, gpu=gpu, gpu_memory_fraction=gpu_memory_fraction)
     # The graph never changes: with this, the session drops its own copy of all the weights.
     config.experimental.optimize_for_static_graph = True
     self.num_classes = len(run.classes)
-    self._samples, self._seed, self._views = samples, seed, views
+    self._samples, self._seed, self.views = samples, seed, views
     frozen = _frozen(run, dropout=samples > 0)
     if samples:
       self._seeds = mc_dropout.take_seeds(frozen)
@@ -64,11 +65,11 @@ class Predictor:
       tf.import_graph_def(frozen, name='')
       self._size, self._resized, self._restored = _resizing(graph)
     self._session = tf.Session(graph=graph, config=config)
-    self.labels(np.zeros([1, 1, 1, 3], np.uint8))  # the first call optimises the graph, in many copies of the weights
+    self.labels(np.zeros([1, 1, 1, 3], np.uint8))  # the first call optimizes the graph, in many copies of the weights
     _return_free_memory()
 
   def labels(self, images):
-    """The most probable class of every pixel; only these leave the graph, so that memory stays low.
+    """Predicts the most probable class of every pixel. Only labels leave the graph, so that memory stays low.
 
     Args:
       images: uint8 [B, H, W, 3], RGB; H and W from 1.
@@ -76,41 +77,41 @@ class Predictor:
     Returns:
       uint8 [B, H, W], label ids.
     """
-    if self._samples or not self._views.plain:
+    if self._samples or not self.views.plain:
       return self.probabilities(images).argmax(axis=-1).astype(np.uint8)
     return self._run('labels', images)
 
   def probabilities(self, images):
-    """The probability of every class at every pixel.
+    """Predicts the probability of every class at every pixel.
 
     Args:
       images: uint8 [B, H, W, 3], RGB; H and W from 1.
 
     Returns:
-      float32 [B, H, W, num_classes]; the classes sum to one. With samples or views, their mean.
+      float32 [B, H, W, num_classes]; the classes sum to 1. With samples or views, their mean.
     """
-    if self._samples or not self._views.plain:
+    if self._samples or not self.views.plain:
       return self.sampled(images, measure=None)[0]
     return self._run('probabilities', images)
 
   def sampled(self, images, measure=mc_dropout.MEASURES[0]):
-    """Averages passes with dropout over every view, or the views alone without samples.
+    """Averages passes with dropout over every view; without samples, one pass over every view.
 
     Args:
       images: uint8 [B, H, W, 3], RGB; H and W from 1.
-      measure: of uncertainty, see utils.inference.mc_dropout.average; a pass over one view is a pass.
+      measure: measure of the uncertainty over all passes, see mc_dropout.average.
 
     Returns:
-      `(mean, uncertainty)`: float32 [B, H, W, num_classes], whose classes sum to one, and float32 [B, H, W]; or None.
+      `(mean, uncertainty)`: float32 [B, H, W, num_classes], whose classes sum to 1, and float32 [B, H, W]; None without
+      a measure.
     """
-    passes = self._passes(images)
-    return mc_dropout.average(lambda number: next(passes), len(self._views.each) * max(self._samples, 1), measure)
+    return mc_dropout.average(self._passes(images), measure)
 
   def _passes(self, images):
-    """Yields float32 [B, H, W, num_classes] of every pass over every view, as the images lie."""
+    """Yields float32 [B, H, W, num_classes] of every pass over every view, in the images' size and orientation."""
     size = images.shape[1:3]
-    output, resizing = ('probabilities:0', {}) if self._views.plain else (self._restored, {self._size: size})
-    for number, (scale, mirrored) in enumerate(self._views.each):
+    output, resizing = ('probabilities:0', {}) if self.views.plain else (self._restored, {self._size: size})
+    for number, (scale, mirrored) in enumerate(self.views.each):
       seen = images
       if scale != 1:
         seen = self._session.run(self._resized, {'images:0': images, self._size: scaled_size(size, scale)})
@@ -119,9 +120,9 @@ class Predictor:
         yield probabilities[:, :, ::-1] if mirrored else probabilities
 
   def _feeds(self, images, first):
-    """Yields what to feed for each pass over a view; `first` is the first one's number.
+    """Yields the feeds of each pass over a view; `first` is the number of the first pass.
 
-    What lies before the first dropout is computed once, not in every pass.
+    Layers before the first dropout are computed once, not in every pass.
     """
     if not self._samples:
       yield {'images:0': images}
@@ -165,16 +166,14 @@ def _described(run):
 
 
 def _frozen(run, *, dropout=False):
-  """The GraphDef of a run's network from `images` to _OUTPUTS, weights inside as constants; dropout as in training."""
+  """The GraphDef of a run's network from `images` to _OUTPUTS, weights as constants; `dropout` as in training."""
   config = run.config['network']
   network = get_network(config['name'])
-  # Runs of earlier versions have `context` beside these: if one was built, its variables have no place, and are named.
-  options = {name: config[name] for name in ('skip', *network.options) if config.get(name) is not None}
-  if dropout:
-    options |= {'dropout': True, 'dropout_keep_prob': run.config['flags'].get('dropout_keep_prob')}
+  mode = Mode(dropout=dropout, dropout_keep_prob=run.config['flags'].get('dropout_keep_prob') if dropout else None)
+  # Runs of earlier versions have an option `context`: variables of it have no place in the network, as the error says.
   with tf.Graph().as_default() as graph:
     images = tf.placeholder(tf.uint8, [None, None, None, 3], name='images')
-    logits, _ = network.logits(tf.cast(images, tf.float32), len(run.classes), False, **options)
+    logits, _ = network.logits(tf.cast(images, tf.float32), len(run.classes), mode, **network.shape(config))
     tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8, name='labels')
     tf.nn.softmax(logits, name='probabilities')
     variables = {variable.op.name: variable.shape.as_list() for variable in tf.global_variables()}
@@ -188,19 +187,19 @@ def checked_values(checkpoint, variables):
   """Reads a network's variables from a checkpoint of exactly this network.
 
   Args:
-    checkpoint: prefix of its files.
+    checkpoint: prefix of the checkpoint's files.
     variables: dict from name to shape (list of int).
 
   Returns:
     dict from name to array.
 
   Raises:
-    UserError: if a variable is missing or of another shape, the checkpoint holds layers that the network has not, or
-      it is damaged.
+    UserError: if a variable is missing or of another shape, or the checkpoint holds layers that the network lacks or is
+      damaged.
   """
   shapes = open_checkpoint(checkpoint).get_variable_to_shape_map()
   scopes = {name.split('/')[0] for name in variables}
-  # Optimiser slots are named after their variable: `NAME/Adam`.
+  # Optimizer slots are named after their variable: `NAME/Adam`.
   extra = [name for name in shapes if name.split('/')[0] in scopes and name not in variables
            and not any('/'.join(name.split('/')[:-depth]) in variables for depth in (1, 2))]
   problems = [f'{name} is missing in it' for name in variables if name not in shapes]
@@ -208,14 +207,21 @@ def checked_values(checkpoint, variables):
                if name in shapes and list(shapes[name]) != shape]
   problems += [f'{name} has no place in the network' for name in sorted(extra)]
   if problems:
-    more = f', and {len(problems) - _LISTED} more' if len(problems) > _LISTED else ''
     raise UserError(f'checkpoint {checkpoint} is not of the network that its config.json describes: '
-                    f'{"; ".join(problems[:_LISTED])}{more}')
+                    f'{listed(problems, separator="; ")}')
   return read_tensors(checkpoint, variables)
 
 
 def averages(checkpoint, names):
-  """Reads the moving averages of those of the variables that have one, see training.make_step."""
+  """Reads the moving averages of variables, see `ema_decay` of training.step.make_step.
+
+  Args:
+    checkpoint: prefix of the checkpoint's files.
+    names: names of variables; those without a moving average are ignored.
+
+  Returns:
+    dict from variable name to array.
+  """
   shapes = open_checkpoint(checkpoint).get_variable_to_shape_map()
   values = read_tensors(checkpoint, [name + AVERAGE for name in names if name + AVERAGE in shapes])
   return {name.removesuffix(AVERAGE): value for name, value in values.items()}
@@ -229,7 +235,7 @@ def freeze(graph_def, values):
     values: dict from variable name to array.
 
   Returns:
-    the tf.GraphDef of what these two nodes need.
+    the tf.GraphDef of the nodes on which these two depend.
   """
   graph_def = tf.graph_util.extract_sub_graph(graph_def, _OUTPUTS)
   for node in graph_def.node:
@@ -251,6 +257,6 @@ def _make_constant(node, value):
 
 
 def _return_free_memory():
-  """Gives memory that was freed back to the system, where the C library can (glibc); elsewhere it is only kept."""
+  """Returns freed memory to the system if the C library can (glibc); otherwise the process keeps it."""
   with contextlib.suppress(OSError, AttributeError):
     ctypes.CDLL(None).malloc_trim(0)

@@ -1,26 +1,70 @@
 """Images larger than memory allows: overlapping tiles, cross-faded, in bands from top to bottom."""
 
+import dataclasses
+import math
+
 import numpy as np
 
-CELL = 32  # coarsest stride of the networks: tiles start at its multiples, so all see the same grid of cells
+from utils.errors import UserError
+from utils.settings import Settings, flag
+
+CELL = 32  # coarsest stride of the networks: tiles start at its multiples, so that all share one grid of cells
+LEAST_TILE = 8 * CELL
+BAND_BYTES = 2**30  # memory limit for the probabilities of a row of tiles
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles(Settings):
+  """The size from which images are labeled in tiles, and the tiles' size.
+
+  Attributes:
+    max_pixels: greatest number of pixels, in the largest view, of an image that is labeled whole.
+    tile_size: greatest height and width of a tile, in pixels; 0: as max_pixels allows.
+  """
+  max_pixels: int = flag(2_000_000, 'images with more pixels are labeled in overlapping tiles', least=1)
+  tile_size: int = flag(0, 'height and width of a tile; 0: as --max_pixels allows', least=0)
+
+  def check(self):
+    """Raises UserError if a setting is not valid."""
+    super().check()
+    if 0 < self.tile_size < LEAST_TILE:
+      raise UserError(f'--tile_size={self.tile_size}: valid are {LEAST_TILE} and above, and 0')
+
+  def needed(self, size, enlargement):
+    """Whether an image of `size` (height, width) is labeled in tiles; `enlargement` as for size_for."""
+    return size[0] * size[1] * enlargement > self.max_pixels
+
+  def size_for(self, size, num_classes, enlargement):
+    """Greatest height and width of the tiles, in pixels; by default smaller for wide images and many classes.
+
+    Args:
+      size: (height, width) of the image.
+      num_classes: number of classes, whose probabilities must fit into BAND_BYTES for a row of tiles.
+      enlargement: number of pixels of the largest view over that of the image, see tta.Views.
+    """
+    if not self.needed(size, enlargement):
+      return max(size)
+    bytes_a_row = size[1] * num_classes * np.float32().itemsize
+    allowed = int(math.sqrt(self.max_pixels / enlargement))
+    return self.tile_size or max(min(allowed, BAND_BYTES // bytes_a_row), LEAST_TILE)
 
 
 def tile_offsets(length, tile_size, overlap):
   """Lays tiles along one axis of an image.
 
-  All tiles have one size. It is congruent to the image's length modulo CELL: so the last tile ends with the image, and
-  a network that centres its padding puts its cells where it would put them in the whole image.
+  All tiles have one size, congruent to the image's length modulo CELL: so the last tile ends with the image, and a
+  network that centers its padding places its cells as in the whole image.
 
   Args:
-    length: of the image, in pixels.
+    length: height or width of the image, in pixels.
     tile_size: greatest size of a tile, in pixels.
-    overlap: least overlap of two neighbours, in pixels; at most tile_size - 2 * CELL.
+    overlap: least overlap of two neighbors, in pixels; at most tile_size - 2 * CELL.
 
   Returns:
-    `(size, offsets)`: the tiles' size and where they start, multiples of CELL, ascending from 0.
+    `(size, offsets)`: the tiles' size, and their starts, multiples of CELL, ascending from 0.
 
   Raises:
-    ValueError: if the overlap leaves no room to go on.
+    ValueError: if the overlap is too large for the tiles.
   """
   if length <= tile_size:
     return length, [0]
@@ -34,18 +78,18 @@ def tile_offsets(length, tile_size, overlap):
 
 
 def fade_weights(size, offsets, overlap):
-  """Weights by which neighbouring tiles fade into each other.
+  """Weights by which neighboring tiles fade into each other.
 
-  Each goes from 1 to 0 over half of the least overlap, around the middle of the actual one: the outermost pixels of a
-  tile, which see the least around them, count for nothing.
+  Weights ramp linearly from 1 to 0 over `overlap / 2` pixels, centered in the actual overlap: the outermost pixels of a
+  tile, which have the least context, get weight 0.
 
   Args:
-    size: of each tile.
-    offsets: where they start, ascending.
-    overlap: the least overlap.
+    size: height or width of each tile.
+    offsets: starts of the tiles, ascending.
+    overlap: least overlap of two neighbors, in pixels.
 
   Returns:
-    list of float32 [size], one a tile; at every pixel of the image they sum to one.
+    list of float32 [size], one per tile; at every pixel of the image, the weights sum to 1.
   """
   middles = [(following + offset + size) / 2 for offset, following in zip(offsets, offsets[1:])]
 
@@ -67,12 +111,12 @@ def probability_bands(probabilities, image, *, tile_size, overlap):
   Args:
     probabilities: `probabilities(images)`: uint8 [1, h, w, 3] -> float32 [1, h, w, C].
     image: uint8 [H, W, 3].
-    tile_size: greatest height and width of a tile; an image within it is one tile.
-    overlap: least overlap of neighbours, in pixels.
+    tile_size: greatest height and width of a tile; a smaller image is one tile.
+    overlap: least overlap of neighbors, in pixels.
 
   Yields:
-    `(top, band)`: finished rows, float32 [h, W, C], and the row in the image at which they begin; they follow each
-    other without a gap. A band must not be kept: its memory may be used again.
+    `(top, band)`: the first row of the band in the image, and the finished rows, float32 [h, W, C]; bands follow each
+    other without a gap. Copy a band to keep it: its memory is reused.
   """
   (height, tops), (width, lefts) = (tile_offsets(length, tile_size, overlap) for length in image.shape[:2])
   vertical, horizontal = fade_weights(height, tops, overlap), fade_weights(width, lefts, overlap)
@@ -85,5 +129,5 @@ def probability_bands(probabilities, image, *, tile_size, overlap):
       band[:, left:left + width] += tile * (down[:, None] * across)[..., None]
     done = following - top
     yield top, band[:done]
-    band[:height - done] = band[done:].copy()  # rows in which the next tiles overlap with these
+    band[:height - done] = band[done:].copy()  # rows shared with the next tiles
     band[height - done:] = 0

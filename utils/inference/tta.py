@@ -1,73 +1,49 @@
-"""Test-time averaging: one image seen in several ways, in other sizes and mirrored, and the answers averaged."""
+"""Test-time augmentation: an image is labeled in several views, scaled and mirrored, and the probabilities averaged."""
 
 import dataclasses
 import math
 
-from absl import flags
-
 from utils.errors import UserError
+from utils.settings import Settings, flag
 
-flags.disclaim_key_flags()  # so that --help lists what define_flags defines among the script's own
-
-LEAST_SCALE, GREATEST_SCALE = 0.1, 4.0  # the greatest costs 16 times the time and the memory
+LEAST_SCALE, GREATEST_SCALE = 0.1, 4.0  # the greatest scale costs 16 times the time and the memory
 
 
 @dataclasses.dataclass(frozen=True)
-class Views:
-  """The ways in which an image is seen; by default as it is, and no more.
+class Views(Settings):
+  """The views of an image; by default the original image alone.
 
   Attributes:
-    flip: whether every size is seen mirrored, left to right, as well.
-    scales: factors of the sizes.
+    flip: whether each scale is also mirrored, left to right.
+    scales: factors on height and width.
   """
-  flip: bool = False
-  scales: tuple[float, ...] = (1.0,)
+  flip: bool = flag(False, 'average with the probabilities of the mirrored image')
+  scales: tuple[float, ...] = flag((1.0,), 'average over these sizes of the image, as 0.75,1,1.25', least=LEAST_SCALE,
+                                   most=GREATEST_SCALE)
+
+  def check(self):
+    """Raises UserError if a scale is not valid, or there is none."""
+    super().check()
+    if not self.scales:
+      raise UserError(f'--test_scales=: valid are numbers from {LEAST_SCALE:g} to {GREATEST_SCALE:g}, separated '
+                      'by commas, as 0.75,1,1.25')
 
   @property
   def each(self):
-    """List of (scale, whether mirrored), a pair a view."""
+    """List of (scale, whether mirrored), a pair for each view."""
     return [(scale, mirrored) for scale in self.scales for mirrored in ((False, True) if self.flip else (False,))]
 
   @property
   def plain(self):
-    """Whether an image is seen as it is alone."""
+    """Whether the only view is the original image."""
     return self.each == [(1.0, False)]
 
   @property
   def enlargement(self):
-    """How many times the pixels of the image the largest view has; 1 where all are smaller."""
+    """Number of pixels of the largest view over that of the image; 1 if no view is larger than the image."""
     return max(1.0, *self.scales)**2
 
 
 def scaled_size(size, scale):
   """Returns (height, width) of a view of an image of `size` (height, width), each at least 1."""
   return tuple(max(1, math.floor(length * scale + 0.5)) for length in size)
-
-
-def define_flags():
-  """Defines --test_flip and --test_scales for a script; only the script reads them."""
-  flags.DEFINE_bool('test_flip', False, 'average with what the network says of the mirrored image')
-  flags.DEFINE_list('test_scales', ['1'], 'average over these sizes of the image, as 0.75,1,1.25')
-
-
-def from_flags(values):
-  """Returns the Views that a script's flags ask for.
-
-  Args:
-    values: absl's FLAGS, or anything else with these attributes.
-
-  Raises:
-    UserError: if a scale is no number or out of range, or none is given.
-  """
-  return Views(values.test_flip, tuple(_scale(text, values.test_scales) for text in values.test_scales or ['']))
-
-
-def _scale(text, given):
-  try:
-    scale = float(text)
-  except ValueError:
-    scale = math.nan
-  if not LEAST_SCALE <= scale <= GREATEST_SCALE:  # so for nan
-    raise UserError(f'--test_scales={",".join(given)}: valid are numbers from {LEAST_SCALE:g} to {GREATEST_SCALE:g} '
-                    'with commas between, as 0.75,1,1.25')
-  return scale

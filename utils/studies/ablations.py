@@ -1,34 +1,35 @@
-"""Measures which choices matter: trains the same network with one thing changed at a time, on an equal budget.
+"""Ablations: trains the same network with one setting changed at a time, on an equal budget.
 
     python -m utils.studies.ablations --data_dir=data/camvid --checkpoint=inception_v3.ckpt --precision=bfloat16
     python -m utils.studies.ablations --data_dir=data/camvid --checkpoint=inception_v3.ckpt --only=baseline,lovasz \\
       --seeds=0,1,2
 
-Every choice of CHOICES is train.py with BASELINE's flags and its own, and evaluate.py --details on what came last. Runs
-lie in --output_dir as NAME-SEED, their output beside them as NAME-SEED.log; what is there already is not trained again,
-and a training that was cut off resumes. At the end a Markdown table (OUTPUT/choices.md, also printed) and a chart
-(OUTPUT/choices.png) show all that is there. A training that fails is said, and left out.
+Each of CHOICES is a run of train.py with BASELINE's flags and its own, then evaluate.py --details on the last stage.
+Runs lie in --output_dir as NAME-SEED, their output beside them as NAME-SEED.log; a finished run is not trained again,
+an interrupted run resumes, and Ctrl-C lets the training in progress save. At the end a Markdown table
+(OUTPUT/choices.md, also printed) and a chart (OUTPUT/choices.png) show all finished runs. A run that fails is reported
+and skipped.
 """
 
+import dataclasses
 import os
-import resource
-import subprocess
 import sys
 
 import numpy as np
-from absl import flags
-from PIL import Image, ImageDraw, ImageFont
 
-from utils import errors
+from utils.drawing import canvas
 from utils.drawing.colors import write_png
 from utils.errors import UserError
-from utils.files import ROOT, make_folder, read_json, replacing, write_json
+from utils.files import make_folder, read_json, replacing, write_json
 from utils.progress import Progress
 from utils.session import PRECISIONS
+from utils.settings import Settings, flag, run
+from utils.studies import scripts
 
 BASELINE = ('--dataset=camvid --crop_size=223,287 --trainable_scopes=fcn,InceptionV3/Mixed_* --learning_rate=2e-4 '
             '--new_layers_rate=5 --max_steps=500 --eval_steps=0')
-# By what they change. A choice of several parts is trained in as many stages, each from the one before.
+METRICS, COST = 'metrics-val.json', 'cost.json'  # a run's files: scores of the plain evaluation, CPU time of training
+# Flags of each choice, a string for each stage; a stage starts from the stage before.
 CHOICES = {
     'baseline': [''],
     '32s': ['--skip=32s'],
@@ -62,83 +63,101 @@ CHOICES = {
     'cutout': ['--cutout=0.2'],
 }
 SHOWN = ('pole', 'sign', 'fence', 'pedestrian', 'bicyclist')  # classes with a column of their own
-_LEFT, _WIDTH, _ROW, _HEAD = 190, 520, 22, 64  # pixels: names, bars, a row, what stands above
-_PAPER, _INK, _BAND = (255, 255, 255), (30, 30, 30), (236, 236, 236)
-_GAIN, _LOSS = (66, 120, 181), (200, 60, 50)
+_WIDTH, _ROW = 520, 22  # pixels of a row of the chart
 
 
-def measure(name, seed, output_dir, common):
-  """Trains and evaluates one choice with one seed, unless that was done.
+@dataclasses.dataclass(frozen=True)
+class AblationSettings(Settings):
+  """Flags of this program."""
+  data_dir: str = flag('data/camvid', 'folder with the TFRecords, or with the originals')
+  checkpoint: str | None = flag(None, 'pretrained checkpoint; default: the ImageNet weights, downloaded')
+  output_dir: str = flag('runs/choices', 'folder for the runs, the table and the chart')
+  precision: str = flag('float32', 'arithmetic of the convolutions; bfloat16 needs a CPU with AVX512-BF16',
+                        choices=PRECISIONS)
+  only: tuple[str, ...] = flag((), 'choices to measure; default: all', choices=CHOICES)
+  seeds: tuple[int, ...] = flag((0,), 'seeds to train each choice with', least=0)
+
+
+def measure(name, seed, output_dir, common, *, script=scripts.run, cpu_seconds=scripts.cpu_seconds):
+  """Trains and evaluates a choice with a seed, unless this was done before.
 
   Args:
     name: a key of CHOICES.
-    seed: of train.py.
+    seed: seed of train.py.
     output_dir: folder for the run `NAME-SEED`, those of its earlier stages, and its log.
     common: list of flags for every training; its --precision is evaluate.py's too.
+    script: runs a script, see scripts.run.
+    cpu_seconds: function that returns the CPU time of all scripts so far.
 
   Returns:
-    Whether it has been measured; if not, its log says why.
+    bool, whether the choice has been measured; if not, the log says why. COST adds up the CPU time of all attempts to
+    train the choice, failed and interrupted attempts included.
   """
   run_dir = os.path.join(output_dir, f'{name}-{seed}')
-  if os.path.exists(os.path.join(run_dir, 'metrics-val.json')):
+  if os.path.exists(os.path.join(run_dir, METRICS)):
     return True
   *earlier, _ = CHOICES[name]
   folders = [f'{run_dir}-stage{stage}' for stage in range(1, len(earlier) + 1)] + [run_dir]
-  precision = [flag for flag in common if flag.startswith('--precision=')]
-  before = _cpu_seconds()
   with open(f'{run_dir}.log', 'a', encoding='utf-8') as log:
     for stage, (options, folder) in enumerate(zip(CHOICES[name], folders)):
       start = [f'--init_from={folders[stage - 1]}'] if stage else []
-      if _script('train.py', [*BASELINE.split(), *common, f'--seed={seed}', *options.split(), *start,
-                              f'--run_dir={folder}'], log):
+      before = cpu_seconds()
+      try:
+        code = script('train.py', [*BASELINE.split(), *common, f'--seed={seed}', *options.split(), *start,
+                                   f'--run_dir={folder}'], log)
+      finally:
+        _add_cost(run_dir, cpu_seconds() - before)
+      if code:
         return False
-    write_json(os.path.join(run_dir, 'cost.json'), {'cpu_seconds': _cpu_seconds() - before})
-    return _script('evaluate.py', [f'--ckpt={run_dir}', '--details', *precision], log) == 0
+    precision = [option for option in common if option.startswith('--precision=')]
+    return script('evaluate.py', [f'--ckpt={run_dir}', '--details', *precision], log) == 0
 
 
-def _script(name, arguments, log):
-  """Runs one of the project's scripts, and returns its exit code."""
-  return subprocess.run([sys.executable, os.path.join(ROOT, name), *arguments], stdout=log, stderr=subprocess.STDOUT,
-                        stdin=subprocess.DEVNULL, check=False).returncode
-
-
-def _cpu_seconds():
-  """CPU time of all that has been run and ended."""
-  usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-  return usage.ru_utime + usage.ru_stime
+def _add_cost(run_dir, seconds):
+  """Adds CPU time to the COST of a run."""
+  make_folder(run_dir)
+  path = os.path.join(run_dir, COST)
+  spent = read_json(path)['cpu_seconds'] if os.path.exists(path) else 0.0
+  write_json(path, {'cpu_seconds': spent + seconds})
 
 
 def collect(output_dir):
-  """Reads what has been measured.
+  """Reads the scores of all finished runs.
 
   Args:
     output_dir: folder with runs named NAME-SEED.
 
   Returns:
     dict from name, in the order of CHOICES, to a list with a dict for each seed: `seed`, `mean_iou`, `pixel_accuracy`
-    and `boundary_f1` in percent, `class_iou` (dict from class to percent), and `cpu_seconds` of the training.
+    and `boundary_f1` in percent (nan if the evaluation has none), `class_iou` (dict from class to percent), and
+    `cpu_seconds` of the training.
   """
   found = {}
   for folder in sorted(os.listdir(output_dir)):
     name, _, seed = folder.rpartition('-')
-    metrics, cost = (os.path.join(output_dir, folder, file) for file in ('metrics-val.json', 'cost.json'))
+    metrics, cost = (os.path.join(output_dir, folder, file) for file in (METRICS, COST))
     if name in CHOICES and seed.isdecimal() and os.path.exists(metrics) and os.path.exists(cost):
       result = read_json(metrics)
       found.setdefault(name, []).append({
           'seed': int(seed), 'cpu_seconds': read_json(cost)['cpu_seconds'],
           'class_iou': {label: 100 * iou for label, iou in result['class_iou'].items() if iou is not None},
-          'boundary_f1': 100 * result['details']['boundary_f1'],
-          **{key: 100 * result[key] for key in ('mean_iou', 'pixel_accuracy')}})
+          'boundary_f1': _percent(result.get('details', {}).get('boundary_f1')),
+          **{key: _percent(result[key]) for key in ('mean_iou', 'pixel_accuracy')}})
   return {name: found[name] for name in CHOICES if name in found}
 
 
+def _percent(score):
+  """A score from a JSON in percent; nan for null."""
+  return float('nan') if score is None else 100 * score
+
+
 def mean(scores, key):
-  """The mean of a score over the seeds; key: of a score, or the name of a class; nan if no seed has it."""
+  """The mean over the seeds of a score, or of a class's IoU; nan if a seed lacks it."""
   return float(np.mean([score.get(key, score['class_iou'].get(key, np.nan)) for score in scores]))
 
 
 def table(found):
-  """What `collect` returned as a Markdown table; changes are from the baseline's mean over its seeds."""
+  """The scores that `collect` returned, as a Markdown table; changes are from the baseline's mean over its seeds."""
   baseline = found['baseline']
   heads = ['choice', 'flags', 'seeds', 'CPU', 'pixel accuracy', 'boundary F1', 'mean IoU', 'change', *SHOWN]
   lines = [_line(heads), _line(['---'] * len(heads))]
@@ -157,68 +176,54 @@ def _line(cells):
 
 
 def chart(found):
-  """Draws the change of the mean IoU from the baseline's, a bar a choice.
+  """Draws the change of the mean IoU from the baseline's, a bar for each choice.
 
   Args:
-    found: as `collect` returns it, with the baseline.
+    found: dict from `collect`, with the baseline.
 
   Returns:
-    uint8 [h, w, 3], RGB. Best choices come first; dots are single seeds, where there are several; the grey band is as
-    wide as the baseline's seeds are apart.
+    uint8 [h, w, 3], RGB. The best choices come first; dots are single seeds of a choice with several; the gray band is
+    the range of the baseline's seeds.
   """
   middle = mean(found['baseline'], 'mean_iou')
   changes = {name: [score['mean_iou'] - middle for score in scores] for name, scores in found.items()}
   order = sorted(changes, key=lambda name: -np.mean(changes[name]))
   low, high = (function(sum(changes.values(), [0.0])) for function in (min, max))
-
-  def place(change):
-    return _LEFT + _WIDTH * (change - low) / max(high - low, 1e-6)
-
-  font = ImageFont.load_default(13)
-  picture = Image.new('RGB', (_LEFT + _WIDTH + 80, _HEAD + _ROW * len(order) + 16), _PAPER)
-  draw = ImageDraw.Draw(picture)
-  draw.text((12, 10), f'mean IoU beside the baseline of {middle:.1f}', fill=_INK, font=ImageFont.load_default(16))
-  draw.text((12, 36), 'grey: the seeds of the baseline; dots: single seeds', fill=_INK, font=font)
-  apart = changes['baseline']
-  draw.rectangle((place(min(apart)), _HEAD, place(max(apart)), _HEAD + _ROW * len(order)), fill=_BAND)
+  picture, left = canvas.row_chart(f'change of the mean IoU from the baseline of {middle:.1f}', order, width=_WIDTH,
+                                   height=_ROW, right=80, note='gray: range of the baseline; dots: single seeds')
+  place = lambda change: left + _WIDTH * (change - low) / max(high - low, 1e-6)
+  bottom = canvas.TOP + _ROW * len(order)
+  picture.bar(place(min(changes['baseline'])), canvas.TOP, place(max(changes['baseline'])), bottom, canvas.FAINT)
   for row, name in enumerate(order):
-    y, change = _HEAD + _ROW * row, float(np.mean(changes[name]))
-    draw.text((_LEFT - 8, y + _ROW // 2), name, fill=_INK, font=font, anchor='rm')
-    ends = sorted((place(0.0), place(change)))
-    draw.rectangle((ends[0], y + 4, ends[1], y + _ROW - 5), fill=_GAIN if change > 0 else _LOSS)
+    y, change = canvas.TOP + _ROW * row, float(np.mean(changes[name]))
+    picture.bar(place(min(0.0, change)), y + 4, place(max(0.0, change)), y + _ROW - 5,
+                canvas.GAIN if change > 0 else canvas.LOSS)
     if len(changes[name]) > 1:
       for single in changes[name]:
-        x = place(single)
-        draw.ellipse((x - 3, y + _ROW // 2 - 3, x + 3, y + _ROW // 2 + 3), fill=_INK)
-    right = place(max([0.0, *changes[name]]))
-    draw.text((right + 8, y + _ROW // 2), f'{change:+.1f}', fill=_INK, font=font, anchor='lm')
-  draw.line((place(0.0), _HEAD, place(0.0), _HEAD + _ROW * len(order)), fill=_INK)
-  return np.asarray(picture)
+        picture.dot(place(single), y + _ROW // 2)
+    text = f'{round(change, 1) + 0.0:+.1f}'  # +0.0, never -0.0
+    picture.text(place(max([0.0, *changes[name]])) + 8, y + _ROW // 2, text)
+  picture.line(place(0.0), canvas.TOP, place(0.0), bottom)
+  return picture.array()
 
 
-def main(argv):
-  args = flags.FLAGS
-  if len(argv) > 1:
-    raise UserError(f'unexpected argument {argv[1]!r}; all settings are flags, see --help')
-  if unknown := [name for name in args.only if name not in CHOICES]:
-    raise UserError(f'--only={",".join(args.only)}: {unknown[0]!r} is none of {", ".join(CHOICES)}')
-  if bad := [seed for seed in args.seeds if not seed.isdecimal()]:
-    raise UserError(f'--seeds={",".join(args.seeds)}: {bad[0]!r} is no whole number from 0 on')
-  make_folder(args.output_dir)
-  common = [f'--data_dir={args.data_dir}', f'--precision={args.precision}']
-  common += [f'--checkpoint={args.checkpoint}'] if args.checkpoint else []
-  runs = [(name, int(seed)) for seed in args.seeds for name in args.only or CHOICES]
-  with Progress(len(runs), 'trainings', interval=0.0) as progress:
+def study(settings, *, script=scripts.run):
+  """Measures the choices that the flags name, and reports on all finished runs; `script` is that of `measure`."""
+  make_folder(settings.output_dir)
+  common = [f'--data_dir={settings.data_dir}', f'--precision={settings.precision}']
+  common += [f'--checkpoint={settings.checkpoint}'] if settings.checkpoint else []
+  runs = [(name, seed) for seed in settings.seeds for name in settings.only or CHOICES]
+  with scripts.ended_by_sigterm(), Progress(len(runs), 'trainings', interval=0.0) as progress:
     for name, seed in runs:
-      if not measure(name, seed, args.output_dir, common):
-        log = os.path.join(args.output_dir, f'{name}-{seed}.log')
+      if not measure(name, seed, settings.output_dir, common, script=script):
+        log = os.path.join(settings.output_dir, f'{name}-{seed}.log')
         print(f'{name}, seed {seed}: failed; {log} says why', flush=True)
       progress.update()
-  report(args.output_dir)
+  report(settings.output_dir)
 
 
 def report(output_dir):
-  """Writes and prints what has been measured. Raises UserError if the baseline is not among it."""
+  """Writes and prints table and chart of all finished runs. Raises UserError if the baseline is not among them."""
   found = collect(output_dir)
   if 'baseline' not in found:
     raise UserError(f'{output_dir}: the baseline has not been measured, so there is nothing to compare with; '
@@ -230,15 +235,10 @@ def report(output_dir):
   print(f'{table(found)}\nwritten to {stem}.md and {stem}.png')
 
 
-def define_flags():
-  flags.DEFINE_string('data_dir', 'data/camvid', 'folder with the TFRecords, or with the originals')
-  flags.DEFINE_string('checkpoint', None, 'pretrained checkpoint; default: the ImageNet weights, downloaded')
-  flags.DEFINE_string('output_dir', 'runs/choices', 'folder for the runs, the table and the chart')
-  flags.DEFINE_enum('precision', 'float32', PRECISIONS, 'of convolutions; bfloat16 needs a CPU with AVX512-BF16')
-  flags.DEFINE_list('only', [], 'choices to measure; default: all')
-  flags.DEFINE_list('seeds', ['0'], 'seeds to train each of them with')
+def main(argv=None):
+  """Measures; `argv` is the command line without the program's name, None for the process's own."""
+  return run(study, AblationSettings, argv, text=__doc__)
 
 
 if __name__ == '__main__':
-  define_flags()
-  errors.run(main)
+  sys.exit(main())

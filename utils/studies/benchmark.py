@@ -2,50 +2,81 @@
 
     python -m utils.studies.benchmark --data_dir=data/camvid
 
-prints a table and writes the same figures, with the machine, to a JSON. Machines are noisy, so a figure is the median
-of many steps after a warm-up; and what is compared is run in turn within one measurement, so that the ratio (the median
-of the ratios of neighbours) keeps its value on a machine that slows down meanwhile. Needs Linux.
+prints a table and writes the same figures, with a description of the machine, to a JSON. Machines are noisy, so a
+figure is the median of many steps after a warm-up; and two variants run in turn within a measurement, so that their
+ratio (the median of the ratios of neighbors) keeps its value on a machine that slows down meanwhile. Needs Linux.
 """
 
 import contextlib
 import dataclasses
 import functools
 import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 
 import numpy as np
-from absl import flags
 
 from datasets import DATASETS, get_dataset, pipeline, prepare, records
 from nets import NETWORKS, get_network
-from utils import errors, runs
+from nets.network import Mode
+from utils import runs
 from utils.compat import tf
 from utils.cpu import cpu_model, supports_bfloat16
 from utils.errors import UserError
-from utils.files import ROOT, make_folder, write_json
+from utils.files import make_folder, write_json
 from utils.inference.predictor import Predictor
 from utils.session import PRECISIONS, session_config
+from utils.settings import Settings, command_line, flag, run, walk
+from utils.studies import scripts
+from utils.studies.scripts import seconds
 from utils.training import hooks, warm_start
 from utils.training.step import make_step
 from utils.workers import default_workers
 
 INFERENCE_BATCHES = (1, 8)
 BLOCK = 5  # steps of train.py between two lines of its log; batches of the pipeline that are timed as one
-SAMPLE_SECONDS = 0.25  # between two looks at a process's memory
 MIB, GIB = 2.0**20, 2.0**30
 
 
 @dataclasses.dataclass(frozen=True)
+class MeasureSettings(Settings):
+  """Flags of all programs that measure; each has a subclass with flags and defaults of its own."""
+  dataset: str | None = flag(None, f'dataset: {", ".join(DATASETS)}; default: that of --data_dir, else shapes')
+  data_dir: str | None = flag(None, 'folder with the TFRecords; default data/DATASET, for shapes a temporary one')
+  net: str = flag('inception_v3', f'network: {", ".join(NETWORKS)}')
+  height: int = flag(360, 'height of crops and images in pixels', least=1)
+  width: int = flag(480, 'width of crops and images in pixels', least=1)
+  batch_size: int = flag(4, 'images per training step', least=1)
+  precisions: tuple[str, ...] = flag(PRECISIONS, 'precisions to measure, where the CPU has them', choices=PRECISIONS)
+  steps: int = flag(40, 'timed steps', least=1)
+  warmup_steps: int = flag(5, 'steps before the timed ones', least=0)
+  output: str = flag('benchmark.json', 'JSON to write')
+
+  def check(self):
+    """Raises UserError if a setting is not valid, a list is empty, or only bfloat16 is asked of a CPU without it."""
+    super().check()
+    for name, field, value in walk(self):
+      if value == ():
+        raise UserError(f'--{name}=: valid are {", ".join(field.metadata["choices"])}, one or several')
+    if set(self.precisions) == {'bfloat16'} and not supports_bfloat16():
+      raise UserError('--precisions=bfloat16: this CPU has no AVX512-BF16; use --precisions=float32')
+
+
+@dataclasses.dataclass(frozen=True)
 class Setup:
-  """What is measured: a dataset, a network with its default skip, and the flags.
+  """A dataset and a network with its default skip, ready to be measured, and the flags.
 
   Attributes:
+    dataset: a Dataset.
+    network: a Network.
+    data_dir: folder with the dataset's records.
     checkpoint: prefix of an untrained run's checkpoint, see save_run.
-    size: (height, width) of the crops trained on and of the images labelled.
+    size: (height, width) of the crops trained on and of the labeled images.
+    batch_size: images per training step.
+    precisions: tuple of some of session.PRECISIONS.
+    steps: number of timed steps.
+    warmup_steps: number of steps before them.
   """
   dataset: object
   network: object
@@ -59,7 +90,7 @@ class Setup:
 
 
 def row(what, case, unit, values, **more):
-  """Returns one line of the results: a dict with the median, quartiles, mean and count of `values`."""
+  """Returns a line of the results: a dict with the median, quartiles, mean and count of `values`."""
   low, middle, high = np.percentile(values, [25, 50, 75]).tolist()
   return {'what': what, 'case': case, 'unit': unit, 'median': middle, 'quartiles': [low, high],
           'mean': float(np.mean(values)), 'count': len(values), **more}
@@ -74,24 +105,19 @@ def table(rows):
   return '\n'.join('  '.join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells)
 
 
-def seconds(function):
-  """Wall-clock seconds that a call of `function()` takes."""
-  start = time.perf_counter()
-  function()
-  return time.perf_counter() - start
-
-
-def in_turn(functions, *, steps, warmup_steps, pause=0.0):
+def in_turn(functions, *, steps, warmup_steps, pause=0.0, clock=time.perf_counter, sleep=time.sleep):
   """Times a dict of functions: after `warmup_steps` calls of each, one call of each in turn, `steps` times over.
 
   Args:
     functions: dict from name to function of no arguments.
     steps: calls of each that are timed.
     warmup_steps: calls of each before them.
-    pause: seconds before each timed call, in which threads that the call before has left waiting can fall asleep.
+    pause: seconds before each timed call, in which spinning threads of the previous call fall asleep.
+    clock: function that returns seconds.
+    sleep: function that waits for some seconds.
 
   Returns:
-    dict from name to list of seconds a call.
+    dict from name to list of seconds per call.
   """
   for function in functions.values():
     for _ in range(warmup_steps):
@@ -99,15 +125,15 @@ def in_turn(functions, *, steps, warmup_steps, pause=0.0):
   times = {name: [] for name in functions}
   for _ in range(steps):
     for name, function in functions.items():
-      time.sleep(pause)
-      times[name].append(seconds(function))
+      sleep(pause)
+      times[name].append(seconds(function, clock))
   return times
 
 
 def save_run(folder, dataset, network):
-  """Writes an untrained run with random weights, to warm-start from and to use; returns its checkpoint's prefix."""
+  """Writes a run with random weights, for warm starts and inference; returns its checkpoint's prefix."""
   with tf.Graph().as_default(), tf.Session(config=session_config()) as session:
-    network.logits(tf.zeros([1, 75, 75, 3]), dataset.num_classes, False, skip=network.default_skip)
+    network.logits(tf.zeros([1, 75, 75, 3]), dataset.num_classes)
     tf.train.get_or_create_global_step()
     session.run(tf.global_variables_initializer())
     write_json(os.path.join(folder, runs.CONFIG), runs.make_config({'skip': network.default_skip}, dataset, network))
@@ -119,20 +145,20 @@ def save_run(folder, dataset, network):
 def bare_step(setup, precision):
   """Yields a function that runs one training step of the graph, with train.py's defaults, on a constant batch.
 
-  It is a functools.partial of the session's `run` and the loss, and takes what `run` takes.
+  The function is a functools.partial of the session's `run` and the loss, and takes the arguments of `run`.
   """
   rng, network = np.random.default_rng(0), setup.network
   pixels = (setup.batch_size, *setup.size)
   with tf.Graph().as_default():
 
-    def stored(value):  # TensorFlow would take a constant part of the way through the network ahead of all steps
+    def stored(value):  # a Const batch would be constant-folded through the first layers
       return tf.Variable(value, collections=[tf.GraphKeys.LOCAL_VARIABLES], trainable=False).read_value()
 
     batch = {'image': stored(rng.uniform(0, 255, (*pixels, 3)).astype(np.float32)),
              'label': stored(rng.integers(0, setup.dataset.num_classes, pixels, np.int32))}
     step = make_step(
-        functools.partial(network.logits, num_classes=setup.dataset.num_classes, skip=network.default_skip,
-                          is_training=True, freeze_batch_norm=network.pretrained_batch_norm),
+        functools.partial(network.logits, num_classes=setup.dataset.num_classes,
+                          mode=Mode(is_training=True, freeze_batch_norm=network.pretrained_batch_norm)),
         rate=tf.constant(1e-4), pretrained_scopes=network.pretrained_scopes, new_layers_rate=10.0, clip_norm=10.0)
     loss = step(batch).loss
     with tf.Session(config=session_config(precision)) as session:
@@ -153,74 +179,33 @@ def measure_train(setup):
           + [row('train', f'{other} / {first}', 'ratio', np.divide(times[other], times[first])) for other in others])
 
 
-def script_command(script, options):
-  return [sys.executable, os.path.join(ROOT, script), *(f'--{name}={value}' for name, value in options.items())]
+def script_command(script, **options):
+  """The command that runs one of the project's scripts with flags."""
+  return scripts.command(script, [f'--{name}={value}' for name, value in options.items()])
 
 
 def train_command(setup, precision, run_dir, **options):
   """The command that trains as users do; `options` are flags of train.py beside those that the setup fixes."""
-  return script_command('train.py', {
+  return script_command('train.py', **{
       'dataset': setup.dataset.name, 'net': setup.network.name, 'data_dir': setup.data_dir, 'run_dir': run_dir,
       'checkpoint': setup.checkpoint if setup.network.pretrained else 'none', 'batch_size': setup.batch_size,
       'crop_size': '{},{}'.format(*setup.size), 'precision': precision, **options})
 
 
 def measure_loop(setup):
-  """Seconds of a step in train.py and of the bare step, in turn; evaluating is no part of a step and is left out."""
+  """Seconds of a step in train.py, without evaluations, and of the bare step, in turn."""
   rows = []
   block = min(BLOCK, setup.steps)
   for precision in setup.precisions:
     with tempfile.TemporaryDirectory() as run_dir, bare_step(setup, precision) as step:
       in_turn({'bare': step}, steps=0, warmup_steps=setup.warmup_steps)
-      loop, bare = against_script(
+      loop, bare = scripts.against(
           train_command(setup, precision, run_dir, max_steps=10**6, log_steps=block, eval_steps=0), step, block=block,
           blocks=setup.steps // block, warmup_blocks=-(-setup.warmup_steps // block))
     rows += [row('loop', f'{precision}: step of train.py', 's', loop),
              row('loop', f'{precision}: bare step', 's', bare),
              row('loop', f'{precision}: train.py / bare', 'ratio', np.divide(loop, bare))]
   return rows
-
-
-def against_script(command, step, *, block, blocks, warmup_blocks):
-  """Times a training script and a function in turn, a block of steps of each.
-
-  The script stands still with all its threads while the function runs, so that its pipeline cannot work ahead then.
-
-  Args:
-    command: of the script, which prints a line 'step N...' after every `block` steps; it is killed at the end.
-    step: function of no arguments that runs a step.
-    block: number of steps.
-    blocks: number of blocks of each that are timed, after `warmup_blocks` of the script.
-
-  Returns:
-    two lists of seconds a step, one number a block: the script's and the function's.
-
-  Raises:
-    UserError: if the script ends; says its last line.
-  """
-  loop, bare = [], []
-  with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as script:
-    try:
-      for _ in range(1 + warmup_blocks):  # the first one has the start in it
-        _await_step(script)
-      for _ in range(blocks):
-        script.send_signal(signal.SIGSTOP)
-        bare.append(seconds(lambda: [step() for _ in range(block)]) / block)
-        script.send_signal(signal.SIGCONT)
-        loop.append(seconds(lambda: _await_step(script)) / block)
-    finally:
-      script.kill()
-  return loop, bare
-
-
-def _await_step(script):
-  """Reads a script's output up to the next line of a step."""
-  last = 'it printed nothing'
-  for line in script.stdout:
-    if line.startswith('step '):
-      return
-    last = line.strip() or last
-  raise UserError(f'{" ".join(script.args)} ended too early: {last}')
 
 
 def measure_pipeline(setup):
@@ -244,9 +229,9 @@ def measure_pipeline(setup):
 def measure_inference(setup):
   """Images/s from pixels to labels."""
   rng, rows = np.random.default_rng(0), []
-  run = runs.load_run(setup.checkpoint)
+  untrained = runs.load_run(setup.checkpoint)
   for precision in setup.precisions:
-    with Predictor(run, precision) as predictor:
+    with Predictor(untrained, precision) as predictor:
       for batch_size in INFERENCE_BATCHES:
         images = rng.integers(0, 256, (batch_size, *setup.size, 3), np.uint8)
         times = in_turn({'labels': functools.partial(predictor.labels, images)}, steps=setup.steps,
@@ -261,92 +246,54 @@ def measure_memory(setup):
   rows = []
   for precision in setup.precisions:
     with tempfile.TemporaryDirectory() as run_dir:
-      peak, _ = resident_memory(train_command(setup, precision, run_dir, max_steps=setup.warmup_steps + setup.steps))
+      peak, _ = scripts.watched(train_command(setup, precision, run_dir, max_steps=setup.warmup_steps + setup.steps))
     rows.append(row('memory', f'{precision}: train.py, peak', 'GiB', [peak / GIB]))
-    peak, samples = resident_memory(script_command('evaluate.py', {
-        'ckpt': setup.checkpoint, 'split': 'val', 'data_dir': setup.data_dir, 'precision': precision}))
-    sizes = [size / MIB for _, size in samples]
+    peak, samples = scripts.watched(script_command(
+        'evaluate.py', ckpt=setup.checkpoint, split='val', data_dir=setup.data_dir, precision=precision))
+    growth = scripts.growth([size / MIB for _, size in samples])
     thinned = [(round(when, 2), round(size / GIB, 4)) for when, size in samples[::max(1, len(samples) // 100)]]
     rows += [row('memory', f'{precision}: evaluate.py, peak', 'GiB', [peak / GIB]),
-             row('memory', f'{precision}: evaluate.py, growth', 'MiB', [growth(sizes)], seconds_and_gib=thinned)]
+             row('memory', f'{precision}: evaluate.py, growth', 'MiB', [growth], seconds_and_gib=thinned)]
   return rows
-
-
-def resident_memory(command):
-  """Runs a command and watches its resident memory.
-
-  Returns:
-    the peak in bytes, as the system keeps it (VmHWM), and a list of (seconds since the start, bytes) from when the
-    command prints something: the scripts do so when they are past building their graph.
-
-  Raises:
-    UserError: if the command fails; says its last line.
-  """
-  peak, samples, start = 0, [], time.perf_counter()
-  with (tempfile.TemporaryFile('w+') as output,
-        subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process):
-    try:
-      while process.poll() is None:
-        with open(f'/proc/{process.pid}/status', encoding='utf-8') as file:
-          status = dict(line.split(':', 1) for line in file)
-        if 'VmHWM' in status:  # not so when it has just ended
-          now, peak = (1024 * int(status[name].split()[0]) for name in ('VmRSS', 'VmHWM'))
-          if os.fstat(output.fileno()).st_size:
-            samples.append((time.perf_counter() - start, now))
-        time.sleep(SAMPLE_SECONDS)
-    finally:
-      process.kill()
-    if process.returncode:
-      output.seek(0)
-      last = (output.read().strip() or 'it printed nothing').splitlines()[-1]
-      raise UserError(f'{" ".join(command)} failed: {last}')
-  return peak, samples
-
-
-def growth(sizes):
-  """By how much the median of the last quarter of `sizes` is above that of the second quarter; 0 for less than 4."""
-  quarter = len(sizes) // 4
-  return float(np.median(sizes[-quarter:]) - np.median(sizes[quarter:2 * quarter])) if quarter else 0.0
 
 
 PARTS = {'train': measure_train, 'loop': measure_loop, 'pipeline': measure_pipeline, 'inference': measure_inference,
          'memory': measure_memory}
 
 
-def chosen(flag, values, known):
-  """The values of a flag without repeats. Raises UserError if one is none of `known`, or there are none."""
-  if not values or not set(values) <= set(known):
-    raise UserError(f'--{flag}={",".join(values)}: valid are {", ".join(known)}, one or several')
-  return tuple(dict.fromkeys(values))
+@dataclasses.dataclass(frozen=True)
+class BenchmarkSettings(MeasureSettings):
+  """Flags of this program."""
+  what: tuple[str, ...] = flag(tuple(PARTS), 'parts to measure, in this order', choices=PARTS)
 
 
 def available(precisions):
-  """Those of the precisions that this CPU has; says so where it has not all."""
+  """Tuple of the precisions that this CPU has, each once; prints a line if bfloat16 is skipped."""
+  precisions = tuple(dict.fromkeys(precisions))
   if supports_bfloat16() or 'bfloat16' not in precisions:
     return precisions
-  if precisions == ('bfloat16',):
-    raise UserError('--precisions=bfloat16: this CPU has no AVX512-BF16; use --precisions=float32')
-  print('bfloat16 is left out: this CPU has no AVX512-BF16', flush=True)
+  print('bfloat16 is skipped: this CPU has no AVX512-BF16', flush=True)
   return tuple(precision for precision in precisions if precision != 'bfloat16')
 
 
-def make_setup(args, folder, precisions, *, data=True):
-  """The Setup that the flags describe; what has to be made for it goes to `folder`. No records without `data`."""
-  name = args.dataset or (records.read_stats(args.data_dir, 'train').get('dataset') if args.data_dir else 'shapes')
-  dataset, network = get_dataset(name), get_network(args.net)
-  data_dir = args.data_dir or (os.path.join(folder, 'data') if dataset.generate else f'data/{name}')
+def make_setup(settings, folder, precisions, *, data=True):
+  """The Setup of a MeasureSettings; new files go to `folder`. Without `data`, no records are made."""
+  name = settings.dataset or (
+      records.read_stats(settings.data_dir, 'train').get('dataset') if settings.data_dir else 'shapes')
+  dataset, network = get_dataset(name), get_network(settings.net)
+  data_dir = settings.data_dir or (os.path.join(folder, 'data') if dataset.generate else f'data/{name}')
   if data:
     prepare.prepare(dataset, data_dir)
   return Setup(dataset=dataset, network=network, data_dir=data_dir, checkpoint=save_run(folder, dataset, network),
-               size=(args.height, args.width), batch_size=args.batch_size, precisions=precisions,
-               steps=args.steps, warmup_steps=args.warmup_steps)
+               size=(settings.height, settings.width), batch_size=settings.batch_size, precisions=precisions,
+               steps=settings.steps, warmup_steps=settings.warmup_steps)
 
 
-def about(setup, module):
-  """What figures depend on: the machine, the code and the settings; a dict for the JSON. `module` was run."""
+def about(setup, settings, module):
+  """The machine, the code and the settings that figures depend on: a dict for the JSON. `module` is the program's."""
   config = runs.make_config({'skip': setup.network.default_skip}, setup.dataset, setup.network)
   return {
-      'command': ' '.join([f'python -m {module}', *sys.argv[1:]]),
+      'command': f'python -m {module} {command_line(settings)}'.rstrip(),
       'machine': {
           'cpu': cpu_model() or 'unknown', 'cores': default_workers(), 'bfloat16': supports_bfloat16(),
           'memory_gib': round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / GIB, 1),
@@ -358,77 +305,61 @@ def about(setup, module):
   }
 
 
-def define_flags(parts=tuple(PARTS), *, steps=40, output='benchmark.json'):
-  """Defines the flags of a script that measures; those that mean the same are the same in all of them.
-
-  Args:
-    parts: names of what it measures, the default of --what; no such flag if there are none.
-    steps: default of --steps.
-    output: default of --output.
-  """
-  if parts:
-    flags.DEFINE_list('what', list(parts), 'what to measure, in this order')
-  flags.DEFINE_string('dataset', None, f'dataset: {", ".join(DATASETS)}; default: that of --data_dir, else shapes')
-  flags.DEFINE_string('data_dir', None, 'folder with the TFRecords; default data/DATASET, for shapes a temporary one')
-  flags.DEFINE_string('net', 'inception_v3', f'network: {", ".join(NETWORKS)}')
-  flags.DEFINE_integer('height', 360, 'of crops and images, in pixels', lower_bound=1)
-  flags.DEFINE_integer('width', 480, 'of crops and images, in pixels', lower_bound=1)
-  flags.DEFINE_integer('batch_size', 4, 'images a training step', lower_bound=1)
-  flags.DEFINE_list('precisions', list(PRECISIONS), 'precisions to measure, where the CPU has them')
-  flags.DEFINE_integer('steps', steps, 'steps that are timed', lower_bound=1)
-  flags.DEFINE_integer('warmup_steps', 5, 'steps before them', lower_bound=0)
-  flags.DEFINE_string('output', output, 'JSON to write')
-
-
 @contextlib.contextmanager
-def prepared(argv, module, *, data=True):
-  """Checks the flags and makes what is to be measured.
+def prepared(settings, module, *, data=True):
+  """Makes a Setup, and the dict for the JSON.
 
   Args:
-    argv: what the script was called with.
-    module: the script, as `python -m` calls it.
+    settings: a MeasureSettings.
+    module: the program, as `python -m` calls it.
     data: whether the dataset's records are needed, or only its number of classes.
 
   Yields:
     `(setup, result)`: a Setup, and the dict that the JSON is to hold, with an empty list of `results`.
+
+  Raises:
+    UserError: if this is not Linux, the JSON cannot be written, or there is no such dataset or network.
   """
-  args = flags.FLAGS
-  if len(argv) > 1:
-    raise UserError(f'unexpected argument {argv[1]!r}; all settings are flags, see --help')
   if not sys.platform.startswith('linux'):
     raise UserError(f'this reads /proc, which only Linux has; here is {sys.platform}')
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves no stopped train.py and no temporary files behind
-  precisions = available(chosen('precisions', args.precisions, PRECISIONS))
-  make_folder(os.path.dirname(os.path.abspath(args.output)))
+  precisions = available(settings.precisions)
+  make_folder(os.path.dirname(os.path.abspath(settings.output)))
   load = os.getloadavg()[0]  # processes at work during the last minute
   if load > 0.5:
-    print(f'something else is running here (load average {load:.1f}): rely on nothing but the ratios', flush=True)
-  with tempfile.TemporaryDirectory(prefix='benchmark-') as folder:
-    setup = make_setup(args, folder, precisions, data=data)
-    result = {**about(setup, module), 'load_average_before': load, 'results': []}
-    write_json(args.output, result)  # what cannot be written fails now
+    print(f'something else is running here (load average {load:.1f}): rely on the ratios alone', flush=True)
+  with scripts.ended_by_sigterm(), tempfile.TemporaryDirectory(prefix='benchmark-') as folder:
+    setup = make_setup(settings, folder, precisions, data=data)
+    result = {**about(setup, settings, module), 'load_average_before': load, 'results': []}
+    write_json(settings.output, result)  # an unwritable file ends the program now
     yield setup, result
 
 
-def measure(argv, module, parts, *, data=True):
-  """Measures what --what lists of `parts`, a dict from name to a function of a Setup that returns rows.
+def measure(settings, module, parts, *, data=True):
+  """Measures the parts that --what lists.
 
-  `argv`, `module` and `data` are those of prepared.
+  Args:
+    settings: a MeasureSettings with `what`.
+    module: see `prepared`.
+    parts: dict from name to a function of a Setup that returns rows.
+    data: see `prepared`.
   """
-  args = flags.FLAGS
-  names = chosen('what', args.what, parts)
-  with prepared(argv, module, data=data) as (setup, result):
-    for name in names:
+  with prepared(settings, module, data=data) as (setup, result):
+    for name in dict.fromkeys(settings.what):
       print(f'measuring: {name}', flush=True)
       result['results'] += parts[name](setup)
-      write_json(args.output, result)  # so that a later failure loses only what is to come
-  print(f'{table(result["results"])}\nwritten to {args.output}')
+      write_json(settings.output, result)  # a later failure loses only the parts still to come
+  print(f'{table(result["results"])}\nwritten to {settings.output}')
 
 
-def main(argv):
-  measure(argv, 'utils.studies.benchmark', PARTS)
+def work(settings):
+  """Measures this machine; `settings` is a BenchmarkSettings."""
+  measure(settings, 'utils.studies.benchmark', PARTS)
+
+
+def main(argv=None):
+  """Measures; `argv` is the command line without the program's name, None for the process's own."""
+  return run(work, BenchmarkSettings, argv, text=__doc__)
 
 
 if __name__ == '__main__':
-  define_flags()
-  errors.run(main)
+  sys.exit(main())

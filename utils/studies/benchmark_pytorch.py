@@ -3,28 +3,32 @@
     pip install -r requirements-pytorch.txt
     python -m utils.studies.benchmark_pytorch --data_dir=data/camvid
 
-The PyTorch network is made from this project's own graph, layer by layer (utils/torch_network.py), and its answers are
-compared with TensorFlow's first. A training step is forward and backward pass over a constant batch, clipping of the
-gradients' global norm and Adam, with batch norm statistics frozen; inference is from pixels to labels. PyTorch runs as
-its documentation advises for CPUs: channels last, torch.autocast for bfloat16, inference mode, fused Adam; eager, with
-batch norms folded, and compiled (which needs a C++ compiler, and minutes).
+The PyTorch network is made from this project's own graph, layer by layer (utils/studies/torch_network.py), and its
+outputs are first compared with TensorFlow's. A training step is forward and backward pass over a constant batch,
+clipping of the gradients' global norm and Adam, with batch norm statistics frozen; inference is from pixels to labels.
+PyTorch runs as its documentation advises for CPUs: channels last, torch.autocast for bfloat16, inference mode, fused
+Adam; eager, with batch norms folded, and compiled (which needs a C++ compiler, and minutes).
 
-Needs an idle machine: PyTorch's threads wait for each other after every operation, so that work beside it slows it down
-many times as much as TensorFlow.
+Needs an idle machine: PyTorch's threads wait for each other after every operation, so that other work slows PyTorch
+down many times as much as TensorFlow.
 """
 
+import dataclasses
 import functools
 import os
+import sys
 
 import numpy as np
 
 from nets.batch_norm import folded_batch_norm
-from utils import errors, runs
+from nets.network import Mode
+from utils import runs
 from utils.compat import slim, tf
 from utils.errors import UserError
 from utils.inference.predictor import Predictor
 from utils.labels import IGNORE_LABEL
 from utils.session import session_config
+from utils.settings import flag, run
 from utils.studies import benchmark, step_profile
 from utils.studies.benchmark import row
 from utils.workers import default_workers
@@ -39,7 +43,7 @@ except ImportError as _error:
 
 # Seconds between two calls: PyTorch's OpenMP threads go on spinning for some milliseconds after their work (here 5).
 PAUSE = 0.1
-MOST_APART = 1e-3  # of the largest logit, by which two logits of the same float32 network may differ
+MOST_APART = 1e-3  # greatest difference of two logits of the same float32 network, as a share of the largest logit
 
 
 def reference(setup, batch_size, *, dropout=False, folded=False):
@@ -47,8 +51,8 @@ def reference(setup, batch_size, *, dropout=False, folded=False):
 
   Args:
     setup: a benchmark.Setup.
-    batch_size: images.
-    dropout: whether it drops as in training.
+    batch_size: number of images.
+    dropout: whether dropout drops, as in training.
     folded: whether batch norms are folded into the convolutions before them, as this project's are.
 
   Returns:
@@ -58,8 +62,8 @@ def reference(setup, batch_size, *, dropout=False, folded=False):
   with tf.Graph().as_default() as graph:
     images = tf.placeholder(tf.float32, [batch_size, *setup.size, 3])
     with slim.arg_scope([folded_batch_norm], fold=folded):
-      logits, _ = network.logits(images, setup.dataset.num_classes, True, skip=network.default_skip, dropout=dropout,
-                                 freeze_batch_norm=True)
+      logits, _ = network.logits(images, setup.dataset.num_classes,
+                                 Mode(is_training=True, dropout=dropout, freeze_batch_norm=True))
   for variable in graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES):
     shape, name = variable.shape.as_list(), variable.op.name
     if len(shape) == 4:  # keeps the variance through a ReLU, as in He et al., ICCV 2015, section 2.2
@@ -74,7 +78,7 @@ def measure_answers(setup):
   """Compares the two networks' logits and labels for a random image, in float32.
 
   Raises:
-    UserError: if they are further apart than rounding can bring them.
+    UserError: if the logits differ by more than rounding errors.
   """
   pixels = np.random.default_rng(1).integers(0, 256, (1, *setup.size, 3)).astype(np.float32)
   logits, images, values = reference(setup, 1, folded=True)
@@ -85,7 +89,7 @@ def measure_answers(setup):
   apart, reach = np.abs(found - expected).max(), np.abs(expected).max()
   print(f"PyTorch's logits are up to {apart:.2g} from TensorFlow's, which reach {reach:.3g}", flush=True)
   if not apart <= MOST_APART * reach:
-    raise UserError(f'--net={setup.network.name}: the PyTorch network is another one; its logits are up to {apart:.2g} '
+    raise UserError(f'--net={setup.network.name}: the PyTorch network differs; its logits are up to {apart:.2g} '
                     f'from TensorFlow\'s, which reach {reach:.3g}')
   same = (found.argmax(axis=-1) == expected.argmax(axis=-1)).mean()
   return [row('answers', 'greatest difference of two logits', 'of greatest', [apart / reach],
@@ -94,7 +98,13 @@ def measure_answers(setup):
 
 
 def tensorflow_answer(tensor, feeds, values):
-  """What TensorFlow computes for a tensor, or several, with `values` (dict from name to array) as the variables."""
+  """Evaluates a tensor, or a list of tensors, in TensorFlow.
+
+  Args:
+    tensor: tf.Tensor, or a list of tf.Tensor.
+    feeds: dict from placeholder to array.
+    values: dict from the name of each variable to its array.
+  """
   graph = next(iter(feeds)).graph
   initializers = {variable.op.name: variable.initializer
                   for variable in graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES)}
@@ -108,7 +118,7 @@ def loss_function(network, precision):
   """Returns `loss(images, labels)`: cross-entropy averaged over the pixels whose label is not IGNORE_LABEL.
 
   Args:
-    network: as `convert` makes it.
+    network: a module of torch_network.convert.
     precision: 'float32', or 'bfloat16' for PyTorch's own mixed precision (torch.autocast).
   """
 
@@ -124,20 +134,20 @@ def training_step(network, parameters, batch, *, precision, compiled, pretrained
                   new_layers_rate=10.0, clip_norm=10.0, weight_decay=4e-5):
   """Returns a function that trains the network by one step on a constant batch, and returns the loss.
 
-  As training.make_step: Adam, new layers at a higher rate, gradients clipped by their global norm. The L2 loss on
-  convolution weights is Adam's `weight_decay`, which is how PyTorch adds its gradient (after clipping).
+  Like training.step.make_step: Adam, new layers at a higher rate, gradients clipped by their global norm. The L2 loss
+  on convolution weights is Adam's `weight_decay`, by which PyTorch adds the gradient of that loss (after clipping).
 
   Args:
-    network: as `convert` makes it; it is trained.
-    parameters: likewise.
+    network: a module of torch_network.convert, which is trained in place.
+    parameters: its parameters, as torch_network.convert returns them.
     batch: (images, labels): float32 [B, H, W, 3] and int [B, H, W] arrays.
-    precision: as of loss_function.
+    precision: see loss_function.
     compiled: whether forward and backward pass go through torch.compile.
     pretrained_scopes: scopes that learn at `rate`; the others are new layers.
     rate: learning rate.
     new_layers_rate: factor on the rate of the new layers.
-    clip_norm: greatest norm of all gradients together.
-    weight_decay: of convolution weights.
+    clip_norm: greatest global norm of the gradients.
+    weight_decay: factor of the L2 loss on convolution weights.
   """
   groups = {}
   for name, parameter in parameters.items():
@@ -162,18 +172,18 @@ def training_step(network, parameters, batch, *, precision, compiled, pretrained
   return step
 
 
-def labeller(network, precision, *, folded=False, compiled=False):
+def labeler(network, precision, *, folded=False, compiled=False):
   """Returns `labels(images)`: uint8 [B, H, W, 3] -> uint8 [B, H, W], the most probable class of every pixel.
 
   Args:
-    network: as `convert` makes it; it stays as it is.
-    precision: as of loss_function.
-    folded: whether batch norms are folded into the convolutions before them, and convolution weights turned to the
-      precision once and not in every call.
-    compiled: whether it goes through torch.compile, which then takes the weights for constants (`freezing`).
+    network: a module of torch_network.convert, which stays unchanged.
+    precision: see loss_function.
+    folded: whether batch norms are folded into the convolutions before them, and convolution weights converted to the
+      precision once instead of in every call.
+    compiled: whether the network goes through torch.compile, with constant weights (`freezing`).
   """
   network = folded_network(network, precision) if folded else network
-  # Frozen graphs are made without gradients being recorded, not in inference mode.
+  # torch.compile freezes graphs under no_grad, but not in inference mode.
   no_gradients = torch.no_grad if compiled else torch.inference_mode
   classify = functools.partial(_classes, network, precision)
   classify = torch.compile(classify, options={'freezing': True}) if compiled else classify
@@ -191,7 +201,7 @@ def _classes(network, precision, images):
 
 
 def folded_network(network, precision):
-  """A copy of a network whose batch norms are part of the convolutions, and these of the precision."""
+  """Copies a network, with batch norms folded into the convolutions, and convolution weights in the precision."""
   folded = optimization.fuse(network).to(memory_format=torch.channels_last)
   if precision == 'bfloat16':
     for module in folded.modules():
@@ -219,13 +229,13 @@ def measure_train(setup):
 def measure_inference(setup):
   """Seconds from a batch of pixels to labels in TensorFlow and in PyTorch, in turn."""
   images = np.random.default_rng(0).integers(0, 256, (setup.batch_size, *setup.size, 3), np.uint8)
-  run, rows = runs.load_run(setup.checkpoint), []
+  untrained, rows = runs.load_run(setup.checkpoint), []
   network, _ = torch_network.convert(*reference(setup, setup.batch_size))
   for precision in setup.precisions:
-    with Predictor(run, precision) as predictor:
-      functions = {'TensorFlow': predictor.labels, 'PyTorch eager': labeller(network, precision),
-                   'PyTorch folded': labeller(network, precision, folded=True),
-                   'PyTorch folded and compiled': labeller(network, precision, folded=True, compiled=True)}
+    with Predictor(untrained, precision) as predictor:
+      functions = {'TensorFlow': predictor.labels, 'PyTorch eager': labeler(network, precision),
+                   'PyTorch folded': labeler(network, precision, folded=True),
+                   'PyTorch folded and compiled': labeler(network, precision, folded=True, compiled=True)}
       rows += compared(setup, 'inference', precision, {
           name: functools.partial(function, images) for name, function in functions.items()})
   return rows
@@ -243,13 +253,15 @@ def measure_product(setup):
 
 
 def compared(setup, what, precision, functions):
-  """Rows of seconds a call, and of the first function's over each other's; one that fails is said and left out.
+  """Times the functions in turn: a row of seconds for each, and a row of ratios first / other.
+
+  A PyTorch variant that fails is reported and skipped.
 
   Args:
     setup: a benchmark.Setup.
-    what: what they do, a key of PARTS.
-    precision: in which they do it.
-    functions: dict from name to function of no arguments; the first one is TensorFlow's.
+    what: key of PARTS for the rows.
+    precision: arithmetic of the functions, for the rows.
+    functions: dict from name to function of no arguments; the first function is TensorFlow's.
   """
   working = {}
   for name, function in functions.items():
@@ -259,7 +271,7 @@ def compared(setup, what, precision, functions):
     except Exception as error:  # noqa: BLE001, PyTorch's compiler fails in many ways, all of which leave the others
       if not name.startswith('PyTorch'):
         raise
-      print(f'{what}, {precision}: {name} fails and is left out: {str(error).strip().splitlines()[0]}', flush=True)
+      print(f'{what}, {precision}: {name} fails and is skipped: {str(error).strip().splitlines()[0]}', flush=True)
   times = benchmark.in_turn(working, steps=setup.steps, warmup_steps=setup.warmup_steps, pause=PAUSE)
   first, *others = times
   return ([row(what, f'{precision}: {name}', 's', values) for name, values in times.items()]
@@ -270,15 +282,32 @@ def compared(setup, what, precision, functions):
 PARTS = {'answers': measure_answers, 'train': measure_train, 'inference': measure_inference, 'product': measure_product}
 
 
-def main(argv):
+@dataclasses.dataclass(frozen=True)
+class PytorchSettings(benchmark.MeasureSettings):
+  """Flags of this program."""
+  steps: int = flag(20, 'timed steps', least=1)
+  output: str = flag('benchmark-pytorch.json', 'JSON to write')
+  what: tuple[str, ...] = flag(tuple(PARTS), 'parts to measure, in this order', choices=PARTS)
+
+
+def work(settings):
+  """Compares TensorFlow with PyTorch; `settings` is a PytorchSettings. Raises UserError without PyTorch."""
   if torch is None:
     raise UserError(f'PyTorch is not installed ({_missing}): pip install -r requirements-pytorch.txt')
-  torch.set_num_threads(default_workers())  # TensorFlow's own number, too
+  threads = torch.get_num_threads()
+  torch.set_num_threads(default_workers())  # as many as TensorFlow has
   if os.getloadavg()[0] > 0.5:
-    print('PyTorch loses most by work beside it: until the machine is idle, the ratios mean nothing either', flush=True)
-  benchmark.measure(argv, 'utils.studies.benchmark_pytorch', PARTS, data=False)
+    print('other work slows PyTorch most: rely not even on the ratios until the machine is idle', flush=True)
+  try:
+    benchmark.measure(settings, 'utils.studies.benchmark_pytorch', PARTS, data=False)
+  finally:
+    torch.set_num_threads(threads)
+
+
+def main(argv=None):
+  """Compares; `argv` is the command line without the program's name, None for the process's own."""
+  return run(work, PytorchSettings, argv, text=__doc__)
 
 
 if __name__ == '__main__':
-  benchmark.define_flags(PARTS, steps=20, output='benchmark-pytorch.json')
-  errors.run(main)
+  sys.exit(main())

@@ -1,33 +1,35 @@
-"""Searches the dense CRF's parameters on a split of a trained run, and says what they gain on images not searched on.
+"""Searches the dense CRF's parameters on a split of a trained run; scores them on images not searched on.
 
     python -m utils.studies.crf_search --ckpt=runs/camvid-inception_v3-8s --split=val --count=30
 
-The network labels up to --count even-numbered images of the split and as many odd-numbered ones, evenly spread; their
-probabilities are kept. One parameter after the other takes all values of GRID, the others staying as they are, and
-keeps the one with the best mean IoU on the even-numbered images; that is gone through --rounds times. At the end the
-odd-numbered images are scored, without the CRF and with the best parameters.
+The network labels up to --count even-numbered images of the split and as many odd-numbered images, evenly spread; their
+probabilities are kept. The parameters take all values of GRID in turn, the other parameters staying as they are, and
+keep the value with the best mean IoU on the even-numbered images; --rounds passes are made. At the end the odd-numbered
+images are scored, without the CRF and with the best parameters.
 """
 
 import dataclasses
 import os
+import sys
 import time
 
 import numpy as np
-from absl import flags
 
 from datasets import pipeline, records
-from utils import errors, session
+from utils import settings as settings_lib
 from utils.errors import UserError
 from utils.evaluation import metrics
 from utils.files import make_folder, write_json
-from utils.inference import crf
+from utils.inference import crf, stream
+from utils.inference.crf import Crf
 from utils.inference.predictor import Predictor
 from utils.progress import Progress
 from utils.runs import load_run
+from utils.session import Device
+from utils.settings import Settings, flag, group
 from utils.workers import default_workers, ordered_map
 
-FLAGS = flags.FLAGS
-START = crf.Settings(gaussian_xy=3.0, gaussian_weight=1.0, bilateral_xy=50.0, bilateral_rgb=5.0, bilateral_weight=2.0,
+START = Crf(gaussian_xy=3.0, gaussian_weight=1.0, bilateral_xy=50.0, bilateral_rgb=5.0, bilateral_weight=2.0,
                      steps=5)
 GRID = {
     'bilateral_weight': (0.5, 1.0, 2.0, 4.0, 8.0),
@@ -38,19 +40,19 @@ GRID = {
     'steps': (1, 3, 5, 10),
 }
 WEIGHTS = {'bilateral_rgb': 'bilateral_weight', 'bilateral_xy': 'bilateral_weight', 'gaussian_xy': 'gaussian_weight'}
-MAX_BYTES = 4 * 2**30  # that images and probabilities may take
+MAX_BYTES = 4 * 2**30  # limit for images and probabilities
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-  """What a setting comes to on some images.
+  """The score of CRF parameters on some images.
 
   Attributes:
-    settings: a crf.Settings, or None for the network alone.
-    result: what metrics.scores returned.
-    seconds: CPU time an image.
+    settings: a Crf, or None for the network alone.
+    result: dict from metrics.scores.
+    seconds: CPU time per image.
   """
-  settings: crf.Settings | None
+  settings: Crf | None
   result: dict
   seconds: float
 
@@ -60,10 +62,10 @@ def score_all(tasks, trials, *, num_classes, num_workers, label):
 
   Args:
     tasks: list of crf.Task whose keys are the true labels.
-    trials: list of Settings; None for the network alone.
-    num_classes: of the network.
-    num_workers: processes.
-    label: for the progress.
+    trials: list of Crf; None for the network alone.
+    num_classes: number of the network's classes.
+    num_workers: number of processes.
+    label: label of the progress line.
 
   Returns:
     list of Score, in the order of `trials`.
@@ -83,14 +85,14 @@ def search(score, *, start, grid, rounds, show):
   """Coordinate search: goes through the parameters, and keeps the value of each with the best mean IoU.
 
   Args:
-    score: function of a list of Settings and a label that returns a Score for each.
-    start: Settings to start from.
+    score: function of a list of Crf and a label that returns a Score for each.
+    start: Crf to start from.
     grid: dict from parameter to its values.
-    rounds: how often to go through all parameters; it ends sooner where a round changes nothing.
-    show: function that is called with each Score as it comes.
+    rounds: greatest number of passes through all parameters; the search ends sooner if a pass changes nothing.
+    show: function that is called with each new Score.
 
   Returns:
-    the best Score, and a list of all, in the order tried.
+    the best Score, and a list of all Scores, in the order tried.
   """
   [best] = score([start], 'start')
   show(best)
@@ -99,7 +101,7 @@ def search(score, *, start, grid, rounds, show):
     before = best
     for name, values in grid.items():
       if name in WEIGHTS and not getattr(best.settings, WEIGHTS[name]):
-        continue  # the width of a term that is left out
+        continue  # the width of a term without weight
       trials = [dataclasses.replace(best.settings, **{name: value}) for value in values]
       trials = [settings for settings in trials if settings not in scores]
       if not trials:
@@ -115,7 +117,7 @@ def search(score, *, start, grid, rounds, show):
 
 def line(score):
   """A line of the table: the parameters, the mean IoU in percent, and CPU seconds an image."""
-  names = [field.name for field in dataclasses.fields(crf.Settings)]
+  names = [field.name for field in dataclasses.fields(Crf)]
   values = [f'{getattr(score.settings, name):g}' if score.settings else '-' for name in names]
   cells = [f'{value:>{len(name)}}' for name, value in zip(names, values)]
   return '  '.join([*cells, f'{100 * score.result["mean_iou"]:8.2f}', f'{score.seconds:5.2f}'])
@@ -123,11 +125,11 @@ def line(score):
 
 def header():
   """The first line of the table."""
-  return '  '.join([*(field.name for field in dataclasses.fields(crf.Settings)), 'mean IoU', 'CPU s'])
+  return '  '.join([*(field.name for field in dataclasses.fields(Crf)), 'mean IoU', 'CPU s'])
 
 
 def comparison(without, refined, classes):
-  """Lines that compare two Scores class by class, in percent; classes in neither truth nor predictions are left out."""
+  """Lines that compare two Scores class by class, in percent; classes in neither truth nor predictions are omitted."""
   width = max(map(len, (*classes, 'mean IoU')))
   rows = [*zip(classes, without.result['class_iou'], refined.result['class_iou']),
           ('mean IoU', without.result['mean_iou'], refined.result['mean_iou'])]
@@ -140,54 +142,63 @@ def comparison(without, refined, classes):
 
 
 def pick(num_images, count):
-  """Returns the numbers of up to `count` even images and of as many odd ones, each evenly spread over the split."""
+  """Returns the numbers of up to `count` even and `count` odd images, two lists evenly spread over the split."""
   halves = np.arange(0, num_images, 2), np.arange(1, num_images, 2)
   return [half[np.linspace(0, len(half) - 1, min(count, len(half))).round().astype(int)].tolist() for half in halves]
 
 
-def label_images(predictor, data_dir, wanted):
-  """Runs the network on the images with the numbers `wanted`.
+def label_images(predictor, images):
+  """Runs the network on images.
+
+  Args:
+    predictor: a Predictor.
+    images: dict from number to (name, image uint8 [H, W, 3], truth integer [H, W]), as `read_images` returns it.
 
   Returns:
-    dict from number to crf.Task, probabilities in float16, its key the true labels; and the network's CPU seconds an
-    image.
+    dict from number to crf.Task, with float16 probabilities and the true labels as key; and the network's CPU seconds
+    per image.
+
+  Raises:
+    UserError: if an image, or all images together, are too large.
   """
-  tasks, kept, seconds = {}, 0, 0.0
-  with Progress(len(wanted), 'images', label='network') as progress:
-    for index, (name, image, truth) in enumerate(pipeline.examples(data_dir, FLAGS.split)):
-      if index not in wanted:
-        continue
-      reason = crf.too_large(image.shape[:2], predictor.num_classes)
-      if reason:
-        raise UserError(f'{data_dir}, {FLAGS.split}, record {name}: {reason}')
-      start = time.process_time()
-      probabilities = predictor.probabilities(image[None])[0]
-      seconds += time.process_time() - start
-      task = crf.make_task(truth.astype(np.uint8), image, probabilities.astype(np.float16), None)
-      tasks[index] = task
-      kept += image.nbytes + task.key.nbytes + task.probabilities.nbytes
+  tasks, kept = {}, 0
+  start = time.process_time()
+  found = stream.tasks(((name, image) for name, image, _ in images.values()), predictor)
+  with Progress(len(images), 'images', label='network') as progress:
+    for number, (plain, task) in zip(images, found):
+      if task is None:
+        raise UserError(f'record {plain.key}: {plain.reason}')
+      truth = images[number][2].astype(np.uint8)
+      tasks[number] = dataclasses.replace(task, key=truth, probabilities=task.probabilities.astype(np.float16))
+      kept += task.image.nbytes + truth.nbytes + tasks[number].probabilities.nbytes
       if kept > MAX_BYTES:
-        raise UserError(f'--count={FLAGS.count}: images up to record {name} take {kept / 2**30:.1f} GiB of memory, and '
+        raise UserError(f'--count: {progress.done + 1} images and their probabilities take {kept / 2**30:.1f} GiB and '
                         f'may take {MAX_BYTES // 2**30}; ask for fewer')
       progress.update()
-  return tasks, seconds / len(wanted)
+  return tasks, (time.process_time() - start) / len(images)
 
 
-def run_search(run, data_dir, num_images):
-  """Searches and prints; returns what the JSON file holds."""
-  even, odd = pick(num_images, FLAGS.count)
-  with Predictor(run, FLAGS.precision, gpu=FLAGS.gpu, gpu_memory_fraction=FLAGS.gpu_memory_fraction) as predictor:
-    tasks, network_seconds = label_images(predictor, data_dir, {*even, *odd})
+def read_images(data_dir, split, wanted):
+  """Reads the examples of a split whose numbers are in `wanted`: dict from number to (name, image, truth)."""
+  return {number: example for number, example in enumerate(pipeline.examples(data_dir, split)) if number in wanted}
+
+
+def run_search(settings, run, data_dir, num_images):
+  """Searches and prints; returns the content of the JSON file."""
+  even, odd = pick(num_images, settings.count)
+  device = settings.device
+  with Predictor(run, device.precision, gpu=device.gpu, gpu_memory_fraction=device.gpu_memory_fraction) as predictor:
+    tasks, network_seconds = label_images(predictor, read_images(data_dir, settings.split, {*even, *odd}))
 
   def score(numbers, trials, label):
     return score_all([tasks[number] for number in numbers], trials, num_classes=len(run.classes),
-                     num_workers=FLAGS.num_workers or default_workers(), label=label)
+                     num_workers=settings.num_workers or default_workers(), label=label)
 
   [without] = score(even, [None], 'without')
-  print(f'{len(even)} even-numbered images of {FLAGS.split}; CPU seconds an image, the network takes '
+  print(f'{len(even)} even-numbered images of {settings.split}; CPU seconds an image, the network takes '
         f'{network_seconds:.2f}\n{header()}\n{line(without)}', flush=True)
-  best, tried = search(lambda trials, label: score(even, trials, label), start=START, grid=GRID, rounds=FLAGS.rounds,
-                       show=lambda one: print(line(one), flush=True))
+  best, tried = search(lambda trials, label: score(even, trials, label), start=START, grid=GRID,
+                       rounds=settings.rounds, show=lambda one: print(line(one), flush=True))
   print(f'best of {len(tried)}:\n{header()}\n{line(best)}\n\n{len(odd)} odd-numbered images:')
   held_out = score(odd, [None, best.settings], 'odd-numbered')
   print(comparison(*held_out, run.classes))
@@ -203,31 +214,36 @@ def plain(score):
           'seconds': score.seconds}
 
 
-def _define_flags():
-  flags.DEFINE_string('ckpt', None, "run's folder, or one checkpoint in it", required=True)
-  flags.DEFINE_string('split', 'val', 'split to search on')
-  flags.DEFINE_string('data_dir', None, 'folder with the TFRecords; default: the one the run was trained from')
-  flags.DEFINE_integer('count', 30, 'images to search on, and as many to score the result on', lower_bound=1)
-  flags.DEFINE_integer('rounds', 2, 'how often to go through the parameters', lower_bound=1)
-  flags.DEFINE_integer('num_workers', 0, 'processes for the CRF; 0: one a core', lower_bound=0)
-  session.define_flags()
+@dataclasses.dataclass(frozen=True)
+class SearchSettings(Settings):
+  """The settings of the search."""
+  ckpt: str = flag(None, "run's folder, or a checkpoint in it", required=True)
+  split: str = flag('val', 'split to search on')
+  data_dir: str | None = flag(None, "folder with the TFRecords; default: the training's own")
+  count: int = flag(30, 'number of images to search on, and of other images to score the result', least=1)
+  rounds: int = flag(2, 'passes through the parameters', least=1)
+  num_workers: int = flag(0, 'processes for the CRF; 0: one per core', least=0)
+  device: Device = group(Device)
 
 
-def main(argv):
-  if len(argv) > 1:
-    raise UserError(f'unexpected argument {argv[1]!r}; all settings are flags, see --help')
+def search_run(settings):
+  """Searches the parameters and writes the JSON; `settings` is a SearchSettings."""
   crf.require()
-  run = load_run(FLAGS.ckpt)
-  data_dir = FLAGS.data_dir or run.config['flags']['data_dir']
-  num_images = records.check_classes(data_dir, FLAGS.split, run.classes, trained=run.folder)
+  run = load_run(settings.ckpt)
+  data_dir = settings.data_dir or run.config['flags']['data_dir']
+  num_images = records.check_classes(data_dir, settings.split, run.classes, trained=run.folder)
   if num_images < 2:
-    raise UserError(f'split {FLAGS.split!r} in {data_dir} has {num_images} image; a search needs 2')
+    raise UserError(f'split {settings.split!r} in {data_dir} has {num_images} image; a search needs 2')
   make_folder(run.folder)
-  path = os.path.join(run.folder, f'crf-search-{FLAGS.split}.json')
-  write_json(path, run_search(run, data_dir, num_images))
+  path = os.path.join(run.folder, f'crf-search-{settings.split}.json')
+  write_json(path, run_search(settings, run, data_dir, num_images))
   print(f'written: {path}')
 
 
+def main(argv=None):
+  """Searches; `argv` is the command line without the program's name, None for the process's own."""
+  return settings_lib.run(search_run, SearchSettings, argv, text=__doc__)
+
+
 if __name__ == '__main__':
-  _define_flags()
-  errors.run(main)
+  sys.exit(main())

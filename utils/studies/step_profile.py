@@ -1,16 +1,16 @@
-"""Says where the time of a training step goes, and what part of the CPU's peak its convolutions reach.
+"""Profiles a training step: thread time by kind of op, and the share of the CPU's peak that convolutions reach.
 
     python -m utils.studies.step_profile --data_dir=data/camvid
 
 profiles the bare step of benchmark.py in float32 and bfloat16: prints tables, and writes the same figures to a JSON
-and a chart beside it. TensorFlow traces single ops: how long each had a thread, waiting for its helpers included. Ops
-run side by side, so these times add up to more than the step takes; what counts is their shares.
+and a chart beside it. TensorFlow traces single ops: the time for which an op had a thread, waits for helper threads
+included. Ops run side by side, so these times add up to more than the step takes; their shares are the result.
 
 The peak is that of a large square matrix product in the same precision, run in turn with the step. Against it stand the
-multiply-adds of the step's convolutions, counted from the shapes in the graph: a convolution has one for each of its
-outputs and each weight of that output's kernel, also where the kernel lies on padding; so have its gradient to the
-weights (a few percent more where that is made of products, see training/gradients.py) and, where there is one, that
-to its input.
+multiply-adds of the step's convolutions, counted from the shapes in the graph: a convolution has one multiply-add for
+each of its outputs and each weight of that output's kernel, also where the kernel lies on padding; so have its gradient
+to the weights (a few percent more as products, see training/gradients.py) and its gradient to the input, if the step
+needs it.
 """
 
 import collections
@@ -19,28 +19,31 @@ import dataclasses
 import functools
 import os
 import re
+import sys
 
 import numpy as np
-from absl import flags
-from PIL import Image, ImageDraw, ImageFont
 
-from utils import errors
 from utils.compat import tf
+from utils.drawing import canvas
 from utils.drawing.colors import write_png
 from utils.files import replacing, write_json
+from utils.runs import AVERAGE
 from utils.session import session_config
+from utils.settings import flag, run
 from utils.studies import benchmark
 from utils.studies.benchmark import row
 from utils.training import gradients
 
 FORWARD, TO_INPUT, TO_WEIGHTS = 'convolution', 'convolution: gradient to input', 'convolution: gradient to weights'
 REST = 'rest'
-# Kinds of ops, each with a pattern for 'OP NAME'; the first that fits counts. oneDNN's ops have other beginnings.
+# TensorFlow's default names for the update of the weights in training/step.py: tf.cond, clipping, moving averages.
+_UPDATE = '|'.join(('cond', 'clip_by_global_norm', 'global_norm', AVERAGE.strip('/')))
+# Kinds of ops, each with a pattern for 'TYPE NAME'; the first match counts. oneDNN's types have other beginnings.
 KINDS = {
     'casts': r'^Cast ',
     'layout': r'^\S*(Transpose|ToTf|Reorder)\w* ',
     'optimizer, clipping, weight decay':
-        r'^\S*ApplyAdam|^\S+ (cond|clip_by_global_norm|global_norm|ExponentialMovingAverage)\b|/Regularizer/',
+        rf'^\S*ApplyAdam|^\S+ ({_UPDATE})\b|/Regularizer/',
     TO_WEIGHTS: r'^\w*(Conv2DBackpropFilter\w* |MatMul \S*' + gradients.PRODUCT + ')',
     TO_INPUT: r'^\w*Conv2D\w* gradients/',
     FORWARD: r'^\w*Conv2D\w* ',
@@ -52,11 +55,10 @@ KINDS = {
     'loss and upsampling': r'^\w*(Softmax\w*|BatchMatMul\w*|ArgMax) ',
     REST: '',
 }
-TOP = 15  # ops that are listed by themselves
+TOP = 15  # number of ops listed by name
 PRODUCT_SIZE = 2048  # no size gives TensorFlow's product a higher speed: 1024 is as fast, 4096 is slower in bfloat16
-_COLORS = ((66, 120, 181), (222, 143, 60))  # of the bars of the first precision and of the second
-_PAPER, _INK = (255, 255, 255), (30, 30, 30)
-_LEFT, _WIDTH, _BAR, _HEAD = 270, 520, 13, 70  # pixels: the names, the longest bar, a bar's height, the title
+_COLORS = (canvas.GAIN, canvas.SECOND)  # bars of the first precision and of the second
+_WIDTH, _BAR = 520, 15  # pixels: length of the longest bar, height of a bar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +66,10 @@ class Op:
   """One op of a traced step.
 
   Attributes:
-    name: in the graph.
-    type: TensorFlow's, after its optimisers.
-    seconds: how long it had a thread, averaged over the traced steps.
-    shapes: of its inputs and its outputs, as text.
+    name: name of the op in the graph.
+    type: TensorFlow's op type, after its graph optimizers.
+    seconds: time for which it had a thread, averaged over the traced steps.
+    shapes: shapes of its inputs and its outputs, as text.
   """
   name: str
   type: str
@@ -76,20 +78,20 @@ class Op:
 
   @property
   def kind(self):
-    """The key of KINDS that it belongs to."""
+    """The op's key of KINDS."""
     return kind_of(self.type, self.name)
 
 
 def kind_of(op_type, name):
-  """The key of KINDS to which an op of a type and a name belongs."""
+  """The key of KINDS for an op of a type and a name."""
   return next(kind for kind, pattern in KINDS.items() if re.search(pattern, f'{op_type} {name}'))
 
 
 def multiply_adds(fetch):
-  """Counts the multiply-adds of every convolution and gradient of one that a tensor needs, transposed ones included.
+  """Counts the multiply-adds of every convolution, also transposed, and convolution gradient that a tensor depends on.
 
-  Each has a map on the side of a convolution's output: its output, or the gradient that comes from there. There is one
-  multiply-add for every image, every place of this map and every weight of the kernel.
+  Each op has a map of the size of the convolution's output: its output, or the gradient with respect to it. There is a
+  multiply-add for every image, every place in this map and every weight of the kernel.
 
   Args:
     fetch: tf.Tensor; the convolutions on the way to it have static shapes.
@@ -98,7 +100,7 @@ def multiply_adds(fetch):
     dict from op name to (key of KINDS, int).
   """
   counts = {}
-  # What tf.gradients makes and nobody needs (the gradient to the images) does not run.
+  # An unused gradient of tf.gradients (that to the images) does not run.
   for node in tf.graph_util.extract_sub_graph(fetch.graph.as_graph_def(), [fetch.op.name]).node:
     op = fetch.graph.get_operation_by_name(node.name)
     if op.type == 'Conv2D':
@@ -131,7 +133,7 @@ def read_ops(traces):
     traces: list of tf.RunMetadata, as `trace` returns them.
 
   Returns:
-    list of Op, the longest first; each with its mean over the traces.
+    list of Op, the longest first; seconds are means over the traces.
   """
   seconds, nodes, shapes = collections.Counter(), {}, {}
   for metadata in traces:
@@ -149,7 +151,7 @@ def _shape(description):
 
 
 def _shapes(node, shapes):
-  """The shapes of a node's inputs and outputs, those of scalars left out."""
+  """The shapes of a node's inputs and outputs, without those of scalars."""
   inputs = []
   for source in node.input:
     name, _, slot = source.partition(':')
@@ -163,7 +165,7 @@ def square_product(precision, size):
   with tf.Graph().as_default(), tf.Session(config=session_config()) as session:
     values = tf.random.normal([size, size], seed=0, dtype=tf.float32)
     factors = [tf.Variable(tf.cast(values, tf.as_dtype(precision))) for _ in range(2)]
-    product = tf.matmul(*factors).op  # not its value, which would be copied to Python
+    product = tf.matmul(*factors).op  # fetching the value would copy it to Python
     session.run(tf.global_variables_initializer())
     yield functools.partial(session.run, product)
 
@@ -178,7 +180,7 @@ def profile(setup, precision, *, product_size, timeline=None):
     timeline: path for a trace of one step that Chrome shows (chrome://tracing), or None.
 
   Returns:
-    rows: list of rows as of benchmark.row.
+    rows: list of rows from benchmark.row.
     summary: dict for the JSON: `multiply_adds` of the step's convolutions, `kinds` and `top`, lists of dicts.
   """
   with square_product(precision, product_size) as product, benchmark.bare_step(setup, precision) as step:
@@ -207,13 +209,14 @@ def kinds(ops, counts, *, step_seconds, peak):
 
   Args:
     ops: list of Op.
-    counts: as of multiply_adds.
-    step_seconds: of a step that is not traced.
-    peak: multiply-adds a second that count as all that the CPU can do.
+    counts: dict from multiply_adds.
+    step_seconds: duration of a step that is not traced.
+    peak: multiply-adds per second of the CPU at its best.
 
   Returns:
-    list of dicts, the longest kind first: `kind`, number of `ops`, `seconds` of thread time, `share` of all, and of
-    convolutions the `multiply_adds` and `of_peak`, the part of the peak that they reach in their share of the step.
+    list of dicts, the longest kind first: `kind`, number of `ops`, `seconds` of thread time, `share` of the thread time
+    of all ops, and for convolutions the `multiply_adds` and `of_peak`, the share of the peak reached in their share of
+    the step.
   """
   total, lines = sum(op.seconds for op in ops), []
   for kind in KINDS:
@@ -236,7 +239,7 @@ def write_timeline(path, step_stats):
 
 
 def text(summary):
-  """A summary as `profile` returns it, as tables for people."""
+  """Lays out a summary from `profile` as tables."""
   lines = [f'{summary["precision"]}: {summary["multiply_adds"] / 1e9:.1f} billion multiply-adds in convolutions']
   for line in summary['kinds']:
     lines.append(f'{100 * line["share"]:5.1f} % {1000 * line["seconds"]:9.1f} ms {line["ops"]:5} ops  {line["kind"]}')
@@ -250,59 +253,62 @@ def text(summary):
 
 
 def chart(summaries):
-  """Draws the time of each kind of ops, a bar a precision.
+  """Draws the time of each kind of ops, a bar for each precision.
 
   Args:
-    summaries: list of one or two, as `profile` returns them.
+    summaries: list of one or two summaries from `profile`.
 
   Returns:
-    uint8 [h, w, 3], RGB. Kinds are in the order of the first summary; those below 0.5 % everywhere are left out.
+    uint8 [h, w, 3], RGB. Kinds are in the order of the first summary; kinds below 0.5 % everywhere are omitted.
   """
   by_kind = [{line['kind']: line for line in summary['kinds']} for summary in summaries]
   names = [kind for kind in dict.fromkeys(kind for lines in by_kind for kind in lines)
            if any(kind in lines and lines[kind]['share'] >= 0.005 for lines in by_kind)]
   longest = max(line['seconds'] for lines in by_kind for line in lines.values())
-  font, row_height = ImageFont.load_default(13), _BAR * len(summaries) + 12
-  picture = Image.new('RGB', (_LEFT + _WIDTH + 150, _HEAD + row_height * len(names) + 16), _PAPER)
-  draw = ImageDraw.Draw(picture)
-  draw.text((12, 10), 'thread time of a training step', fill=_INK, font=ImageFont.load_default(16))
-  for place, (summary, color) in enumerate(zip(summaries, _COLORS)):
-    draw.rectangle((12 + 110 * place, 42, 24 + 110 * place, 54), fill=color)
-    draw.text((30 + 110 * place, 48), summary['precision'], fill=_INK, font=font, anchor='lm')
+  height = _BAR * len(summaries) + 12
+  picture, left = canvas.row_chart('thread time of a training step', names, width=_WIDTH, height=height, right=140)
+  precisions = [(summary['precision'], color) for summary, color in zip(summaries, _COLORS)]
+  picture.paste(canvas.MARGIN - canvas.TEXT // 2, 34, canvas.legend(precisions, width=_WIDTH))
   for index, kind in enumerate(names):
-    y = _HEAD + row_height * index
-    draw.text((_LEFT - 8, y + _BAR * len(summaries) // 2), kind, fill=_INK, font=font, anchor='rm')
+    y = canvas.TOP + height * index + 6
     for lines, color in zip(by_kind, _COLORS):
       seconds, share = (lines.get(kind, {}).get(value, 0.0) for value in ('seconds', 'share'))
-      end = _LEFT + round(_WIDTH * seconds / longest)
-      draw.rectangle((_LEFT, y, max(end, _LEFT + 1), y + _BAR - 2), fill=color)
-      draw.text((end + 6, y + _BAR // 2), f'{seconds:.3f} s, {100 * share:.1f} %', fill=_INK, font=font, anchor='lm')
+      end = left + round(_WIDTH * seconds / longest)
+      picture.bar(left, y, max(end, left + 1), y + _BAR - 2, color)
+      picture.text(end + 6, y + _BAR // 2, f'{seconds:.3f} s, {100 * share:.1f} %')
       y += _BAR
-  return np.asarray(picture)
+  return picture.array()
 
 
-def main(argv):
-  args = flags.FLAGS
-  stem, summaries = os.path.splitext(args.output)[0], []
-  with benchmark.prepared(argv, 'utils.studies.step_profile', data=False) as (setup, result):
+@dataclasses.dataclass(frozen=True)
+class ProfileSettings(benchmark.MeasureSettings):
+  """Flags of this program."""
+  steps: int = flag(20, 'timed steps', least=1)
+  output: str = flag('profile.json', 'JSON to write')
+  product_size: int = flag(PRODUCT_SIZE, 'rows and columns of the matrices whose product is the peak', least=1)
+  timeline: bool = flag(False, 'also write traces for chrome://tracing, OUTPUT-PRECISION-timeline.json')
+
+
+def work(settings):
+  """Profiles a step in every precision; `settings` is a ProfileSettings."""
+  stem, summaries = os.path.splitext(settings.output)[0], []
+  with benchmark.prepared(settings, 'utils.studies.step_profile', data=False) as (setup, result):
     result['profiles'] = summaries
     for precision in setup.precisions:
-      rows, summary = profile(setup, precision, product_size=args.product_size,
-                              timeline=f'{stem}-{precision}-timeline.json' if args.timeline else None)
+      rows, summary = profile(setup, precision, product_size=settings.product_size,
+                              timeline=f'{stem}-{precision}-timeline.json' if settings.timeline else None)
       result['results'] += rows
       summaries.append(summary)
-      write_json(args.output, result)
+      write_json(settings.output, result)
       print(f'{text(summary)}\n', flush=True)
   write_png(f'{stem}.png', chart(summaries))
-  print(f'{benchmark.table(result["results"])}\nwritten to {args.output} and {stem}.png')
+  print(f'{benchmark.table(result["results"])}\nwritten to {settings.output} and {stem}.png')
 
 
-def define_flags():
-  benchmark.define_flags((), steps=20, output='profile.json')
-  flags.DEFINE_integer('product_size', PRODUCT_SIZE, 'rows and columns of the matrices whose product is the peak', 1)
-  flags.DEFINE_bool('timeline', False, 'also write traces for chrome://tracing, OUTPUT-PRECISION-timeline.json')
+def main(argv=None):
+  """Profiles; `argv` is the command line without the program's name, None for the process's own."""
+  return run(work, ProfileSettings, argv, text=__doc__)
 
 
 if __name__ == '__main__':
-  define_flags()
-  errors.run(main)
+  sys.exit(main())

@@ -1,7 +1,7 @@
 """A network's TensorFlow graph as a PyTorch module of the same layers and weights.
 
-Needs PyTorch (requirements-pytorch.txt), and is imported by nothing but what compares with it. Inside the module a
-tensor is [B, C, H, W], and channels come last in memory: PyTorch's convolutions on CPUs are fastest so.
+Needs PyTorch (requirements-pytorch.txt); only benchmark_pytorch.py imports this file. Inside the module a tensor is
+[B, C, H, W], with channels last in memory, the fastest layout of PyTorch's convolutions on CPUs.
 """
 
 import dataclasses
@@ -11,23 +11,24 @@ from typing import Any
 import numpy as np
 import torch
 
+from nets.geometry import RESAMPLE_COLUMNS, RESAMPLE_ROWS
 from utils.compat import tf
 from utils.errors import UserError
 
-_AXES = (0, 3, 1, 2)  # of a [B, H, W, C] tensor, in the order that PyTorch has them in
-_SOURCES = ('Placeholder', 'VarHandleOp', 'RandomUniform')  # what follows from none of them is constant
+_AXES = (0, 3, 1, 2)  # axes of a [B, H, W, C] tensor in PyTorch's order
+_SOURCES = ('Placeholder', 'VarHandleOp', 'RandomUniform')  # operations that depend on none of these are constant
 
 
 @dataclasses.dataclass(frozen=True)
 class _Weight:
-  """A variable that no layer has taken yet: its name, and its values as an array."""
+  """The name and the array of a variable that no layer has taken yet."""
   name: str
   value: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class _Build:
-  """A module in the making: its torch.fx.Graph, the layers, and dict from variable name to torch parameter."""
+  """A module under construction: torch.fx.Graph, module of the layers, dict from variable name to torch parameter."""
   graph: Any
   root: Any
   parameters: dict
@@ -45,7 +46,7 @@ class _Build:
     return self.graph.get_attr(name)
 
   def take(self, weight, parameter):
-    """Makes a torch parameter known as the one that a _Weight has become; returns it."""
+    """Registers the torch parameter made of a _Weight; returns it."""
     self.parameters[weight.name] = parameter
     return parameter
 
@@ -57,8 +58,8 @@ class _Build:
 def convert(logits, images, values):
   """Builds the PyTorch module that computes a tensor of a TensorFlow graph, layer by layer.
 
-  Whatever depends on neither images, weights nor chance (offsets of the padding, matrices of the upsampling) TensorFlow
-  computes once.
+  TensorFlow computes the constants, which depend on neither images, weights nor random numbers: offsets of the padding,
+  matrices of the upsampling.
 
   Args:
     logits: tf.Tensor [B, H, W, C]; all tensors on the way to it have static shapes.
@@ -68,16 +69,14 @@ def convert(logits, images, values):
   Returns:
     network: torch.fx.GraphModule from float32 [B, H, W, 3] to [B, C, H, W]; batch norms keep their statistics.
     parameters: dict from the name of a trainable variable to its torch parameter; a convolution's weights
-      [kh, kw, in, out] are [out, in, kh, kw] there, a transposed one's [kh, kw, out, in] are [in, out, kh, kw].
+      [kh, kw, in, out] are [out, in, kh, kw] there, a transposed convolution's [kh, kw, out, in] are
+      [in, out, kh, kw].
 
   Raises:
     UserError: for an operation that has no counterpart here.
   """
   operations = _needed(logits)
-  varying = set()
-  for op in operations:
-    if op.type in _SOURCES or any(tensor.op in varying for tensor in op.inputs):
-      varying.add(op)
+  varying = _varying(operations)
   constants = _constants(operations, varying)
   build = _Build(torch.fx.Graph(), torch.nn.Module(), {})
   made = {}
@@ -99,7 +98,7 @@ def convert(logits, images, values):
 
 
 def _needed(tensor):
-  """The operations that a tensor follows from, in an order in which they can be computed."""
+  """List of the operations that a tensor depends on, each after its inputs."""
   needed, waiting = set(), [tensor.op]
   while waiting:
     op = waiting.pop()
@@ -107,6 +106,15 @@ def _needed(tensor):
       needed.add(op)
       waiting += [source.op for source in op.inputs]
   return [op for op in tensor.graph.get_operations() if op in needed]
+
+
+def _varying(operations):
+  """Set of the operations that depend on one of _SOURCES; in the list `operations`, each comes after its inputs."""
+  varying = set()
+  for op in operations:
+    if op.type in _SOURCES or any(tensor.op in varying for tensor in op.inputs):
+      varying.add(op)
+  return varying
 
 
 def _constants(operations, varying):
@@ -122,7 +130,7 @@ def _identifier(name):
 
 
 def _no_counterpart(op, what=''):
-  return UserError(f'{op.name}: {op.type}{what} has no counterpart in PyTorch here; --net=inception_v3 has none such')
+  return UserError(f'{op.name}: {op.type}{what} has no counterpart in PyTorch here; use --net=inception_v3')
 
 
 def _conv2d(build, op, features, weight):
@@ -136,7 +144,7 @@ def _conv2d(build, op, features, weight):
 
 
 def _transposed_conv2d(build, op, size, weight, features):
-  """A transposed convolution, which TensorFlow computes as the gradient of a convolution to its input."""
+  """A transposed convolution; TensorFlow's is the gradient of a convolution to its input."""
   del size
   kernel, strides = weight.value.shape, _inner(op, 'strides')
   if op.get_attr('padding') != b'VALID':
@@ -149,7 +157,7 @@ def _transposed_conv2d(build, op, size, weight, features):
 
 
 def _batch_norm(build, op, features, *statistics):
-  """A batch norm that keeps its statistics; gain and offset are trained where they are variables."""
+  """A batch norm with fixed statistics; gain and offset are trained if they are variables."""
   if op.get_attr('is_training'):
     raise _no_counterpart(op, ' in training mode')
   gain, offset, mean, variance = statistics
@@ -163,7 +171,7 @@ def _batch_norm(build, op, features, *statistics):
 
 
 def _relu(build, op, features):
-  """In place where nothing else reads its input."""
+  """A ReLU, in place if nothing else reads its input."""
   return build.layer(op, torch.nn.ReLU(inplace=len(op.inputs[0].consumers()) == 1), features)
 
 
@@ -174,7 +182,7 @@ def _max_pool(build, op, features):
 
 
 def _average_pool(build, op, features):
-  """TensorFlow's mean is over the cells that the map has, not over its padding."""
+  """An average pooling; TensorFlow's mean is over the cells of the map, without its padding."""
   window, (vertical, horizontal) = _inner(op, 'ksize'), _same_padding(op, _inner(op, 'ksize'))
   if vertical[0] != vertical[1] or horizontal[0] != horizontal[1]:
     raise _no_counterpart(op, ' with unequal padding')
@@ -183,7 +191,7 @@ def _average_pool(build, op, features):
 
 
 def _elementwise(function):
-  """The counterpart of an operation on tensors of one shape, or on one and a number, or a number a channel."""
+  """The counterpart of an operation on tensors of one shape, or on a tensor and a number (or one per channel)."""
 
   def make(build, op, *inputs):
     return build.call(function, *(_operand(build, op, value) for value in inputs))
@@ -225,23 +233,23 @@ def _gather(build, op, features, indices, axis):
 
 
 def _rows(features, indices, axis):
-  """Picks rows or columns; by way of [B, H, W, C], which is how they lie in memory."""
+  """Picks rows or columns, by way of [B, H, W, C], the order of the features in memory."""
   return features.permute(0, 2, 3, 1).index_select(axis, indices).permute(_AXES)
 
 
 def _matrix_product(build, op, matrix, features):
-  """The products of nets.geometry.bilinear_upsample; told by their names, since shapes can be alike."""
+  """The products of nets.geometry.bilinear_upsample, told apart by their names, since shapes can be alike."""
   matrix = build.buffer(op, torch.tensor(matrix))
   name = op.name.split('/')[-1]
-  if name.startswith('resample_columns'):
+  if name.startswith(RESAMPLE_COLUMNS):
     return build.call(torch.matmul, features, build.call(torch.t, matrix))
-  if name.startswith('resample_rows'):
+  if name.startswith(RESAMPLE_ROWS):
     return build.call(torch.matmul, matrix, features)
   raise _no_counterpart(op)
 
 
 def _reshape(build, op, features, shape):
-  """TensorFlow lays out rows or columns for a matrix product and back; PyTorch's products take them as they are."""
+  """Returns its input: TensorFlow reshapes before and after its matrix products, PyTorch's need no reshape."""
   del build, shape
   beside = {op.inputs[0].op.type, *(user.type for user in op.outputs[0].consumers())}
   if 'BatchMatMulV2' not in beside:
@@ -254,7 +262,7 @@ def _random(build, op, shape):
 
 
 _COUNTERPARTS = {
-    # Each is called with the _Build, the tf.Operation, and its inputs: nodes, _Weights, or arrays where constant.
+    # Arguments: the _Build, the tf.Operation, and its inputs: nodes, _Weights, or arrays if constant.
     'AddV2': _elementwise(operator.add),
     'AvgPool': _average_pool,
     'BatchMatMulV2': _matrix_product,
@@ -288,12 +296,12 @@ def _value(value):
 
 
 def _inner(op, attribute):
-  """The two entries of a list attribute that belong to rows and columns."""
+  """The two entries of a list attribute for rows and columns."""
   return tuple(op.get_attr(attribute)[1:3])
 
 
 def _padded(build, op, features, *, kernel, dilations=(1, 1), value=0.0):
-  """Pads features where a layer cannot do so itself; returns them and the (rows, columns) for the layer to pad."""
+  """Pads features if the layer cannot; returns the features and the (rows, columns) for the layer to pad."""
   vertical, horizontal = _same_padding(op, kernel, dilations)
   if vertical[0] == vertical[1] and horizontal[0] == horizontal[1]:
     return features, (vertical[0], horizontal[0])
@@ -301,7 +309,7 @@ def _padded(build, op, features, *, kernel, dilations=(1, 1), value=0.0):
 
 
 def _same_padding(op, kernel, dilations=(1, 1)):
-  """What TensorFlow pads: ((above, below), (left, right)); of an odd number the larger half comes last."""
+  """TensorFlow's padding ((above, below), (left, right)); the larger half of an odd number comes last."""
   if op.get_attr('data_format') != b'NHWC' or op.get_attr('padding') not in (b'SAME', b'VALID'):
     raise _no_counterpart(op, ' with this padding or data format')
   if op.get_attr('padding') == b'VALID':

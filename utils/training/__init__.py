@@ -1,1 +1,1 @@
-"""What happens during training: the step, its losses, hooks and summaries."""
+"""Training: settings and run, initial weights, the step and its losses, hooks, summaries."""

@@ -4,23 +4,23 @@ from utils.compat import tf
 from utils.cpu import cpu_flags
 
 _NAME = 'ConvolutionWithProductsForWeights'
-PRODUCT = 'weight_gradient'  # name of the ops that are such a product
+PRODUCT = 'weight_gradient'  # name of the matrix products that are weight gradients
 
 
 def fast_gradients():
-  """A context in which the default graph's convolutions get their gradients to weights as matrix products.
+  """Returns a context in which the default graph's convolutions get their weight gradients as matrix products.
 
-  The gradients are the same. The one to the weights of a 1x1 convolution is the product of the pixels' features and
-  gradients; as a convolution it takes oneDNN 2 to 5 times as long in bfloat16 (tensorflow 2.21, AMX, one core), and 1.1
-  times in float32. Larger kernels have a product for each of their weights' places, on CPUs without AVX512 alone (and
-  without a GPU), where oneDNN's own gradient takes 1 to 3.7 times as long as these (AMD EPYC, two cores, the layers of
-  an FCN-2s).
+  The gradients keep their values. The weight gradient of a 1x1 convolution is the product of the pixels' features and
+  gradients; as a convolution, oneDNN takes 2 to 5 times as long for it in bfloat16 (tensorflow 2.21, AMX, one core),
+  and 1.1 times in float32. Larger kernels take a product for each place in the kernel, but only on CPUs without AVX512
+  (and without a GPU), where oneDNN's own gradient takes 1 to 3.7 times as long (AMD EPYC, two cores, the layers of an
+  FCN-2s).
   """
   return tf.get_default_graph().gradient_override_map({'Conv2D': _NAME})
 
 
 def prefers_products():
-  """Whether products are the faster gradient to the weights of kernels larger than 1x1, on this machine."""
+  """Whether matrix products are the faster weight gradient for kernels larger than 1x1, on this machine."""
   flags = cpu_flags()
   return 'avx2' in flags and 'avx512f' not in flags and not tf.config.list_physical_devices('GPU')
 
@@ -39,10 +39,10 @@ def _gradients(op, gradient):
 
 
 def _weight_gradient(images, shape, gradient, *, same):
-  """The gradient of a plain convolution to its weights, one matrix product for each place of the kernel.
+  """The weight gradient of a convolution without strides and dilations: a matrix product for each place in the kernel.
 
-  With the images in one row after the other, a place of the kernel sees them shifted by so many rows: the products read
-  slices of one matrix, without copies. The gradient gets zeros where the padded images go on and it does not.
+  With the pixels of all images as rows of one matrix, each place in the kernel sees this matrix shifted by a fixed
+  number of rows: the products read slices of it, without copies. The gradient is padded by zeros to the images' size.
 
   Args:
     images: float [B, H, W, C].
@@ -70,7 +70,7 @@ def _weight_gradient(images, shape, gradient, *, same):
 
 
 def _length(tensor, axis):
-  """The length of a tensor along an axis: an int where it is known, which makes for smaller graphs, else a tensor."""
+  """The length of a tensor along an axis: an int if known, for smaller graphs, else a tensor."""
   known = tensor.shape.as_list()[axis]
   return tf.shape(tensor)[axis] if known is None else known
 

@@ -1,4 +1,4 @@
-"""What happens between the steps of a training: logging, saving, evaluating, stopping."""
+"""Hooks that run between training steps: logging, saving, evaluating, stopping."""
 
 import contextlib
 import os
@@ -10,50 +10,53 @@ import numpy as np
 
 from utils.compat import tf
 from utils.errors import UserError
-from utils.evaluation import metrics
-from utils.files import make_folder, read_json, write_json
-from utils.progress import Progress, duration
-from utils.runs import AVERAGE, BEST
+from utils.evaluation.scorer import Scorer
+from utils.files import make_folder, write_json
+from utils.progress import STEP_LINE, Progress, duration
+from utils.runs import AVERAGE, BEST, BEST_SCORE, read_best
 from utils.training import summaries
 
 
 class LogHook(tf.train.SessionRunHook):
-  """Prints step, loss, learning rate, images/s and time left; stops the run at its last step or a loss not finite.
+  """Prints step, loss, learning rate, images/s and time left; stops the run at its last step.
 
-  On a terminal, the line is drawn over and over with a bar; elsewhere it is printed every `every_steps`.
+  A loss that is not finite ends the run with a UserError. In bfloat16, oneDNN's weight gradient for AMX now and then
+  returns NaN, since it multiplies zeros with uninitialized memory (seen with tensorflow 2.21:
+  brgconv_bwd_w:avx10_1_512_amx, 3x3, SAME padding). `step.make_step` skips such a step; this hook counts skipped steps
+  and ends the run after too many in a row.
 
-  In bfloat16 a gradient now and then comes out as NaN for no fault of the run: oneDNN's weight gradient for AMX (seen
-  with tensorflow 2.21: brgconv_bwd_w:avx10_1_512_amx, 3x3, SAME padding) multiplies zeros with memory that it has not
-  set. `training.make_step` leaves out such a step; this hook counts them and gives up when they come in a row.
+  Attributes:
+    step: number of steps done; None before the session.
+    done: whether the last step is reached.
   """
 
   def __init__(self, outputs, names, *, max_steps, batch_size, every_steps, writer, max_left_out=0):
-    """Takes what to fetch.
+    """Makes the fetches.
 
     Args:
-      outputs: a training.StepOutputs.
+      outputs: a step.StepOutputs.
       names: string [B], names of the records in the batch.
       max_steps: the run's last step.
-      batch_size: examples a step.
-      every_steps: steps between two lines.
+      batch_size: images per step.
+      every_steps: steps between two lines; on a terminal, a line with a bar is redrawn instead.
       writer: tf.summary.FileWriter for the images/s.
-      max_left_out: steps in a row whose gradient may be not finite while the loss is.
+      max_left_out: number of skipped steps in a row (loss finite, gradient not) after which the run still goes on.
     """
     self._max_left_out, self._left_out, self._left_out_in_a_row = max_left_out, 0, 0
     self._fetches = {'step': tf.train.get_global_step(), 'loss': outputs.loss, 'weight_loss': outputs.weight_loss,
                      'rate': outputs.learning_rate, 'gradient_norm': outputs.gradient_norm, 'names': names}
     self._max_steps, self._batch_size, self._every_steps = max_steps, batch_size, every_steps
     self._writer = writer
-    self._step = None
-    self.done = False  # whether the last step is reached
+    self.step = None
+    self.done = False
 
   def after_create_session(self, session, coord):
-    self._step = self._logged_step = session.run(self._fetches['step'])
+    self.step = self._logged_step = session.run(self._fetches['step'])
     self._time = time.monotonic()
     self._losses = []
 
   def pause(self, seconds):
-    """Leaves out `seconds` spent on something else than training from the rate."""
+    """Excludes `seconds` of other work than training from the images/s."""
     self._time += seconds
 
   def before_run(self, run_context):
@@ -61,11 +64,11 @@ class LogHook(tf.train.SessionRunHook):
 
   def after_run(self, run_context, run_values):
     values = run_values.results
-    self._step += 1
+    self.step += 1
     self._refuse_not_finite(values)
     self._losses.append(values['loss'])
-    self.done = self._step >= self._max_steps
-    if self.done or self._step % self._every_steps == 0:
+    self.done = self.step >= self._max_steps
+    if self.done or self.step % self._every_steps == 0:
       self._log(values['rate'])
     if self.done:
       run_context.request_stop()
@@ -81,7 +84,7 @@ class LogHook(tf.train.SessionRunHook):
       return
     what = 'gradient' if finite_loss else 'loss'
     raise UserError(
-        f'the {what} is not finite at step {self._step} (loss {values["loss"]}, L2 of the weights '
+        f'the {what} is not finite at step {self.step} (loss {values["loss"]}, L2 of the weights '
         f'{values["weight_loss"]}, gradient norm {values["gradient_norm"]}), learning rate {values["rate"]:.3g}, '
         f'records {", ".join(name.decode() for name in values["names"])}; the last checkpoint is from before. A lower '
         '--learning_rate or --gradient_clip_norm may help')
@@ -89,21 +92,21 @@ class LogHook(tf.train.SessionRunHook):
   def _log(self, rate):
     now = time.monotonic()
     seconds = max(now - self._time, 1e-9)
-    steps = self._step - self._logged_step
+    steps = self.step - self._logged_step
     speed = steps * self._batch_size / seconds
-    left = (self._max_steps - self._step) * seconds / steps
-    line = (f'step {self._step}/{self._max_steps}  loss {np.mean(self._losses):.4f}  learning rate {rate:.3g}  '
+    left = (self._max_steps - self.step) * seconds / steps
+    line = (f'{STEP_LINE}{self.step}/{self._max_steps}  loss {np.mean(self._losses):.4f}  learning rate {rate:.3g}  '
             f'{speed:.1f} images/s  {duration(left)} left')
     if self._left_out:
-      line += f'  ({self._left_out} steps left out)'
+      line += f'  ({self._left_out} steps skipped)'
     if sys.stdout.isatty():
-      filled = 20 * self._step // self._max_steps
+      filled = 20 * self.step // self._max_steps
       print(f'\r[{"#" * filled}{"." * (20 - filled)}] {line}   ', end='', flush=True)
     else:
       print(line, flush=True)
     self._writer.add_summary(
-        tf.Summary(value=[tf.Summary.Value(tag='training/images_per_second', simple_value=speed)]), self._step)
-    self._time, self._logged_step, self._losses = now, self._step, []
+        tf.Summary(value=[tf.Summary.Value(tag='training/images_per_second', simple_value=speed)]), self.step)
+    self._time, self._logged_step, self._losses = now, self.step, []
 
   def end(self, session):
     if sys.stdout.isatty():
@@ -111,7 +114,7 @@ class LogHook(tf.train.SessionRunHook):
 
 
 class SaveHook(tf.train.CheckpointSaverHook):
-  """Saves every so often and at the end; a disk that is full ends the run with a line, the older checkpoints whole."""
+  """Saves checkpoints at intervals and at the end; on a full disk, raises UserError and keeps the older checkpoints."""
 
   def _save(self, session, step):
     with _one_line_if_unwritable(step):
@@ -120,7 +123,7 @@ class SaveHook(tf.train.CheckpointSaverHook):
 
 @contextlib.contextmanager
 def _one_line_if_unwritable(step):
-  """Turns a checkpoint's failure to be written, inside the block, into a UserError."""
+  """Turns a failure to write a checkpoint, inside the block, into a UserError."""
   try:
     yield
   except tf.errors.OpError as error:
@@ -129,50 +132,62 @@ def _one_line_if_unwritable(step):
 
 
 class StopOnInterruptHook(tf.train.SessionRunHook):
-  """Ctrl-C (or SIGTERM) ends the run after the step in progress, so that it is saved; a second one ends it at once."""
+  """Ends the run after the step in progress at Ctrl-C or SIGTERM, so that it is saved; at a second signal, at once.
 
-  def begin(self):
-    self._signal = None
+  A context manager around the session, which restores the earlier signal handlers however the session ends.
+
+  Attributes:
+    signal: number of the signal received; None if there was none.
+  """
+
+  def __init__(self):
+    self.signal, self._previous = None, {}
+
+  def __enter__(self):
     self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    return self
 
-  def _handle(self, number, frame):
-    if self._signal is not None:
-      raise KeyboardInterrupt
-    self._signal = number
-    print('\nstopping after this step; once more to stop at once', file=sys.stderr, flush=True)
-
-  def after_run(self, run_context, run_values):
-    if self._signal is not None:
-      run_context.request_stop()
-
-  def end(self, session):
+  def __exit__(self, *exception):
     for number, handler in self._previous.items():
       signal.signal(number, handler)
 
+  def _handle(self, number, frame):
+    if self.signal is not None:
+      raise KeyboardInterrupt
+    self.signal = number
+    print('\nstopping after this step; interrupt again to stop at once', file=sys.stderr, flush=True)
+
+  def after_run(self, run_context, run_values):
+    if self.signal is not None:
+      run_context.request_stop()
+
 
 class EvaluateHook(tf.train.SessionRunHook):
-  """Evaluates a split every so many steps and at the end, and keeps the checkpoint with the best mean IoU apart."""
+  """Evaluates a split every `every_steps` steps and at the end; keeps the checkpoint with the best mean IoU apart.
+
+  best.json names the split of the best checkpoint; once another split is evaluated, a new best checkpoint replaces it.
+  """
 
   def __init__(self, batches, logits_fn, *, dataset, split, num_images, every_steps, run_dir, writer, log_hook,
                early_stop=0):
     """Builds the evaluation beside the training; its variables must exist already.
 
     Args:
-      batches: tf.data.Dataset as of pipeline.evaluation_batches.
-      logits_fn: `logits_fn(images)` -> (logits, end_points), not in training mode, sharing the training's variables.
+      batches: tf.data.Dataset from pipeline.evaluation_batches.
+      logits_fn: `logits_fn(images)` -> (logits, end_points), in inference mode, with the training's variables.
       dataset: the Dataset.
       split: name of the split.
-      num_images: examples in it.
+      num_images: number of images in the split.
       every_steps: steps between two evaluations.
       run_dir: the run's folder; the best checkpoint and best.json go to its subfolder BEST.
       writer: tf.summary.FileWriter for the metrics.
-      log_hook: LogHook, whose clock stands still meanwhile, and which knows the last step.
-      early_stop: end the run after so many evaluations without a better mean IoU; 0 for never.
+      log_hook: the LogHook; its images/s exclude evaluations, and its `done` calls for the last one.
+      early_stop: number of evaluations without a better mean IoU after which the run ends; 0 for never.
     """
     self._iterator = tf.data.make_initializable_iterator(batches)
     batch = self._iterator.get_next()
     logits, _ = logits_fn(batch['image'])
-    self._fetches = [batch['label'], tf.argmax(logits, axis=-1, output_type=tf.int32)]
+    self._fetches = [batch['name'], batch['label'], tf.argmax(logits, axis=-1, output_type=tf.int32)]
     self._dataset, self._split, self._num_images = dataset, split, num_images
     self._every_steps, self._early_stop = every_steps, early_stop
     self._writer, self._log_hook = writer, log_hook
@@ -182,9 +197,16 @@ class EvaluateHook(tf.train.SessionRunHook):
     self._global_step = tf.train.get_global_step()
 
   def after_create_session(self, session, coord):
-    path = os.path.join(self._folder, 'best.json')
-    if os.path.exists(path):
-      self._best = read_json(path)
+    best = read_best(self._folder)
+    if best is not None:
+      state = tf.train.get_checkpoint_state(self._folder)
+      if state is not None:  # the next best checkpoint replaces the recovered one
+        self._saver.recover_last_checkpoints(state.all_model_checkpoint_paths)
+      if best.get('split', self._split) == self._split:
+        self._best = best
+      else:
+        print(f'{self._folder} holds the best checkpoint on {best["split"]}; the best on {self._split} will replace it',
+              flush=True)
     self._evaluated = self._step = session.run(self._global_step)
 
   def after_run(self, run_context, run_values):
@@ -198,19 +220,20 @@ class EvaluateHook(tf.train.SessionRunHook):
         run_context.request_stop()
 
   def end(self, session):
-    if self._log_hook.done and self._step != self._evaluated:  # who interrupts a run does not want to wait
+    if self._log_hook.done and self._step != self._evaluated:  # an interrupted run ends without waiting
       self._evaluate(session)
 
   def _evaluate(self, session):
     start = time.monotonic()
-    matrix = np.zeros([self._dataset.num_classes] * 2, np.int64)
+    scorer = Scorer(self._dataset.classes, where=self._split)
     session.run(self._iterator.initializer)
     with Progress(self._num_images, 'images', label=self._split, interval=60.0) as progress:
       while progress.done < self._num_images:
-        labels, predictions = session.run(self._fetches)
-        matrix += metrics.confusion_matrix(labels, predictions, self._dataset.num_classes)
-        progress.update()
-    result = metrics.scores(matrix)
+        names, labels, predictions = session.run(self._fetches)
+        for name, truth, prediction in zip(names, labels, predictions):
+          scorer.add(name.decode(errors='replace'), truth, prediction)
+          progress.update()
+    result = scorer.result()
     self._writer.add_summary(summaries.evaluation_summary(result, self._dataset.classes, self._split), self._step)
     self._writer.flush()
     self._evaluated = self._step
@@ -218,16 +241,20 @@ class EvaluateHook(tf.train.SessionRunHook):
     print(f'step {self._step}  {self._split}: mean IoU {result["mean_iou"]:.4f}, pixel accuracy '
           f'{result["pixel_accuracy"]:.4f}' + (', the best so far' if better else ''), flush=True)
     if better:
-      self._best = {'mean_iou': result['mean_iou'], 'step': int(self._step)}
-      make_folder(self._folder)
-      with _one_line_if_unwritable(self._step):
-        self._saver.save(session, os.path.join(self._folder, 'model.ckpt'), global_step=self._step,
-                         write_meta_graph=False)
-      write_json(os.path.join(self._folder, 'best.json'), self._best)
+      self._keep(session, result['mean_iou'])
     self._log_hook.pause(time.monotonic() - start)
+
+  def _keep(self, session, mean_iou):
+    """Saves the weights as the best checkpoint."""
+    self._best = {'split': self._split, 'metric': 'mean_iou', 'mean_iou': mean_iou, 'step': int(self._step)}
+    make_folder(self._folder)
+    with _one_line_if_unwritable(self._step):
+      self._saver.save(session, os.path.join(self._folder, 'model.ckpt'), global_step=self._step,
+                       write_meta_graph=False)
+    write_json(os.path.join(self._folder, BEST_SCORE), self._best)
 
 
 def model_variables_and_step():
-  """Variables that evaluation and inference need: the model's, moving averages of them, and the global step."""
+  """List of the variables that evaluation and inference need: model variables, moving averages, the global step."""
   averages = [variable for variable in tf.global_variables() if variable.op.name.endswith(AVERAGE)]
   return tf.get_collection(tf.GraphKeys.MODEL_VARIABLES) + averages + [tf.train.get_global_step()]

@@ -1,4 +1,4 @@
-"""The training losses, over labelled pixels only, and class weights."""
+"""The training losses, over labeled pixels only, and class weights."""
 
 import numpy as np
 
@@ -6,23 +6,23 @@ from utils.compat import tf
 from utils.errors import UserError
 from utils.labels import IGNORE_LABEL, median_frequency_weights
 
-OHEM_PROBABILITY = 0.7  # pixels whose true class is less sure than this are hard
-OHEM_LEAST = 16  # one pixel in so many is kept, however sure
-LOVASZ_LEVELS = 1024  # to which errors are rounded for ranking them; their order within 1/1023 is left open
+OHEM_PROBABILITY = 0.7  # pixels whose true class has at most this probability are hard
+OHEM_LEAST = 16  # keep at least 1/16 of the pixels, even if all are confident
+LOVASZ_LEVELS = 1024  # errors are quantized to this many levels; within a level they are ties
 
 
 def segmentation_loss(logits, labels, *, kind='cross_entropy', class_weights=None):
-  """The loss over the labelled pixels of a batch.
+  """The loss over the labeled pixels of a batch.
 
   Args:
     logits: float32 [B, H, W, C].
-    labels: int32 [B, H, W] of ids below C, and IGNORE_LABEL, whose pixels add nothing and get no gradient.
-    kind: a key of LOSSES, or several with `+` between them for their sum.
+    labels: int32 [B, H, W], label ids below C or IGNORE_LABEL, whose pixels add nothing and get no gradient.
+    kind: a key of LOSSES, or several joined by `+`, for their sum.
     class_weights: float [C], or None for ones. Losses of single pixels (cross_entropy, ohem) are multiplied by
       the weight of the pixel's class; losses of whole classes (dice, lovasz) are averaged with these weights.
 
   Returns:
-    Scalar; 0 for a batch that is void altogether.
+    float32 scalar; 0 for a batch without labeled pixels.
 
   Raises:
     UserError: if `kind` names a loss that does not exist.
@@ -44,22 +44,22 @@ def loss_functions(kind):
   names = kind.split('+')
   for name in names:
     if name not in LOSSES:
-      raise UserError(f'--loss={kind}: there is no loss {name!r}; valid are {", ".join(LOSSES)}, or several of them '
-                      'with + between')
+      raise UserError(f'--loss={kind}: there is no loss {name!r}; valid are {", ".join(LOSSES)}, or several of these '
+                      'joined by +')
   return [LOSSES[name] for name in names]
 
 
 def cross_entropy(logits, ids, labelled, *, class_weights=None):
-  """Softmax cross-entropy in nats, averaged over labelled pixels.
+  """Softmax cross-entropy in nats, averaged over labeled pixels. All LOSSES have these arguments.
 
-  Args (of all of LOSSES):
+  Args:
     logits: float32 [B, H, W, C].
-    ids: int32 [B, H, W] below C, anything where there is no label.
+    ids: int32 [B, H, W], label ids below C; any valid id at unlabeled pixels.
     labelled: bool [B, H, W].
     class_weights: float32 [C] tensor, or None for ones.
 
   Returns:
-    Scalar.
+    float32 scalar.
   """
   return _pixel_mean(_pixel_losses(logits, ids), ids, labelled, class_weights=class_weights)
 
@@ -67,10 +67,10 @@ def cross_entropy(logits, ids, labelled, *, class_weights=None):
 def ohem(logits, ids, labelled, *, class_weights=None):
   """Cross-entropy averaged over the hardest pixels: online hard example mining.
 
-  Kept are the pixels whose true class has a probability of at most 0.7, or the hardest sixteenth if that is more. A
+  Pixels whose true class has a probability of at most 0.7 are kept, or the hardest sixteenth if that is more. A
   threshold that gives way to a least number is the online bootstrapping of Wu et al., "Bridging Category-level and
   Instance-level Semantic Image Segmentation", arXiv:1605.06885; 0.7 and 1/16 are those of the common code for BiSeNet
-  (OhemCELoss in github.com/CoinCheung/BiSeNet). What is hard does not depend on `class_weights`. Arguments as of
+  (OhemCELoss in github.com/CoinCheung/BiSeNet). The choice does not depend on `class_weights`. Arguments: see
   `cross_entropy`.
   """
   losses = _pixel_losses(logits, ids)
@@ -82,11 +82,11 @@ def ohem(logits, ids, labelled, *, class_weights=None):
 
 
 def dice(logits, ids, labelled, *, class_weights=None):
-  """Soft Dice loss: 1 - 2 sum(p g) / (sum(p^2) + sum(g^2)) of every class in the batch's truth, averaged over them.
+  """Soft Dice loss: mean over the classes in the batch's truth of 1 - 2 sum(p g) / (sum(p^2) + sum(g^2)).
 
-  Milletari et al., "V-Net", 3DV 2016, section 3. They have one class; with a mean over classes a rare one counts as
-  much as a frequent one, as it does by the weights of Sudre et al., "Generalised Dice overlap", DLMIA 2017. Arguments
-  as of `cross_entropy`.
+  Milletari et al., "V-Net", 3DV 2016, section 3, for a single class. The mean over classes counts rare classes as much
+  as frequent classes, as do the weights of Sudre et al., "Generalised Dice overlap", DLMIA 2017. Arguments: see
+  `cross_entropy`.
   """
   probabilities, truth, labelled = _by_class(logits, ids, labelled)
   mask = tf.cast(labelled, tf.float32)[:, None]
@@ -101,16 +101,16 @@ def lovasz(logits, ids, labelled, *, class_weights=None):
   """Lovasz-softmax: the convex extension of 1 - IoU to probabilities, over the classes in the batch's truth.
 
   Berman et al., "The Lovasz-Softmax loss", CVPR 2018, over the whole batch. The loss of a class is the sum over pixels,
-  from the greatest error |g - p| to the least, of the error times what the pixel adds to 1 - IoU. Errors are ranked by
-  counting them at LOVASZ_LEVELS levels, at a seventh of the time that sorting takes; the pixels of one level share what
-  they add together. Arguments as of `cross_entropy`.
+  from the greatest error |g - p| to the least, of the error times the pixel's increment of 1 - IoU. Errors are ranked
+  by counting them at LOVASZ_LEVELS levels, in a seventh of the time of sorting; the pixels of a level share their
+  increments. Arguments: see `cross_entropy`.
   """
   probabilities, truth, labelled = _by_class(logits, ids, labelled, dtype=tf.int32)
   num_classes = logits.shape.as_list()[-1]
-  shape = [num_classes, 2, LOVASZ_LEVELS]  # bins by class, by truth, by level of p; void goes into one more
+  shape = [num_classes, 2, LOVASZ_LEVELS]  # bins by class, by truth, by level of p; void goes into one bin more
   size = int(np.prod(shape))
   levels = tf.cast(probabilities * (LOVASZ_LEVELS - 1.0) + 0.5, tf.int32)
-  levels = tf.maximum(levels, 0)  # one that is not a number is negative, and would end the run without a word on why
+  levels = tf.maximum(levels, 0)  # the level of a NaN is negative: bincount would fail before LogHook names the loss
   bins = levels + LOVASZ_LEVELS * (truth + 2 * tf.range(num_classes))
   bins = tf.where_v2(labelled[:, None], bins, size)
   counts = tf.cast(tf.reshape(tf.math.bincount(bins, minlength=size, maxlength=size), shape), tf.float32)
@@ -124,21 +124,21 @@ def lovasz(logits, ids, labelled, *, class_weights=None):
 
 
 def _jaccard_steps(background, foreground):
-  """What a pixel of each level adds to 1 - IoU, when pixels turn wrong level after level, from the highest.
+  """Increments of 1 - IoU by a pixel of each level, when pixels turn wrong level by level, from the highest.
 
-  Pixels of one level turn together. Their order would matter a little; each gets the mean of what it adds if all of
-  the level's foreground, or all of its background, goes first.
+  Pixels of a level turn wrong together: each gets the mean of two increments, with the level's foreground first and
+  with its background first.
 
   Args:
-    background: float32 [C, L], numbers of pixels.
-    foreground: float32 [C, L], likewise.
+    background: float32 [C, L], numbers of background pixels.
+    foreground: float32 [C, L], numbers of foreground pixels.
 
   Returns:
-    two float32 [C, L], for a pixel of the background and one of the foreground.
+    two float32 [C, L], for a background pixel and for a foreground pixel.
   """
   wrong_after = [tf.cumsum(counts, axis=-1, reverse=True) for counts in (background, foreground)]
   wrong_before = [after - counts for after, counts in zip(wrong_after, (background, foreground))]
-  pixels = tf.maximum(wrong_after[1][:, :1], 1.0)  # of the class
+  pixels = tf.maximum(wrong_after[1][:, :1], 1.0)  # pixels of the class
   union_before, union_after = pixels + wrong_before[0], pixels + wrong_after[0]
   right = pixels - 0.5 * (wrong_before[1] + wrong_after[1])
   return right / (union_before * union_after), 0.5 / union_before + 0.5 / union_after
@@ -149,7 +149,7 @@ def _pixel_losses(logits, ids):
 
 
 def _pixel_mean(losses, ids, mask, *, class_weights):
-  """Mean of `losses`, times the weights of their classes if there are any, where `mask` is true; 0 if it is nowhere."""
+  """Mean over the pixels in `mask` of the losses, times their class weights if given; 0 for an empty mask."""
   weights = tf.cast(mask, tf.float32)
   count = tf.maximum(tf.reduce_sum(weights), 1.0)
   if class_weights is not None:
@@ -158,17 +158,17 @@ def _pixel_mean(losses, ids, mask, *, class_weights):
 
 
 def _by_class(logits, ids, labelled, *, dtype=tf.float32):
-  """Returns probabilities float32 [P, C], ones and zeros of the truth as `dtype` [P, C], and labelled bool [P]."""
+  """Returns probabilities float32 [P, C], the one-hot truth as `dtype` [P, C], and `labelled` as bool [P]."""
   num_classes = logits.shape.as_list()[-1]
-  # With --precision=bfloat16 the graph rewriter would take a softmax, and all that follows it, to bfloat16; not an exp.
+  # With --precision=bfloat16 the graph rewriter would run a softmax and the ops after it in bfloat16, but not an exp.
   probabilities = tf.exp(tf.nn.log_softmax(tf.reshape(logits, [-1, num_classes])))
-  with tf.control_dependencies([tf.debugging.assert_less(ids, num_classes)]):  # one_hot lets it pass
+  with tf.control_dependencies([tf.debugging.assert_less(ids, num_classes)]):  # one_hot accepts any id
     truth = tf.one_hot(tf.reshape(ids, [-1]), num_classes, dtype=dtype)
   return probabilities, truth, tf.reshape(labelled, [-1])
 
 
 def _class_shares(pixels, class_weights):
-  """Weights of the classes in a mean over those with pixels: float32 [C] that sums to 1, or zeros if none has any."""
+  """Weights of the classes in a mean over the classes with pixels: float32 [C] that sums to 1, or all 0."""
   weights = tf.cast(pixels > 0, tf.float32)
   if class_weights is not None:
     weights *= class_weights
@@ -176,7 +176,7 @@ def _class_shares(pixels, class_weights):
 
 
 LOSSES = {
-    # Each is called with logits, ids, and where they are labelled.
+    # Name -> function, see cross_entropy for its arguments.
     'cross_entropy': cross_entropy,
     'ohem': ohem,
     'dice': dice,
@@ -191,7 +191,7 @@ def enet_weights(class_pixels, class_image_pixels=None):
 
   Args:
     class_pixels: int [C], pixels of each class.
-    class_image_pixels: unused; there so that all of CLASS_WEIGHTS are called alike.
+    class_image_pixels: unused, but an argument of all CLASS_WEIGHTS.
 
   Returns:
     float64 [C]; 0 for a class without pixels, as in the authors' code.
@@ -203,7 +203,7 @@ def enet_weights(class_pixels, class_image_pixels=None):
 
 
 CLASS_WEIGHTS = {
-    # Each is called with the pixels of each class, and with the pixels of all images in which it occurs.
+    # Name -> function, see median_frequency_weights for its arguments.
     'median_frequency': median_frequency_weights,
     'enet': enet_weights,
 }

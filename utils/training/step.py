@@ -9,17 +9,17 @@ from utils.training.gradients import fast_gradients
 from utils.training.losses import segmentation_loss
 
 SCHEDULES = {
-    # The factor on the base rate as a function of how much of the run is done, 0..1.
+    # Name -> factor on the base rate, as a function of the share of the run that is done, 0..1.
     'constant': tf.ones_like,
     'step': lambda progress: tf.pow(0.1, tf.floor(progress * 3.0)),  # a tenth after each third of the run
     'poly': lambda progress: tf.pow(1.0 - progress, 0.9),  # power as in Chen et al., "DeepLab", PAMI 2018, section 4.1
 }
 
 StepOutputs = collections.namedtuple('StepOutputs', [
-    'loss',  # over labelled pixels; depends on the update, so that fetching it trains
-    'weight_loss',  # L2 of the weights
-    'learning_rate',  # of the pretrained layers
-    'gradient_norm',  # of all gradients together, before clipping; where it is not finite, no weight is changed
+    'loss',  # float32 scalar, over labeled pixels; depends on the update, so that fetching it trains
+    'weight_loss',  # float32 scalar, L2 loss of the weights
+    'learning_rate',  # float32 scalar, the lowest rate of a trained variable
+    'gradient_norm',  # float32 scalar, global norm before clipping; unless it is finite, no weight is changed
     'gradients',  # list of (gradient, variable), after clipping
     'predictions',  # int32 [B, H, W]
     'averages',  # the tf.train.ExponentialMovingAverage of the trained weights, or None
@@ -34,7 +34,7 @@ def learning_rate(step, *, schedule, base, max_steps, warmup_steps=0):
     schedule: a key of SCHEDULES.
     base: highest rate.
     max_steps: length of the run.
-    warmup_steps: number of steps over which the rate rises linearly from nothing.
+    warmup_steps: number of steps over which the rate rises linearly from zero.
 
   Returns:
     float32 scalar tensor.
@@ -47,11 +47,14 @@ def learning_rate(step, *, schedule, base, max_steps, warmup_steps=0):
 
 
 def trainable_variables(scopes, *, offsets=True):
-  """The trainable variables under `scopes`, all of them if there are none given.
+  """Lists the trainable variables under `scopes`; all trainable variables if `scopes` is empty.
 
   Args:
-    scopes: variable scopes, or patterns of them as InceptionV3/Mixed_*.
-    offsets: whether gains and offsets of batch norms are among them.
+    scopes: variable scopes, or patterns as InceptionV3/Mixed_*.
+    offsets: whether gains and offsets of batch norms are included.
+
+  Returns:
+    list of variables.
 
   Raises:
     UserError: if a scope matches no variable.
@@ -70,7 +73,22 @@ def trainable_variables(scopes, *, offsets=True):
   return variables
 
 
-def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, scopes=(), offsets=True,
+def rate_factor(pretrained_scopes, new_layers_rate, new_scopes=()):
+  """Returns `factor(name)`: the factor on a variable's learning rate.
+
+  Args:
+    pretrained_scopes: scopes whose factor is 1; all other variables are new layers.
+    new_layers_rate: factor of the new layers.
+    new_scopes: scopes or full variable names under `pretrained_scopes` that are new layers all the same.
+  """
+
+  def under(name, scopes):
+    return f'{name}/'.startswith(tuple(f'{scope.rstrip("/")}/' for scope in scopes))
+
+  return lambda name: 1.0 if under(name, pretrained_scopes) and not under(name, new_scopes) else new_layers_rate
+
+
+def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, new_scopes=(), scopes=(), offsets=True,
               loss='cross_entropy', class_weights=None, gradient_accumulation=1, clip_norm=0.0, adam_epsilon=1e-8,
               ema_decay=0.0):
   """Returns `step(batch)`, which builds one training step.
@@ -78,21 +96,23 @@ def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, scopes
   Args:
     logits_fn: `logits_fn(images)` -> (logits, end_points), in training mode.
     rate: scalar tensor, the learning rate.
-    pretrained_scopes: scopes that learn at `rate`; the others are new layers.
-    new_layers_rate: factor on the rate of the new layers.
+    pretrained_scopes: scopes that learn at `rate`, see rate_factor.
+    new_layers_rate: factor on the rate of all other variables, the new layers.
+    new_scopes: scopes that are new layers all the same, see rate_factor.
     scopes: scopes to train; empty for all.
     offsets: whether the gains and offsets of batch norms are trained.
-    loss: as of losses.segmentation_loss.
-    class_weights: as of losses.segmentation_loss.
+    loss: `kind` of losses.segmentation_loss.
+    class_weights: see losses.segmentation_loss.
     gradient_accumulation: number of equal parts of a batch that go through the network one after the other, in the
-      memory of one; their losses and gradients are averaged. Batch norm, where it learns, sees a part at a time.
-    clip_norm: greatest norm of all gradients together; 0 for no limit.
+      memory of a single part; losses and gradients are averaged. Batch norm, unless frozen, sees one part at a time.
+    clip_norm: greatest global norm of the gradients; 0 for no limit.
     adam_epsilon: Adam's epsilon.
     ema_decay: decay of moving averages of the trained weights, 0 for none. They are kept in the checkpoint under
-      `NAME/ExponentialMovingAverage`, and are what evaluation and inference then use.
+      `NAME/ExponentialMovingAverage`, and replace the weights in evaluation and inference.
 
   Returns:
-    `step(batch)` -> StepOutputs, for a batch as of datasets.pipeline. It advances the global step.
+    `step(batch)` -> StepOutputs, for a batch from pipeline.training_batches. It advances the global step, and raises
+    UserError if a scope matches no variable.
   """
 
   def part_of_step(images, labels):
@@ -110,29 +130,48 @@ def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, scopes
     gradient_norm = tf.linalg.global_norm(gradients)
     if clip_norm:
       gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, use_norm=gradient_norm)
+    factor = rate_factor(pretrained_scopes, new_layers_rate, new_scopes)
+    factors = [factor(variable.op.name) for variable in variables]
     pairs = list(zip(gradients, variables))
-    pretrained = tuple(f'{scope}/' for scope in pretrained_scopes)
-    factors = [1.0 if variable.op.name.startswith(pretrained) else new_layers_rate for variable in variables]
-    with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
-      # A gradient that is not finite would spoil every weight at once; hooks.LogHook decides whether training goes on.
-      update = tf.cond(tf.is_finite(gradient_norm), lambda: _adam(pairs, factors, rate, epsilon=adam_epsilon), tf.no_op)
-    averages, global_step = None, tf.train.get_or_create_global_step()
-    with tf.control_dependencies([update]):
-      if ema_decay:
-        # The step makes the decay small at first, so that the random weights from before a restore are soon forgotten.
-        averages = tf.train.ExponentialMovingAverage(ema_decay, num_updates=global_step)
-        update = averages.apply(variables)
-    with tf.control_dependencies([update]):
-      advance = tf.assign_add(global_step, 1)
+    advance, averages = _update(pairs, factors, rate, skip=tf.logical_not(tf.is_finite(gradient_norm)),
+                                adam_epsilon=adam_epsilon, ema_decay=ema_decay)
     with tf.control_dependencies([advance]):
       trained_loss = tf.identity(data_loss, name='loss')
-    return StepOutputs(trained_loss, weight_loss, rate, gradient_norm, pairs, predictions, averages)
+    lowest = rate * min((factor for factor in factors if factor > 0), default=0.0)
+    return StepOutputs(trained_loss, weight_loss, lowest, gradient_norm, pairs, predictions, averages)
 
   return step
 
 
+def _update(pairs, factors, rate, *, skip, adam_epsilon, ema_decay):
+  """Changes the weights and advances the global step.
+
+  Args:
+    pairs: list of (gradient, variable).
+    factors: factors on the learning rate, one for each variable.
+    rate: scalar tensor, the learning rate.
+    skip: bool scalar tensor, whether to keep the weights: a gradient that is not finite would spoil all of them.
+      hooks.LogHook decides whether training goes on.
+    adam_epsilon: Adam's epsilon.
+    ema_decay: decay of moving averages of the weights, 0 for none.
+
+  Returns:
+    `(advance, averages)`: the op that does both, and the tf.train.ExponentialMovingAverage, or None.
+  """
+  with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
+    update = tf.cond(skip, tf.no_op, lambda: _adam(pairs, factors, rate, epsilon=adam_epsilon))
+  averages, global_step = None, tf.train.get_or_create_global_step()
+  with tf.control_dependencies([update]):
+    if ema_decay:
+      # `num_updates` makes the decay small at first: the random weights from before a restore are soon forgotten.
+      averages = tf.train.ExponentialMovingAverage(ema_decay, num_updates=global_step)
+      update = averages.apply([variable for _, variable in pairs])
+  with tf.control_dependencies([update]):
+    return tf.assign_add(global_step, 1), averages
+
+
 def _accumulated(function, images, labels, *, parts):
-  """Calls `function` for equal parts of a batch, each after the one before it.
+  """Calls `function` for equal parts of a batch, one after the other.
 
   Args:
     function: `function(images, labels)` -> (data_loss, weight_loss, list of gradients, predictions).
@@ -141,11 +180,11 @@ def _accumulated(function, images, labels, *, parts):
     parts: number of parts.
 
   Returns:
-    What `function` returns: means over the parts, and all predictions.
+    a tuple like that of `function`: means over the parts, and the predictions of the whole batch.
   """
   results = []
   for index, part in enumerate(zip(tf.split(images, parts), tf.split(labels, parts))):
-    # Without these dependencies the parts would run side by side, in the memory of all.
+    # Without these dependencies the parts would run side by side, in the memory of the whole batch.
     before = [gradient for gradient in results[-1][2] if gradient is not None] if results else []
     with tf.control_dependencies(before), tf.variable_scope(tf.get_variable_scope(), reuse=index > 0 or None):
       results.append(function(*part))
@@ -157,7 +196,11 @@ def _accumulated(function, images, labels, *, parts):
 
 
 def averaged(averages):
-  """A custom getter for a variable scope in which trained weights are their moving averages."""
+  """Returns a custom getter for a variable scope: moving averages replace the trained weights.
+
+  Args:
+    averages: the tf.train.ExponentialMovingAverage of the weights.
+  """
 
   def get(getter, name, *args, **kwargs):
     variable = getter(name, *args, **kwargs)
@@ -168,7 +211,7 @@ def averaged(averages):
 
 
 def _adam(pairs, factors, rate, *, epsilon):
-  """Applies gradients by one Adam for each learning rate: Adam does not see a factor on a gradient."""
+  """Applies gradients by an Adam for each learning rate: Adam is invariant to a factor on the gradient."""
   updates = []
   for factor in sorted(set(factors)):
     group = [pair for pair, own in zip(pairs, factors) if own == factor]

@@ -1,26 +1,28 @@
-"""What a run shows in TensorBoard."""
+"""TensorBoard summaries of a run: losses, pictures, gradients by layer, metrics."""
 
 from utils.compat import tf
 from utils.drawing.colors import full_palette
 from utils.evaluation.metrics import SUMMARY
 
 NEW_LAYERS = '00_new_layers'
+RATIO_PREFIX = 'gradient_to_weight_ratio_by_layer/'  # prefix of the tags of gradient norm / weight norm, one per layer
 
 
-def training_summary(outputs, batch, palette, max_images=3):
+def training_summary(outputs, batch, palette, *, loss='cross_entropy', max_images=3):
   """Losses, learning rate, gradient norm, and pictures: image | truth | prediction.
 
   Args:
-    outputs: a training.StepOutputs.
-    batch: the batch that it came from.
-    palette: uint8 [C, 3].
-    max_images: pictures a summary.
+    outputs: a step.StepOutputs.
+    batch: the batch of the outputs, see `pictures`.
+    palette: uint8 [C, 3], RGB.
+    loss: name of the loss (--loss), for the tag of its curve.
+    max_images: pictures per summary.
 
   Returns:
     Scalar string tensor, a serialized Summary.
   """
   scalars = {
-      'loss/cross_entropy': outputs.loss,
+      f'loss/{loss}': outputs.loss,
       'loss/weights_l2': outputs.weight_loss,
       'loss/total': outputs.loss + outputs.weight_loss,
       'training/learning_rate': outputs.learning_rate,
@@ -34,12 +36,12 @@ def training_summary(outputs, batch, palette, max_images=3):
 
 
 def pictures(batch, predictions, palette):
-  """Sets images, true labels and predictions side by side, in the dataset's colours.
+  """Sets images, true labels and predictions side by side, in the dataset's colors.
 
   Args:
     batch: dict with `image` float32 [B, H, W, 3] in 0..255 and `label` int32 [B, H, W].
-    predictions: int32 [B, H, W].
-    palette: uint8 [C, 3].
+    predictions: int32 [B, H, W], label ids.
+    palette: uint8 [C, 3], RGB.
 
   Returns:
     uint8 [B, H, 3 W, 3].
@@ -75,7 +77,7 @@ def gradient_summary(outputs, pretrained_scopes):
   the error reaches them.
 
   Args:
-    outputs: a training.StepOutputs.
+    outputs: a step.StepOutputs.
     pretrained_scopes: scopes of the backbone.
 
   Returns:
@@ -98,16 +100,17 @@ def gradient_summary(outputs, pretrained_scopes):
     gradients, variables = zip(*pairs)
     norm, size = tf.linalg.global_norm(gradients), tf.linalg.global_norm(variables)
     parts.append(tf.summary.scalar(f'gradient_norm_by_layer/{group}', norm, collections=[]))
-    parts.append(tf.summary.scalar(f'gradient_to_weight_ratio_by_layer/{group}', norm / size, collections=[]))
+    ratio = tf.math.divide_no_nan(norm, size)  # 0 while all weights are 0: no infinity in TensorBoard
+    parts.append(tf.summary.scalar(f'{RATIO_PREFIX}{group}', ratio, collections=[]))
   return tf.summary.merge(parts, collections=[])
 
 
 def evaluation_summary(result, classes, split):
-  """The metrics of a split as a tf.Summary: the four of the paper, and the IoU of every class that has one.
+  """The metrics of a split as a tf.Summary: the four of the FCN paper, and the IoU of every class where it is defined.
 
   Args:
-    result: what metrics.scores returned.
-    classes: class names.
+    result: dict from metrics.scores.
+    classes: class names, index = label id.
     split: name of the split.
   """
   values = {f'{split}/{name}': result[name] for name in SUMMARY}

@@ -1,33 +1,32 @@
-"""Starting from other weights: slim's ImageNet checkpoints by scope, or a coarser FCN's run for staged training.
+"""Restoring other weights: slim's ImageNet checkpoints by scope, or another run's, as a coarser FCN's.
 
-Both are strict: a variable that is meant to be filled and is not in the checkpoint, or has another shape there, ends
-with a list of all such. What stays at its initial value does so by name. Nothing here applies on resume: there
-Scaffold restores the run's own checkpoint and never calls `init_fn`.
+Both are strict: if variables to be filled are missing in the checkpoint, or have another shape there, a UserError lists
+them all. A variable keeps its initial value only if `exclude_scopes` or `new_scopes` names it.
 """
 
 import os
 
 from utils.compat import slim, tf
-from utils.errors import UserError
-from utils.runs import open_checkpoint
+from utils.errors import UserError, listed
+from utils.runs import AVERAGE, open_checkpoint
 
-_LISTED = 20  # names that one error lists before it only counts them
+_LISTED = 20  # names listed by an error, which only counts the others
 
 
 def restore_pretrained(path, scopes, exclude_scopes=(), variables=None):
   """Fills the model variables under `scopes` from a checkpoint that has them under the same names.
 
   Args:
-    path: checkpoint in slim's old single-file format (V1), or prefix of a V2 one. What else it holds (classifier,
-      `global_step`, optimiser slots) is not looked at.
+    path: checkpoint in slim's old single-file format (V1), or prefix of a V2 checkpoint. Other tensors in it
+      (classifier, `global_step`, optimizer slots) are ignored.
     scopes: variable scopes to fill, e.g. ('InceptionV3',).
     exclude_scopes: scopes or full variable names under `scopes` that keep their initial values.
-    variables: model variables, without optimiser slots and `global_step`; by default slim.get_model_variables(). Call
-      this after the network is built and before the graph is finalised: it adds restore ops.
+    variables: model variables, without optimizer slots and `global_step`; by default slim.get_model_variables(). Call
+      this after the network is built and before the graph is finalized: it adds restore ops.
 
   Returns:
     `(init_fn, names)`: `init_fn(scaffold, session)`, as tf.train.Scaffold calls it, and the sorted names of the
-    variables that it fills. `init_fn` raises UserError if the values turn out to be damaged.
+    variables that it fills. `init_fn` raises UserError if the values are damaged.
 
   Raises:
     UserError: if the checkpoint is missing or unreadable, a scope matches no variable, or a variable is missing in it
@@ -44,13 +43,14 @@ def restore_pretrained(path, scopes, exclude_scopes=(), variables=None):
 
 
 def restore_from_run(prefix, variables=None, new_scopes=('fcn',)):
-  """Fills a finer FCN from a coarser one's checkpoint: 16s from 32s, 8s from 16s (FCN paper, section 4.3).
+  """Fills a network from another run, as a finer FCN from a coarser one: 16s from 32s (FCN paper, section 4.3).
 
-  Every model variable of the coarser run must have its place in the new graph. Variables that only the new graph has
-  keep their initial values, if they belong to `new_scopes`. The step and the optimiser's state are not taken over.
+  Every model variable of the run must have its place in the new graph. Variables that only the new graph has keep their
+  initial values, if they belong to `new_scopes`. Weights with moving averages are filled with these, which evaluation
+  uses. The step and the optimizer's state are not restored.
 
   Args:
-    prefix: the coarser run's checkpoint, e.g. `utils.runs.load_run(FLAGS.init_from).checkpoint`.
+    prefix: the run's checkpoint, e.g. `utils.runs.load_run('runs/voc-32s').checkpoint`.
     variables: the new graph's model variables; by default slim.get_model_variables(). See restore_pretrained.
     new_scopes: scopes (or full variable names) of the layers that the new graph may have beyond the run's.
 
@@ -59,7 +59,7 @@ def restore_from_run(prefix, variables=None, new_scopes=('fcn',)):
     values.
 
   Raises:
-    UserError: as restore_pretrained, or if the run has a model variable that the new graph has no place for.
+    UserError: as restore_pretrained, or if the run has a model variable that the new graph lacks.
   """
   reader = open_checkpoint(prefix)
   graph = _by_name(slim.get_model_variables() if variables is None else variables)
@@ -72,11 +72,12 @@ def restore_from_run(prefix, variables=None, new_scopes=('fcn',)):
                misshaped=_misshaped(reader, wanted), unplaced=unplaced)
   if not wanted:
     raise UserError(f'{prefix} holds none of this network\'s variables')
-  return _init_fn(prefix, wanted), sorted(wanted), new_names
+  stored = {name: name + AVERAGE if reader.has_tensor(name + AVERAGE) else name for name in wanted}
+  return _init_fn(prefix, {stored[name]: wanted[name] for name in wanted}), sorted(wanted), new_names
 
 
 def start_line(names, path):
-  """One line that says where the weights come from, e.g. 'warm-started 376 variables under InceptionV3 from PATH'."""
+  """Line about the source of the weights, e.g. 'warm-started 376 variables under InceptionV3 from PATH'."""
   tops = ', '.join(sorted({name.split('/')[0] for name in names}))
   return f'warm-started {len(names)} variables under {tops or "no scope"} from {path}'
 
@@ -90,7 +91,7 @@ def _is_under(name, scopes):
 
 
 def _require_matches(scopes, variables, what):
-  """Raises UserError if one of `scopes` is over none of `variables`, listing the scopes that there are."""
+  """Raises UserError if a scope matches none of `variables`, listing the known scopes."""
   unmatched = [scope for scope in scopes if not any(_is_under(name, (scope,)) for name in variables)]
   if unmatched:
     known = sorted({'/'.join(name.split('/')[:depth]) for name in variables for depth in (1, 2)})
@@ -104,7 +105,7 @@ def _missing(reader, variables):
 
 
 def _misshaped(reader, variables):
-  """Lines on those of `variables` that the checkpoint holds with another shape or type, sorted."""
+  """Sorted lines about the `variables` that have another shape or type in the checkpoint."""
   shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
   lines = []
   for name, variable in sorted(variables.items()):
@@ -119,7 +120,7 @@ def _misshaped(reader, variables):
 
 
 def _model_variables(reader):
-  """Names in a checkpoint, sorted, without optimiser slots: those are named after their variable, `NAME/Adam`."""
+  """Sorted names in a checkpoint, without optimizer slots, which are named after their variable, `NAME/Adam`."""
   names = set(reader.get_variable_to_shape_map())
   return sorted(name for name in names if os.path.dirname(name) not in names)
 
@@ -130,14 +131,13 @@ def _require_all(path, **problems):
   parts = []
   for kind, names in problems.items():
     if names:
-      more = f' and {len(names) - _LISTED} more' if len(names) > _LISTED else ''
-      parts.append(f'{len(names)} {verdicts[kind]}: {", ".join(names[:_LISTED])}{more}')
+      parts.append(f'{len(names)} {verdicts[kind]}: {listed(names, _LISTED)}')
   if parts:
     raise UserError(f'checkpoint {path} does not fit this network; variables {"; ".join(parts)}')
 
 
 def _init_fn(path, variables):
-  """Adds the restore ops for `variables` (name -> variable) and returns `init_fn(scaffold, session)`."""
+  """Adds the restore ops for `variables` (name in the file -> variable); returns `init_fn(scaffold, session)`."""
   saver = tf.train.Saver(variables, name='warm_start') if variables else None
 
   def init_fn(scaffold, session):

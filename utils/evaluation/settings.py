@@ -1,0 +1,24 @@
+"""The settings of evaluate.py."""
+
+import dataclasses
+
+from utils.inference.settings import Labelling
+from utils.inference.tiles import Tiles
+from utils.settings import Settings, flag, group
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationTiles(Tiles):
+  """Tiles for images too large for memory; labels from tiles differ a little from labels of the whole image."""
+  max_pixels: int = flag(10_000_000, 'images with more pixels are labeled in overlapping tiles', least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateSettings(Settings):
+  """The settings of evaluate.py."""
+  ckpt: str = flag(None, "run's folder, or a checkpoint in it", required=True)
+  split: str = flag('val', 'split to evaluate')
+  data_dir: str | None = flag(None, "folder with the TFRecords; default: the training's own")
+  details: bool = flag(False, 'report boundary scores, calibration, and the best and the worst images as well')
+  labelling: Labelling = group(Labelling)
+  tiles: EvaluationTiles = group(EvaluationTiles)

@@ -1,0 +1,212 @@
+"""The stream from images to labels: the network, in tiles for large images, and the dense CRF after it."""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+from typing import Any
+
+import numpy as np
+
+from utils.compat import tf
+from utils.inference import crf as dense_crf
+from utils.inference.tiles import Tiles, probability_bands
+from utils.workers import default_workers, ordered_map
+
+NO_MEMORY = 'not enough memory; try a lower --max_pixels'
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+  """A labeled image.
+
+  Attributes:
+    key: the caller's name for the image.
+    image: uint8 [H, W, 3], RGB.
+    label: uint8 [H, W], label ids.
+    plain: uint8 [H, W], the network's own argmax; differs from `label` if a CRF refined it. None if not computed.
+    confidence: float32 [H, W], the probability of `plain`; None if not wanted.
+    uncertainty: float32 [H, W], see mc_dropout.average; None if not wanted.
+  """
+  key: Any
+  image: np.ndarray
+  label: np.ndarray
+  plain: np.ndarray | None = None
+  confidence: np.ndarray | None = None
+  uncertainty: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Failed:
+  """An image that could not be labeled.
+
+  Attributes:
+    key: the caller's name for the image.
+    reason: str, the reason, in words that follow the name.
+  """
+  key: Any
+  reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+  """The results wanted beside the labels.
+
+  Attributes:
+    confidence: whether Labelled.confidence is wanted.
+    measure: measure of Labelled.uncertainty, one of mc_dropout.MEASURES; None for no uncertainty.
+    store: `store(key, (H, W, C))`, a context manager that yields a function; the function is called with the
+      probabilities, float32 [h, W, C], of each band of rows from top to bottom. None to store nothing.
+  """
+  confidence: bool = False
+  measure: str | None = None
+  store: Any = None
+
+  @property
+  def labels_only(self):
+    """Whether only labels are wanted."""
+    return not (self.confidence or self.measure or self.store)
+
+
+def labelled(images, predictor, *, crf=None, tiles=Tiles(), batch_size=1, wanted=Wanted(), num_workers=0):  # noqa: B008
+  """Labels images one after the other, in constant memory.
+
+  Args:
+    images: iterable of (key, uint8 [H, W, 3]) and of Failed, which are passed on in order.
+    predictor: a Predictor.
+    crf: the crf.Crf that refines the labels, in processes beside the network (for images in tiles: in this process, to
+      save memory); None for the network alone.
+    tiles: a Tiles.
+    batch_size: greatest number of images, all of one size, that go through the network together.
+    wanted: a Wanted.
+    num_workers: number of processes for the CRF; 0 for one per core.
+
+  Yields:
+    a Labelled or a Failed for each image, in the images' order.
+  """
+  if crf is not None:
+    yield from _refined(images, predictor, crf, tiles, wanted, num_workers)
+    return
+  for batch in _batches(images, predictor, tiles, batch_size):
+    if isinstance(batch, Failed):
+      yield batch
+    elif wanted.labels_only and not _in_tiles(predictor, tiles, batch[0][1]):
+      yield from _labelled_together(batch, predictor)
+    else:
+      for key, image in batch:
+        yield _by_bands(key, image, predictor, tiles, wanted)[0]
+
+
+def tasks(images, predictor, *, crf=None, tiles=Tiles(), wanted=Wanted()):  # noqa: B008, the records are frozen
+  """Runs the network, and prepares its probabilities for the CRF. Arguments: see `labelled`.
+
+  Yields:
+    `(plain, task)`: the Labelled of the network alone, and the crf.Task of the same image, whose key is the image's
+    number in the stream; or `(Failed, None)`.
+  """
+  for number, item in enumerate(images):
+    if isinstance(item, Failed):
+      yield item, None
+      continue
+    key, image = item
+    reason = dense_crf.too_large(image.shape[:2], predictor.num_classes)
+    if reason:
+      yield Failed(key, reason), None
+      continue
+    plain, probabilities = _by_bands(key, image, predictor, tiles, wanted, keep=True)
+    yield plain, None if probabilities is None else dense_crf.make_task(number, image, probabilities, crf)
+
+
+def _refined(images, predictor, crf, tiles, wanted, num_workers):
+  """Yields the results of `labelled`, refined by the CRF."""
+  waiting = {}  # number of the task -> Labelled of the network alone, which is not sent to the worker
+
+  def sent():
+    for place, (plain, task) in enumerate(tasks(images, predictor, crf=crf, tiles=tiles, wanted=wanted)):
+      waiting[place] = plain
+      yield place, task
+
+  def alone(item):
+    return item[1] is not None and _in_tiles(predictor, tiles, item[1].image)
+
+  for large, group in itertools.groupby(sent(), alone):
+    workers = 1 if large else num_workers or default_workers()
+    for (place, task), label in ordered_map(dense_crf.refine, group, workers):
+      plain = waiting.pop(place)
+      yield plain if task is None else dataclasses.replace(plain, label=label, plain=task.plain_labels)
+
+
+def _batches(images, predictor, tiles, batch_size):
+  """Yields lists of (key, image) of one size, each large image as a list of its own, and each Failed, in order."""
+  batch = []
+  for item in images:
+    failed = isinstance(item, Failed)
+    if batch and (failed or len(batch) == batch_size or item[1].shape != batch[0][1].shape
+                  or _in_tiles(predictor, tiles, item[1])):
+      yield batch
+      batch = []
+    if failed:
+      yield item
+    else:
+      batch.append(item)
+  if batch:
+    yield batch
+
+
+def _in_tiles(predictor, tiles, image):
+  return tiles.needed(image.shape[:2], predictor.views.enlargement)
+
+
+def _labelled_together(batch, predictor):
+  """Yields the Labelled of each image of a batch; labels image by image if the batch does not fit into memory."""
+  try:
+    labels = predictor.labels(np.stack([image for _, image in batch]))
+  except (tf.errors.ResourceExhaustedError, MemoryError):
+    if len(batch) == 1:
+      yield Failed(batch[0][0], NO_MEMORY)
+    else:
+      for single in batch:
+        yield from _labelled_together([single], predictor)
+    return
+  for (key, image), label in zip(batch, labels):
+    yield Labelled(key, image, label)
+
+
+def _by_bands(key, image, predictor, tiles, wanted, keep=False):
+  """Labels an image from its probabilities, in tiles if it is large.
+
+  Returns:
+    `(result, probabilities)`: a Labelled, and float32 [H, W, C], None without `keep`; or a Failed, and None.
+  """
+  size, num_classes = image.shape[:2], predictor.num_classes
+  tile_size = tiles.size_for(size, num_classes, predictor.views.enlargement)
+  maps = predictor.probabilities
+  if wanted.measure:
+    maps = functools.partial(_probabilities_and_uncertainty, predictor, wanted.measure)
+  store = wanted.store or (lambda key, shape: contextlib.nullcontext())
+  try:
+    label = np.empty(size, np.uint8)
+    confidence = np.empty(size, np.float32) if wanted.confidence else None
+    uncertainty = np.empty(size, np.float32) if wanted.measure else None
+    whole = np.empty((*size, num_classes), np.float32) if keep else None
+    with store(key, (*size, num_classes)) as write:
+      for top, band in probability_bands(maps, image, tile_size=tile_size, overlap=tile_size // 4):
+        rows, probabilities = slice(top, top + len(band)), band[..., :num_classes]
+        label[rows] = probabilities.argmax(axis=-1)
+        if confidence is not None:
+          confidence[rows] = probabilities.max(axis=-1)
+        if uncertainty is not None:
+          uncertainty[rows] = band[..., num_classes]
+        if whole is not None:
+          whole[rows] = probabilities
+        if write is not None:
+          write(probabilities)
+  except (tf.errors.ResourceExhaustedError, MemoryError):
+    return Failed(key, NO_MEMORY), None
+  return Labelled(key, image, label, plain=label, confidence=confidence, uncertainty=uncertainty), whole
+
+
+def _probabilities_and_uncertainty(predictor, measure, images):
+  """float32 [B, H, W, C + 1]: probabilities, and the uncertainty as last channel, so that tiles cross-fade both."""
+  mean, uncertainty = predictor.sampled(images, measure)
+  return np.concatenate([mean, uncertainty[..., np.newaxis]], axis=-1)

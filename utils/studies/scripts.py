@@ -1,0 +1,179 @@
+"""Runs train.py and evaluate.py from a study: to their end, timed, or with their memory watched."""
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.files import ROOT
+from utils.progress import STEP_LINE
+
+SAMPLE_SECONDS = 0.25  # seconds between two readings of a process's memory
+
+
+def command(script, options):
+  """The command that runs a script of the project with a list of flags."""
+  return [sys.executable, os.path.join(ROOT, script), *options]
+
+
+@contextlib.contextmanager
+def ended_by_sigterm():
+  """Turns SIGTERM inside the block into SystemExit(143), so that a study leaves no child or temporary file behind."""
+  previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, previous)
+
+
+def run(script, options, log, *, launch=subprocess.Popen):
+  """Runs a script of the project to its end.
+
+  A terminal sends Ctrl-C to the script as well; SIGTERM reaches the study alone and is passed on. In both cases the
+  script gets the time to save, until a second signal kills it.
+
+  Args:
+    script: name of the script.
+    options: list of its flags.
+    log: file for its output.
+    launch: takes the place of subprocess.Popen in tests.
+
+  Returns:
+    the exit code.
+
+  Raises:
+    KeyboardInterrupt, SystemExit: as received by the study, once the script has ended.
+  """
+  with launch(command(script, options), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL) as process:
+    try:
+      return process.wait()
+    except KeyboardInterrupt:
+      process.wait()
+      raise
+    except SystemExit:
+      process.terminate()
+      process.wait()
+      raise
+    finally:
+      process.kill()  # does nothing to a script that has ended
+      process.wait()
+
+
+def cpu_seconds():
+  """CPU time of all children of this process that have ended."""
+  usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return usage.ru_utime + usage.ru_stime
+
+
+def seconds(function, clock=time.perf_counter):
+  """Seconds of `clock` that a call of `function()` takes."""
+  start = clock()
+  function()
+  return clock() - start
+
+
+def against(words, step, *, block, blocks, warmup_blocks, launch=subprocess.Popen, clock=time.perf_counter):
+  """Times a training script and a function in turn, a block of steps of each.
+
+  The script and all its threads are stopped while the function runs, so that its pipeline cannot work ahead.
+
+  Args:
+    words: the script's command; it prints a line 'step N...' after every `block` steps, and is killed at the end.
+    step: function of no arguments that runs a step.
+    block: number of steps in a block.
+    blocks: number of timed blocks of each, after `warmup_blocks` of the script.
+    warmup_blocks: number of untimed blocks of the script after the first, which includes the start.
+    launch: takes the place of subprocess.Popen in tests.
+    clock: function that returns seconds.
+
+  Returns:
+    two lists of seconds per step, a number for each block: the script's and the function's.
+
+  Raises:
+    UserError: if the script ends; gives its last line.
+  """
+  loop, bare = [], []
+  with launch(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as script:
+    try:
+      for _ in range(1 + warmup_blocks):
+        _await_step(script, words)
+      for _ in range(blocks):
+        script.send_signal(signal.SIGSTOP)
+        bare.append(seconds(lambda: [step() for _ in range(block)], clock) / block)
+        script.send_signal(signal.SIGCONT)
+        loop.append(seconds(lambda: _await_step(script, words), clock) / block)
+    finally:
+      script.kill()
+  return loop, bare
+
+
+def _await_step(script, words):
+  """Reads a script's output up to the next line of a step."""
+  last = 'it printed nothing'
+  for line in script.stdout:
+    if line.startswith(STEP_LINE):
+      return
+    last = line.strip() or last
+  raise UserError(f'{" ".join(words)} ended too early: {last}')
+
+
+def resident_memory(pid):
+  """Reads a process's resident memory.
+
+  Returns:
+    (bytes now, greatest number of bytes so far), Linux's VmRSS and VmHWM; None for a process that has just ended.
+  """
+  with open(f'/proc/{pid}/status', encoding='utf-8') as file:
+    status = dict(line.split(':', 1) for line in file)
+  if 'VmHWM' not in status:
+    return None
+  return tuple(1024 * int(status[name].split()[0]) for name in ('VmRSS', 'VmHWM'))
+
+
+def watched(words, *, launch=subprocess.Popen, memory=resident_memory, clock=time.perf_counter, sleep=time.sleep):
+  """Runs a command and watches its resident memory.
+
+  Args:
+    words: the command.
+    launch: takes the place of subprocess.Popen in tests.
+    memory: takes the place of resident_memory in tests.
+    clock: function that returns seconds.
+    sleep: function that waits for some seconds.
+
+  Returns:
+    the peak in bytes, from the system, and a list of (seconds since the start, bytes) from the first output of the
+    command on: the scripts print once their graph is built.
+
+  Raises:
+    UserError: if the command fails; gives its last line.
+  """
+  peak, samples, start = 0, [], clock()
+  with (tempfile.TemporaryFile('w+') as output,
+        launch(words, stdout=output, stderr=subprocess.STDOUT) as process):
+    try:
+      while process.poll() is None:
+        if sizes := memory(process.pid):
+          now, peak = sizes
+          if os.fstat(output.fileno()).st_size:
+            samples.append((clock() - start, now))
+        sleep(SAMPLE_SECONDS)
+    finally:
+      process.kill()
+    if process.returncode:
+      output.seek(0)
+      last = (output.read().strip() or 'it printed nothing').splitlines()[-1]
+      raise UserError(f'{" ".join(words)} failed: {last}')
+  return peak, samples
+
+
+def growth(sizes):
+  """Median of the last quarter of `sizes` minus that of the second quarter; 0 for less than 4 sizes."""
+  quarter = len(sizes) // 4
+  return float(np.median(sizes[-quarter:]) - np.median(sizes[quarter:2 * quarter])) if quarter else 0.0

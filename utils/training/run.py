@@ -1,0 +1,226 @@
+"""Trains a network: the work of train.py."""
+
+import contextlib
+import dataclasses
+import functools
+
+from datasets import get_dataset, pipeline, prepare, records
+from nets import get_network
+from nets.network import Mode
+from utils import runs
+from utils.compat import tf
+from utils.session import session_config
+from utils.settings import changeable, to_dict
+from utils.training import hooks, losses, start, summaries
+from utils.training.settings import TrainSettings
+from utils.training.step import averaged, learning_rate, make_step, rate_factor
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+  """A prepared run.
+
+  Attributes:
+    settings: a TrainSettings, resolved.
+    dataset: the Dataset.
+    network: the Network.
+    resumed: prefix of the run's own newest checkpoint; None for a new run.
+    start_step: step of this checkpoint; 0 for a new run.
+  """
+  settings: TrainSettings
+  dataset: object
+  network: object
+  resumed: str | None
+  start_step: int
+
+  @property
+  def data_dir(self):
+    """Folder with the TFRecords."""
+    return self.settings.data.data_dir
+
+  @property
+  def run_dir(self):
+    """The run's folder."""
+    return self.settings.run_dir
+
+  def logits(self, images, mode=Mode()):  # noqa: B008, the record is frozen
+    """Builds the network for images float32 [B, H, W, 3] in a Mode; returns `(logits, end_points)`."""
+    return self.network.logits(images, self.dataset.num_classes, mode, **self.settings.shape)
+
+
+def train(settings):
+  """Trains a network, or resumes its run.
+
+  Args:
+    settings: a TrainSettings.
+
+  Returns:
+    the exit code: 0 if the run has reached its end; 130 or 143 after Ctrl-C or SIGTERM.
+
+  Raises:
+    UserError: if settings, data or weights cannot be used; config.json and checkpoints of an earlier run are unchanged.
+  """
+  device = settings.device
+  config = session_config(device.precision, settings.bookkeeping.threads, gpu=device.gpu,
+                          gpu_memory_fraction=device.gpu_memory_fraction)
+  dataset, network = get_dataset(settings.data.dataset), get_network(settings.model.net)
+  run_dir = settings.resolved(dataset).run_dir
+  with runs.locked(run_dir):
+    saved = runs.saved_config(run_dir)
+    resolved = settings.resolved(dataset, saved and saved['flags'])
+    run_config = runs.make_config(to_dict(resolved), dataset, network, command=settings.command)
+    if saved:
+      runs.check_config(run_dir, saved, run_config, may_differ=changeable(TrainSettings))
+    prepare.prepare(dataset, resolved.data.data_dir, source_dir=resolved.data.source_dir, splits=resolved.splits)
+    resumed = runs.latest_checkpoint(run_dir)
+    start_step = int(runs.read_tensors(resumed, ['global_step'])['global_step']) if resumed else 0
+    if start_step >= settings.schedule.max_steps:
+      print(f'{run_dir} has reached step {start_step} already; a larger --max_steps continues it')
+      return 0
+    training = Training(resolved, dataset, network, resumed, start_step)
+    with _bad_records_named(training), tf.Graph().as_default():
+      tf.set_random_seed(settings.seed)
+      outputs, batch, scaffold = build(training)
+      runs.save_config(run_dir, run_config)  # not before data and graph are there: a start that fails changes nothing
+      return run_to_end(training, outputs, batch, scaffold, config)
+
+
+@contextlib.contextmanager
+def _bad_records_named(training):
+  """Turns a failure of pipeline or loss, inside the block, into a UserError that names the bad record, if any."""
+  try:
+    yield
+  except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+    for split in training.settings.splits:
+      records.verify(records.shard_paths(training.data_dir, split), num_classes=training.dataset.num_classes)
+    raise
+
+
+def build(training):
+  """Builds a run in the default graph: input pipeline, training step, restoring of the initial weights.
+
+  Args:
+    training: a Training.
+
+  Returns:
+    `(outputs, batch, scaffold)`: a step.StepOutputs, the batch that it trains on, and a tf.train.Scaffold.
+
+  Raises:
+    UserError: if data, scopes or initial weights do not fit the network.
+  """
+  settings = training.settings
+  schedule, optimizer = settings.schedule, settings.optimizer
+  batches = tf.data.make_initializable_iterator(pipeline.training_batches(
+      training.data_dir, 'train', batch_size=schedule.batch_size, augmentation=settings.augmentation,
+      seed=settings.seed, start_step=training.start_step))
+  tf.add_to_collection(tf.GraphKeys.TABLE_INITIALIZERS, batches.initializer)  # Scaffold runs these
+  batch = batches.get_next()
+  rate = learning_rate(
+      tf.train.get_or_create_global_step(), schedule=schedule.schedule, base=schedule.learning_rate,
+      max_steps=schedule.max_steps, warmup_steps=schedule.warmup_steps)
+  mode = Mode(is_training=True, dropout_keep_prob=optimizer.dropout_keep_prob,
+              freeze_batch_norm=optimizer.freeze_batch_norm, batch_norm_decay=optimizer.batch_norm_decay,
+              weight_decay=optimizer.weight_decay)
+  scopes = {'pretrained_scopes': training.network.pretrained_scopes, 'new_layers_rate': schedule.new_layers_rate,
+            'new_scopes': settings.start.checkpoint_exclude_scopes}
+  outputs = make_step(
+      functools.partial(training.logits, mode=mode), rate=rate, **scopes, scopes=optimizer.trainable_scopes,
+      offsets=optimizer.train_offsets, loss=optimizer.loss, class_weights=class_weights(training),
+      gradient_accumulation=schedule.gradient_accumulation, clip_norm=optimizer.gradient_clip_norm,
+      adam_epsilon=optimizer.adam_epsilon, ema_decay=optimizer.ema_decay)(batch)
+  init_fn = start.choose(settings.start, training.network, training.resumed)
+  print(start.overview(outputs.gradients, schedule.learning_rate, rate_factor(**scopes)), flush=True)
+  scaffold = tf.train.Scaffold(init_fn=init_fn, saver=tf.train.Saver(
+      max_to_keep=settings.bookkeeping.keep_checkpoints, save_relative_paths=True))  # so that a run can be moved
+  return outputs, batch, scaffold
+
+
+def class_weights(training):
+  """The weights of the classes in the loss, float [C]; None for ones."""
+  kind = training.settings.optimizer.class_weights
+  if kind == 'none':
+    return None
+  stats = records.read_stats(training.data_dir, 'train')
+  return losses.CLASS_WEIGHTS[kind](stats['class_pixels'], stats['class_image_pixels'])
+
+
+def run_to_end(training, outputs, batch, scaffold, config):
+  """Runs the training steps in a session.
+
+  Args:
+    training: a Training.
+    outputs: a step.StepOutputs.
+    batch: the batch of the outputs.
+    scaffold: tf.train.Scaffold.
+    config: tf.ConfigProto of the session.
+
+  Returns:
+    the exit code, see `train`.
+  """
+  run_dir = training.run_dir
+  try:
+    with hooks.StopOnInterruptHook() as interrupt:
+      log, chain = make_hooks(training, outputs, batch, scaffold, interrupt)
+      with tf.train.MonitoredTrainingSession(
+          checkpoint_dir=run_dir, scaffold=scaffold, config=config, hooks=chain, save_checkpoint_secs=None,
+          save_checkpoint_steps=None, save_summaries_steps=None, save_summaries_secs=None,
+          log_step_count_steps=None) as session:
+        while not session.should_stop():
+          session.run(outputs.loss)
+  finally:
+    tf.summary.FileWriterCache.clear()  # closes the event file
+  if interrupt.signal is not None and not log.done:
+    print(f'interrupted at step {log.step} of {training.settings.schedule.max_steps}; the same command goes on from '
+          f'there, in {run_dir}')
+    return 128 + interrupt.signal
+  print(f'the run is in {run_dir}; next: python evaluate.py --ckpt={run_dir}')
+  return 0
+
+
+def make_hooks(training, outputs, batch, scaffold, interrupt):
+  """Makes the hooks, in the order in which they see a step: a loss that is not finite ends the run before it is saved.
+
+  Args:
+    training: a Training.
+    outputs: a step.StepOutputs.
+    batch: the batch of the outputs.
+    scaffold: tf.train.Scaffold.
+    interrupt: the StopOnInterruptHook.
+
+  Returns:
+    `(log, hooks)`: the LogHook, and the list of all hooks.
+  """
+  settings, keeping = training.settings, training.settings.bookkeeping
+  writer = tf.summary.FileWriterCache.get(training.run_dir)
+  log = hooks.LogHook(
+      outputs, batch['name'], max_steps=settings.schedule.max_steps, batch_size=settings.schedule.batch_size,
+      every_steps=keeping.log_steps, writer=writer, max_left_out=3 if settings.device.precision == 'bfloat16' else 0)
+  chain = [log, interrupt,
+           hooks.SaveHook(training.run_dir, save_secs=60 * keeping.save_minutes, scaffold=scaffold)]
+  summary_ops = [summaries.training_summary(outputs, batch, training.dataset.palette, loss=settings.optimizer.loss)]
+  if keeping.summarize_gradients:
+    summary_ops.append(summaries.gradient_summary(outputs, training.network.pretrained_scopes))
+  chain += [tf.train.SummarySaverHook(save_steps=keeping.summary_steps, summary_writer=writer, summary_op=op)
+            for op in summary_ops]
+  if keeping.eval_steps:
+    chain.append(make_evaluation(training, outputs, writer, log))
+  return log, chain
+
+
+def make_evaluation(training, outputs, writer, log):
+  """Makes the EvaluateHook; it evaluates the moving averages of the weights if there are any.
+
+  Args:
+    training: a Training.
+    outputs: a step.StepOutputs.
+    writer: tf.summary.FileWriter of the run.
+    log: the LogHook.
+  """
+  keeping = training.settings.bookkeeping
+  getter = averaged(outputs.averages) if outputs.averages else None
+  with tf.variable_scope(tf.get_variable_scope(), reuse=True, custom_getter=getter):
+    return hooks.EvaluateHook(
+        pipeline.evaluation_batches(training.data_dir, keeping.eval_split), training.logits, dataset=training.dataset,
+        split=keeping.eval_split, run_dir=training.run_dir, writer=writer, log_hook=log,
+        num_images=records.read_stats(training.data_dir, keeping.eval_split)['num_examples'],
+        every_steps=keeping.eval_steps, early_stop=keeping.early_stop)

@@ -1,0 +1,76 @@
+"""Initial weights of a run, from the first of these sources that exists.
+
+1. The run's own newest checkpoint in --run_dir: the run is resumed, with its step, its optimizer and its place in the
+   shuffled data. tf.train.Scaffold restores it, and calls no `init_fn`.
+2. The checkpoint of another run, --init_from: moving averages if the run has them, since these were evaluated. Layers
+   that only the new network has keep their initial values.
+3. A pretrained checkpoint, --checkpoint or by default the network's ImageNet weights: it fills the backbone.
+4. The random initial values (--checkpoint=none, or a network without pretrained weights).
+"""
+
+import checkpoints
+from utils import runs
+from utils.compat import tf
+from utils.training import warm_start
+
+
+def choose(settings, network, resumed):
+  """Chooses the source of the initial weights and prints it.
+
+  Args:
+    settings: a training.settings.Start.
+    network: the Network; its graph is built already.
+    resumed: prefix of the run's own newest checkpoint, or None.
+
+  Returns:
+    `init_fn(scaffold, session)` for tf.train.Scaffold; None if the weights are the run's own or random.
+
+  Raises:
+    UserError: if the checkpoint is missing, cannot be downloaded, or does not fit the network.
+  """
+  if resumed:
+    step = int(runs.read_tensors(resumed, ['global_step'])['global_step'])
+    print(f'resumed at step {step} from {resumed}', flush=True)
+    return None
+  if settings.init_from:
+    run = runs.load_run(settings.init_from)
+    init_fn, names, new_names = warm_start.restore_from_run(run.checkpoint)
+    print(warm_start.start_line(names, run.checkpoint) + f'; new: {", ".join(new_names) or "none"}', flush=True)
+    return init_fn
+  if settings.checkpoint == 'none' or not (settings.checkpoint or network.pretrained):
+    print('started from scratch: all weights are random', flush=True)
+    return None
+  path = settings.checkpoint or checkpoints.pretrained_checkpoint(network.pretrained)
+  init_fn, names = warm_start.restore_pretrained(path, network.pretrained_scopes, settings.checkpoint_exclude_scopes)
+  print(warm_start.start_line(names, path), flush=True)
+  return init_fn
+
+
+def overview(gradients, learning_rate, factor):
+  """Table by outermost scope: number of parameters, number of trained parameters, learning rates of these.
+
+  Args:
+    gradients: list of (gradient, variable): the trained variables.
+    learning_rate: highest learning rate of the run.
+    factor: `factor(name)`, the factor on a variable's learning rate, see step.rate_factor.
+
+  Returns:
+    str of several lines. Trainable variables are counted; moving averages are not.
+  """
+  trained = [variable for _, variable in gradients]
+  scopes = {}
+  for variable in tf.trainable_variables():
+    scopes.setdefault(variable.op.name.split('/')[0], []).append(variable)
+  rows = [('scope', 'parameters', 'trained', 'learning rate')]
+  for scope, variables in scopes.items():
+    learning = [variable for variable in variables if variable in trained]
+    rates = sorted({learning_rate * factor(variable.op.name) for variable in learning})
+    rows.append((scope, _count(variables), _count(learning), ' to '.join(f'{rate:.3g}' for rate in rates) or '-'))
+  rows.append(('all', _count(sum(scopes.values(), [])), _count(trained), ''))
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  return '\n'.join(f'{row[0]:{widths[0]}}  ' + '  '.join(f'{cell:>{width}}' for cell, width in zip(row[1:], widths[1:]))
+                   for row in rows)
+
+
+def _count(variables):
+  return f'{sum(variable.shape.num_elements() for variable in variables):,}'
