@@ -101,10 +101,10 @@ def tasks(images, predictor, *, crf=None, tiles=Tiles(), wanted=Wanted()):  # no
   """Runs the network, and prepares its probabilities for the CRF. Arguments: see `labelled`.
 
   Yields:
-    `(plain, task)`: the Labelled of the network alone, and the crf.Task of the same image, whose key is the image's
-    number in the stream; or `(Failed, None)`.
+    `(plain, task)`: the Labelled of the network alone, and the crf.Task of the same image, without a key; or
+    `(Failed, None)`.
   """
-  for number, item in enumerate(images):
+  for item in images:
     if isinstance(item, Failed):
       yield item, None
       continue
@@ -114,7 +114,7 @@ def tasks(images, predictor, *, crf=None, tiles=Tiles(), wanted=Wanted()):  # no
       yield Failed(key, reason), None
       continue
     plain, probabilities = _by_bands(key, image, predictor, tiles, wanted, keep=True)
-    yield plain, None if probabilities is None else dense_crf.make_task(number, image, probabilities, crf)
+    yield plain, None if probabilities is None else dense_crf.make_task(None, image, probabilities, crf)
 
 
 def _refined(images, predictor, crf, tiles, wanted, num_workers):

@@ -128,7 +128,8 @@ def build(training):
       offsets=optimizer.train_offsets, loss=optimizer.loss, class_weights=class_weights(training),
       gradient_accumulation=schedule.gradient_accumulation, clip_norm=optimizer.gradient_clip_norm,
       adam_epsilon=optimizer.adam_epsilon, ema_decay=optimizer.ema_decay)(batch)
-  init_fn = start.choose(settings.start, training.network, training.resumed)
+  init_fn = start.choose(settings.start, training.network, resumed=training.resumed,
+                         start_step=training.start_step)
   print(start.overview(outputs.gradients, schedule.learning_rate, rate_factor(**scopes)), flush=True)
   scaffold = tf.train.Scaffold(init_fn=init_fn, saver=tf.train.Saver(
       max_to_keep=settings.bookkeeping.keep_checkpoints, save_relative_paths=True))  # so that a run can be moved

@@ -14,13 +14,14 @@ from utils.compat import tf
 from utils.training import warm_start
 
 
-def choose(settings, network, resumed):
+def choose(settings, network, *, resumed, start_step):
   """Chooses the source of the initial weights and prints it.
 
   Args:
     settings: a training.settings.Start.
     network: the Network; its graph is built already.
     resumed: prefix of the run's own newest checkpoint, or None.
+    start_step: step of this checkpoint.
 
   Returns:
     `init_fn(scaffold, session)` for tf.train.Scaffold; None if the weights are the run's own or random.
@@ -29,8 +30,7 @@ def choose(settings, network, resumed):
     UserError: if the checkpoint is missing, cannot be downloaded, or does not fit the network.
   """
   if resumed:
-    step = int(runs.read_tensors(resumed, ['global_step'])['global_step'])
-    print(f'resumed at step {step} from {resumed}', flush=True)
+    print(f'resumed at step {start_step} from {resumed}', flush=True)
     return None
   if settings.init_from:
     run = runs.load_run(settings.init_from)
