@@ -32,9 +32,10 @@ lint: .venv/test-ready
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	touch $@
 
-.venv/test-ready: requirements-dev.txt requirements-coco.txt requirements-crf.txt .venv/demo-ready
+.venv/test-ready: $(wildcard requirements-*.txt) .venv/demo-ready
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
 	-$(BIN)/python -m pip install --quiet --requirement requirements-crf.txt  # built here; its tests skip without it
+	-$(BIN)/python -m pip install --quiet --requirement requirements-video.txt  # the same
 	touch $@
 
 clean:

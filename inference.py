@@ -4,6 +4,7 @@
     python inference.py --ckpt=runs/voc-inception_v3-8s --samples=40 photo.jpg
     python inference.py --ckpt=runs/voc-inception_v3-8s --crf photo.jpg
     python inference.py --ckpt=runs/voc-inception_v3-8s --test_flip --test_scales=0.75,1,1.25 photo.jpg
+    python inference.py --ckpt=runs/voc-inception_v3-8s --rank folder
     python inference.py --ckpt=runs/voc-inception_v3-8s --submission --list=test.txt VOC2012/JPEGImages
 """
 

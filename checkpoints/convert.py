@@ -21,8 +21,8 @@ from nets import backbones, get_network
 from utils import runs
 from utils.compat import tf
 from utils.errors import UserError
-from utils.files import make_folder, replacing, write_json
-from utils.settings import Settings, expanded, flag, run
+from utils.files import make_folder, replacing, tensorflow_path, write_json
+from utils.settings import Settings, flag, run
 
 TAPS = {backbone.name: backbone.taps for backbone in (backbones.VGG_16, backbones.VGG_19)}
 _MAT, _HDF5 = b'MATLAB ', b'\x89HDF'  # first bytes of such files; a .caffemodel has no such mark
@@ -31,9 +31,9 @@ _MAT, _HDF5 = b'MATLAB ', b'\x89HDF'  # first bytes of such files; a .caffemodel
 @dataclasses.dataclass(frozen=True)
 class ConvertSettings(Settings):
   """Flags of `python -m checkpoints.convert`."""
-  input: str | None = flag(None, 'the .caffemodel, or the .mat file of MatConvNet', required=True)
+  input: str | None = flag(None, 'the .caffemodel, or the .mat file of MatConvNet', required=True, path=True)
   output: str | None = flag(None, "checkpoint to write, or an FCN's run folder; default checkpoints/NET.ckpt, or "
-                            'runs/voc-NET-SKIP-caffe')
+                            'runs/voc-NET-SKIP-caffe', path=True)
   net: str = flag('vgg_16', f'network in the file: {", ".join(VGGS)}', choices=tuple(VGGS))
 
 
@@ -124,7 +124,7 @@ def write_checkpoint(path, variables):
     raise UserError(f'--output={path} is a folder; give the name of the checkpoint, as {path.rstrip("/")}/vgg_16.ckpt')
   with replacing(path) as temporary:
     _save(path, variables, lambda names, values: tf.raw_ops.Save(
-        filename=temporary, tensor_names=names, data=values))
+        filename=os.fsencode(temporary), tensor_names=names, data=values))
 
 
 def write_run(folder, variables, config):
@@ -148,8 +148,8 @@ def write_run(folder, variables, config):
     write_json(os.path.join(temporary, runs.CONFIG), config)
     variables = variables | {'global_step': np.int64(0)}
     _save(folder, variables, lambda names, values: tf.raw_ops.SaveV2(
-        prefix=os.path.join(temporary, 'model.ckpt-0'), tensor_names=names, shape_and_slices=[''] * len(names),
-        tensors=values))
+        prefix=os.path.join(tensorflow_path(temporary), 'model.ckpt-0'), tensor_names=names,
+        shape_and_slices=[''] * len(names), tensors=values))
     with open(os.path.join(temporary, 'checkpoint'), 'w', encoding='utf-8') as file:
       file.write('model_checkpoint_path: "model.ckpt-0"\nall_model_checkpoint_paths: "model.ckpt-0"\n')
     os.rename(temporary, folder)
@@ -172,7 +172,7 @@ def _save(path, variables, make_op):
 
 def convert_input(settings):
   """Converts --input."""
-  convert(expanded(settings.input), VGGS[settings.net], expanded(settings.output))
+  convert(settings.input, VGGS[settings.net], settings.output)
 
 
 def main(argv=None):

@@ -14,7 +14,7 @@ from utils.settings import Settings, flag, run
 class FetchSettings(Settings):
   """Flags of `python -m checkpoints.fetch`."""
   net: str = flag('inception_v3', f'weights to fetch: {", ".join(PRETRAINED)}', choices=tuple(PRETRAINED))
-  dir: str = flag('checkpoints', 'folder to put them into')
+  dir: str = flag('checkpoints', 'folder to put them into', path=True)
 
 
 def fetch(settings):

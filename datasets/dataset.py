@@ -5,7 +5,19 @@ from collections.abc import Callable
 
 import numpy as np
 
-from utils.errors import UserError
+from datasets.reading import Reading
+from utils.errors import UserError, shown
+
+
+class BadFile(UserError):
+  """An image or a label that cannot be used: its `path`, and the `reason` with the offending value."""
+
+  def __init__(self, path, reason):
+    super().__init__(path, reason)
+    self.path, self.reason = path, reason
+
+  def __str__(self):
+    return shown(f'{self.path}: {self.reason}')
 
 
 def label_map(ids):
@@ -43,7 +55,9 @@ class Source:
 
   Attributes:
     name: unique within its split; predictions and error messages carry it.
-    image: path of the encoded image, or the image itself as uint8 [H, W, 3]; None for a dataset that is generated.
+    image: path of the encoded image, or a tuple of paths with a band each, or an os.PathLike whose `read_bytes()` gives
+      it, or the image itself as uint8 [H, W, 3] (of a dataset with bands: [H, W, N] of its dtype); None for a dataset
+      that is generated.
     label: path of the label picture, or raw labels as an integer array [H, W]; or an os.PathLike for the dataset's
       `read_label`, which names the file that it came from. None for a dataset that is generated.
   """
@@ -91,6 +105,10 @@ class Dataset:
     archives: Archives that `datasets.prepare` downloads and unpacks to get the originals; empty where they have to be
       fetched by hand (an account, a form) or are generated.
     submission: format of its evaluation server, a Submission; None where there is none.
+    reading: how its pictures are read, a Reading.
+    label_values: for each class, the value (int) or the color (r, g, b) of its pixels in the user's own labels; ()
+      where the ids are these values.
+    decisions: the `Decision`s that were made about the whole dataset.
   """
   name: str
   classes: tuple
@@ -104,6 +122,9 @@ class Dataset:
   license: str = ''
   archives: tuple = ()
   submission: Submission | None = None
+  reading: Reading = Reading()
+  label_values: tuple = ()
+  decisions: tuple = ()
 
   @property
   def num_classes(self):

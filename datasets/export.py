@@ -2,34 +2,49 @@
 
     python -m datasets.export --dataset=camvid --split=val --output_dir=photos --count=6
 
-With --labels it writes a folder in the layout that train.py takes as --dataset (see datasets/readers/own.py).
+With --labels it writes a folder in the layout that train.py takes as --dataset (see datasets/readers/own.py), with the
+label values of the user's own labels where the dataset has such. A file that is there with other content stays, and the
+export ends, unless --overwrite is given.
 """
 
+import csv
 import dataclasses
+import io
 import itertools
+import json
 import os
 import sys
 
-from datasets import DATASETS, get_dataset, records
+import numpy as np
+from PIL import Image
+
+from datasets import DATASETS, bands, get_dataset, images, records
+from datasets.reading import Reading
+from utils.errors import UserError, shown
 from utils.files import make_folder, replacing
+from utils.labels import IGNORE_LABEL
 from utils.settings import Settings, flag, run
+
+_ENDS = {'jpeg': '.jpg', 'png': '.png', 'raw': '.tif'}
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportSettings(Settings):
   """Flags of `python -m datasets.export`."""
-  dataset: str = flag('shapes', f'dataset: {", ".join(DATASETS)}')
-  data_dir: str | None = flag(None, 'folder with the TFRecords; default data/DATASET')
+  dataset: str = flag('shapes', f'dataset: {", ".join(DATASETS)}, or the folder of your own', path=True)
+  data_dir: str | None = flag(None, 'folder with the TFRecords; default data/DATASET', path=True)
   split: str = flag('val', 'split to take')
-  output_dir: str = flag('photos', 'folder to write to')
+  output_dir: str = flag('photos', 'folder to write to', path=True)
   labels: bool = flag(False, 'also write labels and classes.txt')
   count: int = flag(0, 'number of images, the first ones; 0: all', least=0)
+  overwrite: bool = flag(False, 'replace files that are there with other content')
 
 
-def export(dataset, data_dir, *, split, output_dir, count=None, labels=False):
-  """Writes images of a split, encoded as they are in its records, as `NAME.jpg` or `NAME.png`.
+def export(dataset, data_dir, *, split, output_dir, count=None, labels=False, overwrite=False):
+  """Writes images of a split, encoded as they are in its records, as `NAME.jpg` or `NAME.png`; with bands, `NAME.tif`.
 
-  With `labels`, images go to `images`, labels (ids, 255 void) to `labels`, and the classes to `classes.txt`.
+  A name that has folders becomes one name, its parts joined by '-'. With `labels`, images go to `images`, labels to
+  `labels`, the classes to `classes.txt`, and how all is read to `dataset.json`.
 
   Args:
     dataset: a Dataset.
@@ -38,31 +53,85 @@ def export(dataset, data_dir, *, split, output_dir, count=None, labels=False):
     output_dir: folder to write to; made where it is missing.
     count: number of images, the first ones; None for all.
     labels: whether to write the labels and the classes, too.
+    overwrite: replace files that are there with other content.
 
   Returns:
     list of the images' paths.
 
   Raises:
-    UserError: if there are no shards, a record is broken, or the folder cannot be written.
+    UserError: if there are no shards, a record is broken, two images would have one file, a file of other content is
+      there, or the folder cannot be written.
   """
-  shards = records.shard_paths(data_dir, split)
+  shards, stats = records.shard_paths(data_dir, split), records.read_stats(data_dir, split)
+  reading = Reading.from_json(stats.get('reading'))
   images_dir, labels_dir = (os.path.join(output_dir, kind) if labels else output_dir for kind in ('images', 'labels'))
   make_folder(images_dir)
   make_folder(labels_dir)
-  paths = []
+  values, void = _label_values(stats, dataset.num_classes)
+  table = np.full(IGNORE_LABEL + 1, void, np.uint8)
+  table[:dataset.num_classes] = values
+  paths = {}
   for name, image, image_format, label in itertools.islice(records.encoded_examples(shards), count):
-    name = os.path.basename(name)
-    paths.append(os.path.join(images_dir, f'{name}.{"jpg" if image_format == "jpeg" else "png"}'))
-    _write(paths[-1], image)
+    file = '-'.join(part for part in name.split('/') if part)
+    if file in paths:
+      raise UserError(f'{data_dir}, {split}: two images would be written to {shown(paths[file])}; the second is '
+                      f'{shown(name)}')
+    if image_format == 'raw':
+      image = bands.encode_tiff(records.raw_image(image, images.png_size(label), reading), reading)
+    paths[file] = os.path.join(images_dir, file + _ENDS[image_format])
+    _write(paths[file], image, overwrite)
     if labels:
-      _write(os.path.join(labels_dir, f'{name}.png'), label)
+      if table[:-1].tolist() != list(range(IGNORE_LABEL)):
+        label = images.encode_png(table[np.asarray(Image.open(io.BytesIO(label)))])
+      _write(os.path.join(labels_dir, f'{file}.png'), label, overwrite)
   if labels:
-    lines = [f'{name} {",".join(map(str, color))}\n' for name, color in zip(dataset.classes, dataset.palette.tolist())]
-    _write(os.path.join(output_dir, 'classes.txt'), ''.join(lines).encode())
-  return paths
+    _write(os.path.join(output_dir, 'classes.txt'), _class_list(dataset, values), overwrite)
+    content = _dataset_file(dataset, reading, values, void)
+    _write(os.path.join(output_dir, 'dataset.json'), (json.dumps(content, indent=2) + '\n').encode(), overwrite)
+  return list(paths.values())
 
 
-def _write(path, encoded):
+def _label_values(stats, num_classes):
+  """The values of the classes in label pictures, a list, and that of void: the user's own where they are numbers."""
+  values = list(stats.get('label_values') or ())
+  if len(set(map(str, values))) < num_classes or not all(isinstance(value, int) for value in values):
+    values = list(range(num_classes))
+  free = [value for value in range(IGNORE_LABEL, -1, -1) if value not in values]
+  return values, free[0]
+
+
+def _class_list(dataset, values):
+  """Contents of `classes.txt`: a table of ids, names and colors.
+
+  The ids are the values, unless one is 255, which no id is; then `dataset.json` gives the values.
+  """
+  file = io.StringIO()
+  table = csv.writer(file, lineterminator='\n')
+  table.writerow(['id', 'name', 'r', 'g', 'b'])
+  ids = range(dataset.num_classes) if IGNORE_LABEL in values else values
+  table.writerows(zip(ids, dataset.classes, *dataset.palette.T.tolist(), strict=True))
+  return file.getvalue().encode()
+
+
+def _dataset_file(dataset, reading, values, void):
+  """Contents of `dataset.json`: labels are ids, or values; JPEGs that were not turned keep their EXIF; the bands."""
+  content = {'labels': 'ids'}
+  if IGNORE_LABEL in values:
+    content = {'labels': {**{str(value): name for value, name in zip(values, dataset.classes)}, str(void): 'ignore'}}
+  if reading.exif == 'stored':
+    content['exif'] = 'stored'
+  known = {} if reading.is_plain else reading.to_json()
+  return content | {key: known[key] for key in ('bands', 'value_range') if known.get(key)}
+
+
+def _write(path, encoded, overwrite):
+  """Writes a file. Raises UserError if it is there with other content, and is not to be replaced."""
+  if os.path.lexists(path) and not overwrite:
+    if os.path.isfile(path) and os.path.getsize(path) == len(encoded):
+      with open(path, 'rb') as file:
+        if file.read() == encoded:
+          return
+    raise UserError(f'{shown(path)} is there already, with other content; --overwrite replaces it')
   with replacing(path) as temporary, open(temporary, 'wb') as file:
     file.write(encoded)
 
@@ -71,7 +140,8 @@ def export_split(settings):
   """Exports --split to --output_dir."""
   dataset = get_dataset(settings.dataset)
   paths = export(dataset, settings.data_dir or f'data/{dataset.name}', split=settings.split,
-                 output_dir=settings.output_dir, count=settings.count or None, labels=settings.labels)
+                 output_dir=settings.output_dir, count=settings.count or None, labels=settings.labels,
+                 overwrite=settings.overwrite)
   print(f'{len(paths)} images of {dataset.name} {settings.split} in {settings.output_dir}')
 
 

@@ -4,45 +4,50 @@
 
 converts splits that are not converted yet, as train.py does, prints a table for each split and writes into
 `data/camvid/inspect` (or --output_dir) `inspect-train.json`, `inspect-train.png` (a contact sheet of images and labels)
-and `inspect-train-classes.png` (the share of each class); the same for val.
+and `inspect-train-classes.png` (the share of each class); the same for val. Of a folder of the user's own it shows how
+the pictures are read and why, and proposes a `dataset.json` that keeps it so.
 """
 
 import collections
 import dataclasses
-import hashlib
 import io
+import json
 import os
 import re
 
 import numpy as np
 from PIL import Image
 
-from datasets import DATASETS, get_dataset, prepare, records
+from datasets import DATASETS, get_dataset, images, prepare, records, sanity
 from datasets.dataset import check_splits
-from utils.drawing import canvas, colors
-from utils.errors import listed
+from datasets.readers.dataset_file import ReadingFlags
+from datasets.readers.own import OwnDataset
+from datasets.reading import Reading
+from utils.drawing import canvas, colors, gallery
+from utils.errors import listed, shown
 from utils.files import make_folder, write_json
 from utils.labels import IGNORE_LABEL, median_frequency_weights
 from utils.progress import Progress
-from utils.settings import Settings, flag, run
+from utils.settings import Settings, flag, group, run
 
 TINY_SHARE = 0.001  # share of the labeled pixels below which a class is hard to learn
-LARGE_VOID = 0.5  # share of the pixels above which void is suspicious
-TILE = (320, 240)  # width and height in pixels that an image of the contact sheet fits into
-PAIRS = 3  # in a row of the sheet, each an image and its overlay
-_GAP, _TITLE, _CAPTION, _ROW = 8, 40, 22, 24  # pixels
+_GAP, _ROW = 8, 24  # pixels
+PROPOSAL = 'dataset.json'
 _COPY = re.compile(r'([ _.-]*\(\d+\)|[ _.-]+(copy|dup|flip(ped)?|mirror(ed)?|rot(ated)?|aug(mented)?)\d*)+$')
 
 
 @dataclasses.dataclass(frozen=True)
 class InspectSettings(Settings):
   """Flags of `python -m datasets.inspect`."""
-  dataset: str | None = flag(None, f'dataset: {", ".join(DATASETS)}, or the folder of your own', required=True)
-  source_dir: str | None = flag(None, 'folder with the originals, where it is not --data_dir')
-  data_dir: str | None = flag(None, 'folder with the TFRecords, or with the originals; default data/DATASET')
+  dataset: str | None = flag(
+      None, f'dataset: {", ".join(DATASETS)}, or the folder of your own', required=True, path=True)
+  source_dir: str | None = flag(None, 'folder with the originals, where it is not --data_dir', path=True)
+  data_dir: str | None = flag(None, 'folder with the TFRecords, or with the originals; default data/DATASET', path=True)
   splits: tuple[str, ...] = flag(('train', 'val'), 'splits to look at, separated by commas')
-  output_dir: str | None = flag(None, 'folder to write to; default inspect in the data folder')
+  skip_bad: bool = flag(False, 'leave out originals that cannot be used instead of failing')
+  output_dir: str | None = flag(None, 'folder to write to; default inspect in the data folder', path=True)
   count: int = flag(12, 'images on the contact sheet', least=0)
+  reading: ReadingFlags = group(ReadingFlags)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,17 +57,17 @@ class Scan:
   Attributes:
     split: the split's name.
     names: list of N names.
-    digests: list of N hashes of the encoded images.
     sizes: int64 [N, 2], height and width in pixels.
     counts: int64 [N, C + 1], pixels of each class, and of void in the last column.
-    shown: list of (name, encoded image, encoded label) for the contact sheet.
+    shown: list of (name, encoded image, encoded label) for the contact sheet; images of bands are in false color.
+    sanity: what sanity.Tally notes, see there.
   """
   split: str
   names: list
-  digests: list
   sizes: np.ndarray
   counts: np.ndarray
   shown: list
+  sanity: dict
 
 
 def scan(data_dir, split, num_classes, *, num_shown=12, progress=True):
@@ -81,42 +86,63 @@ def scan(data_dir, split, num_classes, *, num_shown=12, progress=True):
   Raises:
     UserError: if shards are missing, a record is broken or a label id is out of range.
   """
-  shards, total = records.shard_paths(data_dir, split), records.read_stats(data_dir, split)['num_examples']
+  shards, stats = records.shard_paths(data_dir, split), records.read_stats(data_dir, split)
+  total, reading = stats['num_examples'], Reading.from_json(stats.get('reading'))
   wanted = set(np.linspace(0, total - 1, min(num_shown, total)).astype(int).tolist())
-  names, digests, sizes, counts, shown = [], [], [], [], []
+  tally = None if 'sanity' in stats else sanity.Tally()  # an older converter noted none
+  names, sizes, counts, pictures = [], [], [], []
   with Progress(total, 'images', label=f'inspecting {split}', stream=None if progress else io.StringIO()) as bar:
-    for name, image, _, label in records.encoded_examples(shards):
-      ids = _decode(label)
+    for name, image, image_format, label in records.encoded_examples(shards):
+      ids = np.asarray(Image.open(io.BytesIO(label)))
+      if len(names) in wanted or tally:
+        image, decoded = _decoded(image, image_format, ids.shape, reading)
       if len(names) in wanted:
-        shown.append((name, image, label))
+        pictures.append((name, image, label))
       pixels = np.bincount(ids.ravel(), minlength=IGNORE_LABEL + 1)
       if pixels[num_classes:IGNORE_LABEL].any():
         records.verify(shards, num_classes)  # names the record
+      if tally:
+        tally.add(name, sanity.look(decoded, ids, label))
       names.append(name)
-      digests.append(hashlib.sha256(image).hexdigest())
       sizes.append(ids.shape)
       counts.append([*pixels[:num_classes], pixels[IGNORE_LABEL]])
       bar.update()
-  return Scan(split, names, digests, np.array(sizes), np.array(counts, np.int64), shown)
+  return Scan(split, names, np.array(sizes), np.array(counts, np.int64), pictures,
+              tally.to_json() if tally else stats['sanity'])
 
 
-def _decode(encoded):
-  return np.asarray(Image.open(io.BytesIO(encoded)))
+def _decoded(encoded, image_format, size, reading):
+  """Decodes a record's image to what can be looked at.
+
+  Args:
+    encoded: bytes of the image.
+    image_format: 'jpeg', 'png', or 'raw' for bands.
+    size: (height, width).
+    reading: the Reading of the split.
+
+  Returns:
+    (bytes of a JPEG or PNG, PIL image or uint8 [H, W, 3]); bands in false color.
+  """
+  if image_format != 'raw':
+    return encoded, Image.open(io.BytesIO(encoded))
+  picture = colors.false_color(records.raw_image(encoded, size, reading), reading)
+  return images.encode_png(picture), picture
 
 
-def summarize(scanned, stats, classes):
+def summarize(scanned, stats, dataset):
   """Makes the contents of `inspect-SPLIT.json`, except the warnings, from a Scan.
 
   Args:
     scanned: a Scan.
     stats: the converter's JSON of the split.
-    classes: class names, index = label id.
+    dataset: the Dataset.
 
   Returns:
     a dict: 'dataset', 'split', 'num_examples', 'expected', 'skipped' (number), 'sizes' ('smallest' and 'largest' by
     area, and 'most_common', each [width, height]; 'num_most_common', 'num_different'), 'void_share' (of all pixels),
-    'classes' (a list of dicts: 'name', 'pixels', 'share' of the labeled pixels, 'images', 'median_frequency_weight')
-    and 'void_images' (names of the images without a labeled pixel).
+    'classes' (a list of dicts: 'name', 'color', 'label_value' (number or color in the user's own labels, None where it
+    is not known), 'pixels', 'share' of the labeled pixels, 'images', 'median_frequency_weight') and 'decisions' (lines
+    on how the pictures are read).
   """
   pixels, counts = scanned.counts.sum(axis=0), scanned.counts
   labelled = max(int(pixels[:-1].sum()), 1)
@@ -126,31 +152,27 @@ def summarize(scanned, stats, classes):
   sizes = collections.Counter((width, height) for height, width in scanned.sizes.tolist())
   by_area = sorted(sizes, key=lambda size: size[0] * size[1])
   most_common, num_most_common = sizes.most_common(1)[0]
+  values = stats.get('label_values') or [None] * dataset.num_classes
   return {
       'dataset': stats['dataset'], 'split': scanned.split, 'num_examples': len(scanned.names),
       'expected': stats['expected'], 'skipped': len({entry['name'] for entry in stats['skipped']}),
       'sizes': {'smallest': list(by_area[0]), 'largest': list(by_area[-1]), 'most_common': list(most_common),
                 'num_most_common': num_most_common, 'num_different': len(sizes)},
       'void_share': float(pixels[-1] / max(pixels.sum(), 1)),
-      'classes': [{'name': name, 'pixels': int(pixels[i]), 'share': float(pixels[i] / labelled),
-                   'images': int(num_images[i]), 'median_frequency_weight': float(weights[i])}
-                  for i, name in enumerate(classes)],
-      'void_images': [scanned.names[i] for i in np.flatnonzero(counts[:, :-1].sum(axis=1) == 0)]}
+      'classes': [{'name': name, 'color': dataset.palette[i].tolist(), 'label_value': values[i],
+                   'pixels': int(pixels[i]), 'share': float(pixels[i] / labelled), 'images': int(num_images[i]),
+                   'median_frequency_weight': float(weights[i])}
+                  for i, name in enumerate(dataset.classes)],
+      'decisions': list(stats.get('decisions', ()))}
 
 
 def warnings_of(summary):
-  """Warnings about one split: a list of lines."""
-  groups = {
-      'never seen': [entry['name'] for entry in summary['classes'] if not entry['pixels']],
-      f'below {TINY_SHARE:.1%} of the labeled pixels':
-          [entry['name'] for entry in summary['classes'] if 0 < entry['share'] < TINY_SHARE]}
-  lines = [f'{len(names)} of {len(summary["classes"])} classes {state}: {listed(names)}'
-           for state, names in groups.items() if names]
-  if summary['void_images']:
-    lines.append(f'{len(summary["void_images"])} of {summary["num_examples"]} images have no labeled pixel: '
-                 + listed(summary['void_images']))
-  if summary['void_share'] > LARGE_VOID:
-    lines.append(f'{summary["void_share"]:.1%} of the pixels are void (label {IGNORE_LABEL} always is)')
+  """Warnings about one split that sanity.warnings does not give: a list of lines."""
+  rare = [entry['name'] for entry in summary['classes'] if 0 < entry['share'] < TINY_SHARE]
+  lines = []
+  if rare:
+    lines.append(f'{len(rare)} of {len(summary["classes"])} classes below {TINY_SHARE:.1%} of the labeled pixels: '
+                 + listed(rare))
   if summary['skipped']:
     lines.append(f'left out by the converter, since they cannot be used: {summary["skipped"]}')
   if summary['num_examples'] != summary['expected']:
@@ -158,32 +180,19 @@ def warnings_of(summary):
   return lines
 
 
-def warnings_across(scans, classes):
-  """Warnings about several splits together: a list of lines.
+def similar_names(scans):
+  """Images in different splits whose names say that one is a copy of another: a list of at most one line.
 
   Args:
     scans: list of Scans of different splits.
-    classes: class names, index = label id.
   """
-  pictures, names = collections.defaultdict(list), collections.defaultdict(list)
+  names = collections.defaultdict(list)
   for scanned in scans:
-    for name, digest in zip(scanned.names, scanned.digests):
-      pictures[digest].append((scanned.split, name))
+    for name in scanned.names:
       names[_without_copy(name)].append((scanned.split, name))
-  alike = {'images that are the very same file': [found for found in pictures.values() if len(found) > 1],
-           'images of nearly the same name in different splits':
-               [found for found in names.values() if len({split for split, _ in found}) > 1]}
-  lines = []
-  for kind, groups in alike.items():
-    if groups:
-      equal = [listed((f'{split} {name}' for split, name in found), separator=' = ') for found in groups]
-      lines.append(f'{kind}: {listed(equal)}')
-  seen = {scanned.split: scanned.counts[:, :-1].any(axis=0) for scanned in scans}
-  if {'train', 'val'} <= seen.keys() and (seen['val'] & ~seen['train']).any():
-    only = np.flatnonzero(seen['val'] & ~seen['train'])
-    lines.append(f'{len(only)} of {len(classes)} classes are in val but not in train: '
-                 + listed(classes[index] for index in only))
-  return lines
+  groups = [listed((f'{split} {shown(name)}' for split, name in found), separator=' = ')
+            for found in names.values() if len({split for split, _ in found}) > 1]
+  return [f'images of nearly the same name in different splits: {listed(groups)}'] if groups else []
 
 
 def _without_copy(name):
@@ -201,14 +210,68 @@ def table(summary):
   if sizes['num_different'] > 1:
     text = f'{sizes["num_different"]} sizes, {small} to {large}, most often {common} ({sizes["num_most_common"]} times)'
   width = max(len(entry['name']) for entry in summary['classes'])
+  has_values = any(entry['label_value'] is not None for entry in summary['classes'])
   lines = [f'{summary["dataset"]} {summary["split"]}: {count} images (expected {summary["expected"]}), {text}; '
            f'{summary["void_share"]:.1%} of the pixels are void',
-           f'{"id":>3}  {"class":{width}}  {"pixels":>13}  {"share":>7}  {"images":>15}  weight']
+           f'{"id":>3}  {"class":{width}}  {"color":>11}  {"  in labels  " * has_values}{"pixels":>13}  {"share":>7}  '
+           f'{"images":>15}  weight']
   for index, entry in enumerate(summary['classes']):
-    images = f'{entry["images"]} ({entry["images"] / count:6.1%})'
-    lines.append(f'{index:3}  {entry["name"]:{width}}  {entry["pixels"]:13}  {entry["share"]:7.2%}  {images:>15}  '
-                 f'{entry["median_frequency_weight"]:6.2f}')
+    images_of = f'{entry["images"]} ({entry["images"] / count:6.1%})'
+    value = f'{_text(entry["label_value"]):>11}  ' if has_values else ''
+    lines.append(f'{index:3}  {entry["name"]:{width}}  {_text(entry["color"]):>11}  {value}{entry["pixels"]:13}  '
+                 f'{entry["share"]:7.2%}  {images_of:>15}  {entry["median_frequency_weight"]:6.2f}')
   return '\n'.join(lines)
+
+
+def _text(value):
+  """A color as '128,64,128', a number as itself, None as '-'."""
+  return '-' if value is None else ','.join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def proposal(dataset, stats):
+  """Makes the `dataset.json` that keeps what was decided about a dataset of the user's own.
+
+  Args:
+    dataset: the OwnDataset.
+    stats: the converter's JSON of a split.
+
+  Returns:
+    a dict: what the user's own file and flags say, and beside it the dataset's name, how labels are read, and of
+    'exif', 'alpha', 'value_range' and 'bands' what there was to decide.
+  """
+  reading = Reading.from_json(stats.get('reading')).to_json()
+  about = {line.partition(':')[0] for line in stats.get('decisions', ())}
+  content = {'name': dataset.name, **{key: reading[key] for key in ('exif', 'alpha', 'value_range', 'bands')
+                                      if key in about and reading[key]}}
+  if 'value_range' in content:
+    pairs = [[int(value) if value == int(value) else value for value in pair] for pair in content['value_range']]
+    content['value_range'] = pairs if len(pairs) > 1 else pairs[0]
+  values = [value for value in stats.get('label_values') or () if value is not None]
+  if values:
+    content['labels'] = 'ids' if isinstance(values[0], int) else 'colors'
+  return json.loads(json.dumps({**content, **dataset.told, **stats.get('told', {})}))  # tuples become lists
+
+
+def notes(lines, width):
+  """Draws lines of text, wrapped, under each other: uint8 [h, width, 3], RGB; h is 0 without lines."""
+  wrapped = [part for line in lines for part in _wrapped(line, width - 2 * _GAP)]
+  strip = canvas.Canvas(width, len(wrapped) * _ROW)
+  for row, part in enumerate(wrapped):
+    strip.text(_GAP, row * _ROW + _ROW // 2, part)
+  return strip.array()
+
+
+def _wrapped(text, width):
+  """Breaks a text between words into lines of at most `width` pixels, all but the first indented."""
+  first, *words = text.split()
+  lines = [first]
+  for word in words:
+    longer = f'{lines[-1]} {word}'
+    if canvas.text_width(longer) > width:
+      lines.append(f'    {word}')
+    else:
+      lines[-1] = longer
+  return [canvas.fitting(line, width) for line in lines]
 
 
 def contact_sheet(shown, palette, classes, title):
@@ -223,31 +286,21 @@ def contact_sheet(shown, palette, classes, title):
   Returns:
     uint8 [h, w, 3], RGB.
   """
-  pairs = min(PAIRS, len(shown))
-  step = (2 * TILE[0] + 2 * _GAP, TILE[1] + _CAPTION + _GAP)
-  width = max(pairs * step[0] + _GAP, canvas.text_width(title, size=canvas.HEADING) + 2 * _GAP)
-  sheet, ids = canvas.Canvas(width, _TITLE + -(-len(shown) // pairs) * step[1]), set()
-  sheet.text(_GAP, _TITLE // 2, title, size=canvas.HEADING)
-  for index, (name, image, label) in enumerate(shown):
+  entries, ids = [], set()
+  for name, image, label in shown:
     image, label = _thumbnails(image, label)
     ids.update(np.unique(label).tolist())
-    x, y = _GAP + index % pairs * step[0], _TITLE + index // pairs * step[1]
-    left, above = x + TILE[0] - image.shape[1], y + (TILE[1] - image.shape[0]) // 2  # the two meet in the middle
-    sheet.paste(left, above, image)
-    sheet.paste(x + TILE[0] + 2, above, colors.overlay(image, label, palette, alpha=0.6))
-    sheet.text(left, y + TILE[1] + _CAPTION // 2, canvas.fitting(name, x + step[0] - left - 2 * _GAP))
-  strip = colors.legend(sorted(ids), classes, palette, width=width, font_size=canvas.HEADING)
-  return canvas.stacked([sheet.array(), strip])
+    entries.append(gallery.Pair(image, colors.overlay(image, label, palette, alpha=0.6), name))
+  sheet = gallery.pairs(entries, title)
+  strip = colors.legend(sorted(ids), classes, palette, width=sheet.shape[1], font_size=canvas.HEADING)
+  return canvas.stacked([sheet, strip])
 
 
 def _thumbnails(image, label):
   """Decodes an image and its label and makes both small enough for a tile: uint8 [h, w, 3] and uint8 [h, w]."""
   image, label = Image.open(io.BytesIO(image)), Image.open(io.BytesIO(label))
-  scale = min(TILE[0] / label.width, TILE[1] / label.height)
-  size = [max(1, round(side * scale)) for side in label.size]
-  method = Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST
-  return (np.asarray(image.convert('RGB').resize(size, method)),
-          np.asarray(label.resize(size, Image.Resampling.NEAREST)))
+  label = label.resize(gallery.tile_size(*label.size), Image.Resampling.NEAREST)
+  return gallery.thumbnail(image), np.asarray(label)
 
 
 def class_chart(summary, palette):
@@ -264,7 +317,8 @@ def class_chart(summary, palette):
   decades, decade = 4, 140  # 0.01 % to 100 %; pixels of a factor of ten
   chart, left = canvas.row_chart(
       f'{summary["dataset"]} {summary["split"]}: share of the labeled pixels, by class',
-      [entry['name'] for entry in entries], width=decades * decade, height=_ROW, right=200)
+      [canvas.named(index, entry['name']) for index, entry in enumerate(entries)], width=decades * decade,
+      height=_ROW, right=200)
   for power in range(decades + 1):
     x = left + power * decade
     chart.line(x, canvas.TOP - 4, x, canvas.TOP + _ROW * len(entries), canvas.FAINT)
@@ -297,23 +351,46 @@ def inspect(dataset, data_dir, splits, *, output_dir, num_shown=12):
     UserError: if shards are missing or broken, or nothing can be written.
   """
   make_folder(output_dir)
+  stats = {split: records.read_stats(data_dir, split) for split in splits}
   scans, found, written = [], {}, []
   for split in splits:
     scans.append(scan(data_dir, split, dataset.num_classes, num_shown=num_shown))
-    found[split] = summarize(scans[-1], records.read_stats(data_dir, split), dataset.classes)
+    stats[split]['sanity'] = scans[-1].sanity
+    found[split] = summarize(scans[-1], stats[split], dataset)
     found[split]['warnings'] = warnings_of(found[split])
     print(table(found[split]), flush=True)
     written += _write(dataset, scans[-1], found[split], output_dir)
-  across = warnings_across(scans, dataset.classes)
-  for split, lines in [(split, found[split]['warnings']) for split in splits] + [(' and '.join(splits), across)]:
+  _say_decisions(dataset, stats)
+  across = [*sanity.warnings(stats), *similar_names(scans)]
+  for name, lines in [*((f'{dataset.name} {split}', found[split]['warnings']) for split in splits),
+                      (dataset.name, across)]:
     for line in lines:
-      print(f'warning: {dataset.name} {split}: {line}')
+      print(f'warning: {name}: {line}')
   for split in splits:
     found[split]['warnings'] += across
     written.append(os.path.join(output_dir, f'inspect-{split}.json'))
     write_json(written[-1], found[split])
+  written += _propose(dataset, stats[splits[0]], output_dir)
   print('written: ' + ', '.join(sorted(written)))
   return found
+
+
+def _say_decisions(dataset, stats):
+  """Prints how the pictures are read, each decision once."""
+  for line in dict.fromkeys(line for one in stats.values() for line in one.get('decisions', ())):
+    print(f'decided: {dataset.name}: {line}')
+
+
+def _propose(dataset, stats, output_dir):
+  """Prints and writes the proposed dataset.json of the user's own dataset, never into its folder. Returns its path."""
+  if not isinstance(dataset, OwnDataset):
+    return []
+  content = proposal(dataset, stats)
+  print(f'proposed {PROPOSAL} for {dataset.root}, to keep it so: {json.dumps(content)}')
+  if os.path.samefile(output_dir, dataset.root):
+    return []
+  write_json(os.path.join(output_dir, PROPOSAL), content)
+  return [os.path.join(output_dir, PROPOSAL)]
 
 
 def _write(dataset, scanned, summary, output_dir):
@@ -324,7 +401,8 @@ def _write(dataset, scanned, summary, output_dir):
     return paths[:1]
   title = (f'{dataset.name} {scanned.split}: {len(scanned.shown)} of {summary["num_examples"]} images, '
            f'{summary["void_share"]:.1%} void')
-  colors.write_png(paths[1], contact_sheet(scanned.shown, dataset.palette, dataset.classes, title))
+  sheet = contact_sheet(scanned.shown, dataset.palette, dataset.classes, title)
+  colors.write_png(paths[1], canvas.stacked([sheet, notes(summary['decisions'], sheet.shape[1])]))
   return paths
 
 
@@ -332,7 +410,8 @@ def inspect_splits(settings):
   """Prepares --splits as train.py does, and inspects them."""
   dataset = get_dataset(settings.dataset)
   data_dir, splits = settings.data_dir or f'data/{dataset.name}', check_splits(dataset, settings.splits)
-  prepare.prepare(dataset, data_dir, source_dir=settings.source_dir, splits=splits)
+  prepare.prepare(dataset, data_dir, source_dir=settings.source_dir, splits=splits, told=settings.reading.told,
+                  skip_bad=settings.skip_bad)
   inspect(dataset, data_dir, splits, output_dir=settings.output_dir or os.path.join(data_dir, 'inspect'),
           num_shown=settings.count)
 

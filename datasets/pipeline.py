@@ -5,10 +5,13 @@ at a step sees the examples, crops and colors that it would have seen without th
 """
 
 import dataclasses
+import os
 
 from datasets import records
+from datasets.inputs import Input
 from utils.compat import tf
 from utils.errors import UserError
+from utils.files import tensorflow_path
 from utils.labels import IGNORE_LABEL
 from utils.settings import Settings, flag
 
@@ -24,7 +27,8 @@ class Augmentation(Settings):
     crop_size: (height, width) in pixels of the crops that the network is trained on.
     scale_range: (least, greatest) factor by which image and label are resized, drawn log-uniformly.
     flip: mirror half of the images left to right.
-    color_jitter: greatest relative change of brightness, contrast and saturation; 0 for none.
+    color_jitter: greatest relative change of brightness, contrast and saturation; 0 for none. Bands that are not red,
+      green and blue change in brightness and contrast, each for itself.
     cutout: share of the crop's area that a rectangle of random shape and place covers: gray in the image, void in the
       label. DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout",
       arXiv:1708.04552, whose squares may reach beyond the border. 0 for none.
@@ -46,7 +50,7 @@ class Augmentation(Settings):
       raise UserError(f'--scale_range={least:g},{greatest:g}: the least scale is above the greatest')
 
 
-def training_batches(data_dir, split, *, batch_size, augmentation, seed, start_step=0):
+def training_batches(data_dir, split, *, batch_size, augmentation, seed, start_step=0, bands=()):
   """Endless batches of augmented examples, each epoch in an order of its own.
 
   Args:
@@ -56,16 +60,18 @@ def training_batches(data_dir, split, *, batch_size, augmentation, seed, start_s
     augmentation: an Augmentation.
     seed: int that fixes orders, crops, flips and colors.
     start_step: number of batches of this stream to skip, for resuming; cheap at any size.
+    bands: places of the bands that are chosen, see inputs.Input; () for all.
 
   Returns:
-    tf.data.Dataset of dicts: `image` float32 [batch_size, h, w, 3] in 0..255, `label` int32 [batch_size, h, w] of ids
-    and IGNORE_LABEL, `name` string [batch_size]; h, w = crop_size.
+    tf.data.Dataset of dicts: `image` float32 [batch_size, h, w, N] in 0..255, RGB or the bands, `label` int32
+    [batch_size, h, w] of ids and IGNORE_LABEL, `name` string [batch_size]; h, w = crop_size.
 
   Raises:
     UserError: if there are no shards, or no examples in them; or for an Augmentation that is not valid.
   """
   augmentation.check()
-  paths = records.shard_paths(data_dir, split)
+  paths = [tensorflow_path(path) for path in records.shard_paths(data_dir, split)]
+  seen = Input(records.read_reading(data_dir, split), bands)
   num_examples = records.read_stats(data_dir, split)['num_examples']
   first = start_step * batch_size
   first_epoch, within_epoch = divmod(first, num_examples)
@@ -80,17 +86,32 @@ def training_batches(data_dir, split, *, batch_size, augmentation, seed, start_s
     return examples.shuffle(SHUFFLE_BUFFER, seed=seed + 1_000_003 * number, reshuffle_each_iteration=False)
 
   stream = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch).skip(within_epoch).enumerate(start=first)
-  stream = stream.map(lambda position, serialized: augment(records.parse(serialized), augmentation, [seed, position]),
-                      num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+  def example(position, serialized):
+    return augment(_example(serialized, seen), augmentation, [seed, position], is_photograph=seen.is_photograph)
+
+  stream = stream.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
   return stream.batch(batch_size, drop_remainder=True).prefetch(4)
 
 
-def evaluation_batches(data_dir, split):
+def _stored(data_dir, split):
+  """tf.data.Dataset of a split's serialized records, in order."""
+  return tf.data.TFRecordDataset([tensorflow_path(path) for path in records.shard_paths(data_dir, split)])
+
+
+def _example(serialized, seen):
+  """A record as a dict; its image as the network sees it (an Input), float32 [H, W, N] in 0..255."""
+  parsed = records.parse(serialized, seen.reading)
+  return {**parsed, 'image': seen.levels(parsed['image'])}
+
+
+def evaluation_batches(data_dir, split, bands=()):
   """The whole split once, in order, at native size, in batches of one example.
 
   Args:
     data_dir: folder with the shards.
     split: name of the split.
+    bands: see training_batches.
 
   Returns:
     tf.data.Dataset of dicts as those of `training_batches`, with batch size 1 and sizes that vary.
@@ -98,21 +119,21 @@ def evaluation_batches(data_dir, split):
   Raises:
     UserError: if there are no shards, or no examples in them.
   """
-  examples = tf.data.TFRecordDataset(records.shard_paths(data_dir, split)).map(records.parse)
-  examples = examples.map(lambda example: {**example, 'image': tf.cast(example['image'], tf.float32)})
-  return examples.batch(1).prefetch(2)
+  seen = Input(records.read_reading(data_dir, split), bands)
+  return _stored(data_dir, split).map(lambda serialized: _example(serialized, seen)).batch(1).prefetch(2)
 
 
-def augment(example, augmentation, seed):
+def augment(example, augmentation, seed, *, is_photograph=True):
   """Scales, crops, flips, recolors and cuts out of one example; the label goes with the image.
 
   Args:
-    example: dict with `image` uint8 [H, W, 3] and `label` int32 [H, W]; other entries are kept.
+    example: dict with `image` [H, W, N] in 0..255 and `label` int32 [H, W]; other entries are kept.
     augmentation: an Augmentation.
     seed: two integers, or a tensor of them: equal seeds give equal results.
+    is_photograph: whether the image is RGB, so that its saturation may change.
 
   Returns:
-    the dict with `image` float32 [h, w, 3] in 0..255 and `label` int32 [h, w]; h, w = crop_size. Pixels from beyond
+    the dict with `image` float32 [h, w, N] in 0..255 and `label` int32 [h, w]; h, w = crop_size. Pixels from beyond
     the image's border, and pixels cut out, are PAD_VALUE in the image and IGNORE_LABEL in the label.
   """
   seed = tf.cast(tf.stack(seed), tf.int64)
@@ -127,7 +148,10 @@ def augment(example, augmentation, seed):
     image = tf.cond(flipped, lambda: tf.reverse(image, [1]), lambda: image)
     label = tf.cond(flipped, lambda: tf.reverse(label, [1]), lambda: label)
   if augmentation.color_jitter:
-    image = _recolor(image, augmentation.color_jitter, draws[4:7])
+    if is_photograph:
+      image = _recolor(image, augmentation.color_jitter, draws[4:7])
+    else:
+      image = _vary_bands(image, augmentation.color_jitter, tf.random.experimental.stateless_fold_in(seed, 2))
   if augmentation.cutout:
     further = tf.random.stateless_uniform([3], seed=tf.random.experimental.stateless_fold_in(seed, 1))
     image, label = _cut_out(image, label, augmentation.cutout, further)
@@ -162,14 +186,13 @@ def _crop(image, label, crop_size, draws):
   paddings = tf.concat([tf.stack([before, crop_size - length - before], axis=1), [[0, 0]]], axis=0)
 
   def cut(pixels, fill):
+    channels = pixels.shape[2]
     pixels = tf.slice(pixels, tf.concat([begin, [0]], 0), tf.concat([length, [-1]], 0))
     pixels = tf.pad(pixels, paddings, constant_values=fill)
-    pixels.set_shape([*tf.get_static_value(crop_size), None])
+    pixels.set_shape([*tf.get_static_value(crop_size), channels])
     return pixels
 
   image, label = cut(image, PAD_VALUE), cut(label, IGNORE_LABEL)
-  image.set_shape([None, None, 3])
-  label.set_shape([None, None, 1])
   return image, label
 
 
@@ -181,6 +204,14 @@ def _recolor(image, strength, draws):
   mean = tf.reduce_mean(gray)
   image = brightness * (mean + contrast * (image - mean))
   return tf.clip_by_value(image, 0.0, 255.0)
+
+
+def _vary_bands(image, strength, seed):
+  """Changes contrast and brightness of each band by factors of its own in 1 - strength .. 1 + strength."""
+  draws = tf.random.stateless_uniform([2, image.shape[2]], seed=seed)
+  contrast, brightness = tf.unstack(1.0 + strength * (2.0 * draws - 1.0))  # [N]
+  mean = tf.reduce_mean(image, axis=(0, 1), keepdims=True)
+  return tf.clip_by_value(brightness * (mean + contrast * (image - mean)), 0.0, 255.0)
 
 
 def _cut_out(image, label, share, draws):
@@ -203,15 +234,18 @@ def examples(data_dir, split):
     split: name of the split.
 
   Yields:
-    (name, image uint8 [H, W, 3], label int32 [H, W] of ids with IGNORE_LABEL for void).
+    (name, image, label int32 [H, W] of ids with IGNORE_LABEL for void); the image is uint8 [H, W, 3], or of a dataset
+    with bands [H, W, N] as stored.
 
   Raises:
     UserError: naming the file and the record if a record is broken.
   """
   with tf.Graph().as_default(), tf.device('/cpu:0'), tf.Session(config=tf.ConfigProto(
       device_count={'GPU': 0}, use_per_session_threads=True)) as session:
-    batch = tf.data.make_one_shot_iterator(evaluation_batches(data_dir, split)).get_next()
-    fetches = [batch['name'][0], tf.cast(batch['image'][0], tf.uint8), batch['label'][0]]
+    reading = records.read_reading(data_dir, split)
+    stored = _stored(data_dir, split).map(lambda serialized: records.parse(serialized, reading)).prefetch(2)
+    example = tf.data.make_one_shot_iterator(stored).get_next()
+    fetches = [example['name'], example['image'], example['label']]
     while True:
       try:
         name, image, label = session.run(fetches)
@@ -220,4 +254,4 @@ def examples(data_dir, split):
       except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
         records.verify(records.shard_paths(data_dir, split))  # names the record
         raise UserError(f'{data_dir}: {error.message.splitlines()[0]}') from error
-      yield name.decode(), image, label
+      yield os.fsdecode(name), image, label

@@ -5,14 +5,14 @@ import os
 
 from datasets import records
 from datasets.convert import convert, has_changed
-from datasets.readers.own import OwnDataset, originals
+from datasets.readers.own import OwnDataset, decided, originals
 from utils import download
 from utils.errors import UserError
 
 DOWNLOADS = 'downloads'  # subfolder of the data folder for the archives
 
 
-def prepare(dataset, data_dir, source_dir=None, splits=('train', 'val')):
+def prepare(dataset, data_dir, source_dir=None, splits=('train', 'val'), told=None, skip_bad=False):
   """Makes sure that `data_dir` holds the TFRecords of the splits; prints a line for each step.
 
   Converted splits are used as they are; only the user's own dataset is converted again if its files have changed.
@@ -24,6 +24,8 @@ def prepare(dataset, data_dir, source_dir=None, splits=('train', 'val')):
     data_dir: the dataset's own folder, made where it is missing.
     source_dir: folder of the originals, where the user has them; the user's own dataset knows it.
     splits: names of the splits that are needed.
+    told: see `convert.convert`.
+    skip_bad: leave out originals that cannot be used, instead of failing.
 
   Raises:
     UserError: if there are no originals and they cannot be downloaded, naming the file to fetch and its place; if
@@ -33,10 +35,14 @@ def prepare(dataset, data_dir, source_dir=None, splits=('train', 'val')):
   needed = [split for split in splits if not _is_converted(dataset, data_dir, split)]
   if isinstance(dataset, OwnDataset):
     for split in splits:
-      if split not in needed and has_changed(dataset, split, source_dir=source_dir, data_dir=data_dir):
-        print(f'{dataset.name}: {split} was converted from other files than are in {source_dir} now', flush=True)
-        convert(dataset, split, source_dir=source_dir, data_dir=data_dir)
+      if split not in needed and has_changed(dataset, split, source_dir=source_dir, data_dir=data_dir, told=told):
+        print(f'{dataset.name}: {split} was converted from other files than are in {source_dir} now, or is read '
+              'otherwise', flush=True)
+        convert(dataset, split, source_dir=source_dir, data_dir=data_dir, told=told, skip_bad=skip_bad)
+  elif told:
+    decided(dataset, told)  # refuses the flags
   if not needed:
+    _refuse_mixed_readings(dataset, data_dir, splits)
     return
   if not dataset.generate and source_dir is None:
     problem = _problem_with_originals(dataset, data_dir, needed)
@@ -46,7 +52,22 @@ def prepare(dataset, data_dir, source_dir=None, splits=('train', 'val')):
   origin = 'making the images' if dataset.generate else f'converting the originals in {source_dir}'
   print(f'{dataset.name}: no TFRecords of {", ".join(needed)} in {data_dir} yet; {origin}', flush=True)
   for split in needed:
-    convert(dataset, split, source_dir=source_dir, data_dir=data_dir)
+    convert(dataset, split, source_dir=source_dir, data_dir=data_dir, told=told, skip_bad=skip_bad)
+  _refuse_mixed_readings(dataset, data_dir, splits)
+
+
+def _refuse_mixed_readings(dataset, data_dir, splits):
+  """Raises UserError if the pictures of two splits of the user's own dataset were read in two ways."""
+  if not isinstance(dataset, OwnDataset):
+    return
+  first = records.read_reading(data_dir, splits[0])
+  for split in splits:
+    found = records.read_reading(data_dir, split)
+    for name in ('exif', 'alpha', 'value_range'):
+      if getattr(found, name) != getattr(first, name):
+        raise UserError(f'{data_dir}: {name} is {getattr(found, name)!r} for the images of {split} and '
+                        f'{getattr(first, name)!r} for those of {splits[0]}; give the same flags for both, or say it '
+                        'in dataset.json')
 
 
 def _is_converted(dataset, data_dir, split):

@@ -1,14 +1,21 @@
-"""Records of the TFRecord shards: writing, reading and verifying them, and finding the shards of a split."""
+"""Records of the TFRecord shards: writing, reading and verifying them, and finding the shards of a split.
+
+The image of a record is a JPEG or a PNG; of a dataset with bands, its raw values: little-endian, row by row, the bands
+of a pixel side by side, compressed by zlib.
+"""
 
 import glob
 import os
 import re
+import zlib
 
+import numpy as np
 from google.protobuf.message import DecodeError
 
+from datasets.reading import Reading
 from utils.compat import tf
-from utils.errors import UserError
-from utils.files import read_json
+from utils.errors import UserError, listed, shown
+from utils.files import read_json, tensorflow_path
 from utils.labels import IGNORE_LABEL
 
 VERSION = 1  # format of the records; converted data of another version is stale
@@ -33,7 +40,7 @@ def stats_path(data_dir, split):
 
 
 def serialize(pair):
-  """Makes the record of a `datasets.images.Pair`: a serialized tf.train.Example."""
+  """Makes the record of a `datasets.encoding.Pair`: a serialized tf.train.Example."""
 
   def feature(value):
     if isinstance(value, int):
@@ -52,19 +59,25 @@ def serialize(pair):
   return tf.train.Example(features=features).SerializeToString()
 
 
-def parse(serialized):
+def parse(serialized, reading=Reading()):  # noqa: B008, the record is frozen
   """Decodes a record in the graph.
 
   Args:
     serialized: string scalar, a serialized tf.train.Example.
+    reading: the Reading of the split, see read_reading.
 
   Returns:
-    a dict: 'image' uint8 [H, W, 3] RGB, 'label' int32 [H, W] of ids with IGNORE_LABEL for void, 'name' string scalar.
+    a dict: 'image' uint8 [H, W, 3] RGB (with bands: [H, W, N] of the reading's dtype), 'label' int32 [H, W] of ids with
+    IGNORE_LABEL for void, 'name' string scalar.
   """
   features = tf.io.parse_single_example(serialized, _FEATURES)
-  # decode_jpeg reads PNGs too. With INTEGER_ACCURATE the pixels of a JPEG equal Pillow's, which inference has; without
-  # it some differ by 17.
-  image = tf.io.decode_jpeg(features['image/encoded'], channels=3, dct_method='INTEGER_ACCURATE')
+  if reading.is_plain:
+    # decode_jpeg reads PNGs too. With INTEGER_ACCURATE the pixels of a JPEG equal Pillow's, which inference has;
+    # without it some differ by 17.
+    image = tf.io.decode_jpeg(features['image/encoded'], channels=3, dct_method='INTEGER_ACCURATE')
+  else:
+    values = tf.io.decode_raw(tf.io.decode_compressed(features['image/encoded'], 'ZLIB'), tf.as_dtype(reading.dtype))
+    image = tf.reshape(values, [features['image/height'], features['image/width'], len(reading.bands)])
   label = tf.io.decode_png(features['label/encoded'], channels=1)[..., 0]
   return {'image': image, 'label': tf.cast(label, tf.int32), 'name': features['image/name']}
 
@@ -88,6 +101,41 @@ def read_stats(data_dir, split):
   if not isinstance(stats, dict) or not {'num_examples', 'num_shards', 'class_names', 'class_pixels'} <= stats.keys():
     raise UserError(f'{path} was not written by datasets.convert')
   return stats
+
+
+def read_reading(data_dir, split):
+  """Returns the Reading of a split's images, which the converter noted; raises UserError as `read_stats`."""
+  return Reading.from_json(read_stats(data_dir, split).get('reading'))
+
+
+def check_reading(data_dir, split, reading, *, where, ranges=False):
+  """Checks that a split's images are of the same kind as others.
+
+  Args:
+    data_dir: folder with the shards.
+    split: name of the split.
+    reading: Reading of the others.
+    where: what has these, for the message: 'runs/x was trained on'.
+    ranges: whether value ranges must be the same, too.
+
+  Raises:
+    UserError: naming both kinds.
+  """
+  found = read_reading(data_dir, split)
+  if (found.names, found.dtype) != (reading.names, reading.dtype):
+    raise UserError(f'{split} in {data_dir} has images of {_kind(found)}, and {where} {_kind(reading)}')
+  if ranges and not found.is_plain and found.value_range != reading.value_range:
+    raise UserError(f'{split} in {data_dir} has the value ranges {_ranges(found.value_range)}, and {where} '
+                    f'{_ranges(reading.value_range)}; value_range in dataset.json settles it')
+
+
+def _ranges(value_range):
+  return listed((f'{low:g} to {high:g}' for low, high in value_range), 8) or 'of their type'
+
+
+def _kind(reading):
+  """Bands and type of images, in words."""
+  return f'{len(reading.names)} band{"s" * (len(reading.names) != 1)} of {reading.dtype} ({listed(reading.names, 8)})'
 
 
 def check_classes(data_dir, split, classes, *, trained):
@@ -160,7 +208,7 @@ def encoded_examples(paths):
     paths: list of shards.
 
   Yields:
-    (name, encoded image, format of the image: 'jpeg' or 'png', encoded label), the pictures as bytes.
+    (name, encoded image, format of the image: 'jpeg', 'png' or 'raw', encoded label), the pictures as bytes.
 
   Raises:
     UserError: naming the file and the record's number in it, from 0, if a record is broken.
@@ -175,6 +223,21 @@ def encoded_examples(paths):
         verify([path])  # names a feature that is missing
         raise UserError(f'{path}: record {number} is no record of this format') from error
       yield os.fsdecode(name), image, image_format.decode(), label
+
+
+def raw_image(encoded, size, reading):
+  """Decodes a record's raw image outside of a graph.
+
+  Args:
+    encoded: bytes of the format 'raw'.
+    size: (height, width) of the image, and of its label.
+    reading: the Reading of the split.
+
+  Returns:
+    [H, W, N] of the reading's dtype.
+  """
+  values = np.frombuffer(zlib.decompress(encoded), np.dtype(reading.dtype).newbyteorder('<'))
+  return values.reshape(*size, len(reading.bands)).astype(reading.dtype, copy=False)
 
 
 def verify(paths, num_classes=None):
@@ -193,7 +256,7 @@ def verify(paths, num_classes=None):
   total = 0
   with tf.Graph().as_default(), tf.Session(config=tf.ConfigProto(device_count={'GPU': 0})) as session:
     serialized = tf.placeholder(tf.string, [])
-    features, parsed = tf.io.parse_single_example(serialized, _FEATURES), parse(serialized)
+    features, parsed = tf.io.parse_single_example(serialized, _FEATURES), parse(serialized, _reading_beside(paths))
     stages = {'a feature': features, 'an image': parsed['image'], 'a label': parsed['label']}
     for path in paths:
       number = -1
@@ -211,11 +274,20 @@ def verify(paths, num_classes=None):
   return total
 
 
+def _reading_beside(paths):
+  """The Reading of shards by the JSON beside them; that of photographs where there is none."""
+  for path in paths[:1]:
+    data_dir, split = os.path.dirname(path), re.sub(r'-\d+-of-\d+\.tfrecord$', '', os.path.basename(path))
+    if os.path.exists(stats_path(data_dir, split)):
+      return read_reading(data_dir, split)
+  return Reading()
+
+
 def _records(path):
   """Yields a shard's serialized records. Raises UserError with the number of the record where reading fails."""
   number = 0
   try:
-    for record in tf.io.tf_record_iterator(path):
+    for record in tf.io.tf_record_iterator(tensorflow_path(path)):
       yield record
       number += 1
   except tf.errors.DataLossError as error:
@@ -235,7 +307,7 @@ def _problem(stage, error):
 
 def _check(features, image, label, *, where, num_classes):
   """Raises UserError if a decoded record contradicts itself."""
-  where = f'{where} ({features["image/name"].decode(errors="replace")})'
+  where = f'{where} ({shown(os.fsdecode(features["image/name"]))})'
   size = (features['image/height'], features['image/width'])
   if image.shape[:2] != size or label.shape != size:
     raise UserError(f'{where} says {size[1]}x{size[0]} pixels, but its image is {image.shape[1]}x{image.shape[0]} '

@@ -34,9 +34,11 @@ _MOST_BYTES = 2**26  # greatest size of a PNG; a submission may come from anywhe
 class SubmissionSettings(Settings):
   """Flags and argument of `python -m datasets.submission`."""
   dataset: str | None = flag(None, f'dataset of the server: {", ".join(SERVED)}', choices=SERVED, required=True)
-  images: str | None = flag(None, 'folder with the images', required=True)
-  list_: str | None = flag(None, 'file with the names of the images to submit, one a line; default: all of --images')
-  paths: tuple[str, ...] = flag((), 'archive to check, or the folder that it is packed from', positional=True)
+  images: str | None = flag(None, 'folder with the images', required=True, path=True)
+  list_: str | None = flag(
+      None, 'file with the names of the images to submit, one a line; default: all of --images', path=True)
+  paths: tuple[str, ...] = flag(
+      (), 'archive to check, or the folder that it is packed from', positional=True, path=True)
 
   def check(self):
     """Raises UserError unless there is exactly one path."""
@@ -71,19 +73,25 @@ def label_folder(dataset, output_dir):
   return folder
 
 
-def write_label(path, label, dataset):
-  """Writes a label map, uint8 [H, W] of ids, as the PNG that the dataset's server takes."""
+def label_png(label, dataset):
+  """Encodes a label map, uint8 [H, W] of ids, as the PNG that the dataset's server takes: bytes."""
   rules = dataset.submission
-  colors.write_label_png(path, label.astype(np.int32) + rules.offset, dataset.palette if rules.palette else None)
+  return colors.label_png(label.astype(np.int32) + rules.offset, dataset.palette if rules.palette else None)
 
 
-def pack(dataset, output_dir, sizes):
+def archive_path(dataset, output_dir):
+  """Path of the archive that `pack` writes."""
+  return os.path.join(output_dir, dataset.submission.archive)
+
+
+def pack(dataset, output_dir, sizes, replacing=replacing):
   """Packs the label PNGs in `label_folder` and checks the archive, which appears only if it passes.
 
   Args:
     dataset: a Dataset with a submission.
     output_dir: folder as given to `label_folder`; the archive is written here.
     sizes: dict of name -> (height, width) of all images.
+    replacing: as utils.files.replacing.
 
   Returns:
     the archive's path.
@@ -92,7 +100,7 @@ def pack(dataset, output_dir, sizes):
     UserError: as `check`, or if the archive cannot be written.
   """
   rules = dataset.submission
-  target, folder = os.path.join(output_dir, rules.archive), label_folder(dataset, output_dir)
+  target, folder = archive_path(dataset, output_dir), label_folder(dataset, output_dir)
   members = [(os.path.join(folder, f'{name}.png'), _member(rules, name)) for name in sorted(sizes)]
   with replacing(target) as temporary:
     if rules.archive.endswith('.zip'):

@@ -39,8 +39,9 @@ class Backbone:
 
   Attributes:
     name: name of the FCN on it, as a value of `--net`.
-    features: `features(images, mode)` -> dict of end points; images are float32 [B, H, W, 3], RGB in 0..255, of a size
-      that `size_step` and `size_base` allow; weight_decay and dropout_keep_prob of the Mode are numbers.
+    features: `features(images, mode)` -> dict of end points; images are float32 [B, H, W, N], RGB or other bands in
+      0..255, of a size that `size_step` and `size_base` allow; weight_decay and dropout_keep_prob of the Mode are
+      numbers.
     taps: the maps to score, the coarsest first; each stride is half of the one before.
     size_step: valid input sizes are size_step * k + size_base with k = 1, 2, ...: those drop no pixel.
     size_base: see size_step.
@@ -49,6 +50,7 @@ class Backbone:
     batch_norm: whether it has batch norms.
     dropout_keep_prob: share of the coarsest features that dropout keeps before they are scored; slim's classifiers
       have the same.
+    most_bands: see Network.
   """
   name: str
   features: Callable
@@ -59,11 +61,19 @@ class Backbone:
   scopes: tuple
   batch_norm: bool
   dropout_keep_prob: float
+  most_bands: int | None = None
 
   @property
   def skips(self):
     """The FCNs over this backbone, named by the stride of the finest tap used: '32s', '16s', ..."""
     return tuple(f'{tap.stride}s' for tap in self.taps)
+
+
+def without_mean(images):
+  """Subtracts ImageNet's mean color from images [B, H, W, N] in 0..255; of other bands than three, its mean gray."""
+  if images.shape[3] == len(RGB_MEANS):
+    return images - RGB_MEANS
+  return images - sum(RGB_MEANS) / len(RGB_MEANS)
 
 
 def _inception_features(images, mode, *, base, scope):
@@ -82,7 +92,7 @@ def _resnet_v1_features(images, mode, *, net, scope):
   arg_scope = slim.nets.resnet_v1.resnet_arg_scope(
       weight_decay=mode.weight_decay, batch_norm_decay=mode.batch_norm_decay)
   with slim.arg_scope(arg_scope), slim.arg_scope(batch_norm_scope(mode.learns_batch_norm)):
-    _, end_points = net(images - RGB_MEANS, is_training=mode.learns_batch_norm, global_pool=False, scope=scope)
+    _, end_points = net(without_mean(images), is_training=mode.learns_batch_norm, global_pool=False, scope=scope)
   return {name.rpartition(f'{scope}/')[2]: end_point for name, end_point in end_points.items()}
 
 
@@ -92,7 +102,7 @@ def _vgg_features(images, mode, *, scope):
   fc6 sees the 7x7 cells around each cell, mirrored beyond the borders of the map: it has never seen zeros on ImageNet,
   and padding the image instead, by 100 pixels as in the FCN paper, doubles the time.
   """
-  net, end_points = images - RGB_MEANS, {}  # [B, H, W, 3]
+  net, end_points = without_mean(images), {}  # [B, H, W, 3]
   with tf.variable_scope(scope), slim.arg_scope(slim.nets.vgg.vgg_arg_scope(weight_decay=mode.weight_decay)):
     for block, (layers, channels) in enumerate(zip(VGG_LAYERS[scope], VGG_CHANNELS), start=1):
       net = slim.repeat(net, layers, slim.conv2d, channels, 3, scope=f'conv{block}')
@@ -146,6 +156,7 @@ INCEPTION_V2 = Backbone(
     scopes=('InceptionV2',),
     batch_norm=True,
     dropout_keep_prob=0.8,
+    most_bands=8,  # its separable first layer has 64 // N filters for each band, at most 8, and ImageNet's has 8
 )
 
 INCEPTION_V3 = Backbone(

@@ -5,7 +5,7 @@ open follow the model that the authors released (github.com/HyeonwooNoh/DeconvNe
 """
 
 from nets import vgg_encoder
-from nets.backbones import VGG_FC_CHANNELS, VGG_FC_KERNEL
+from nets.backbones import VGG_FC_CHANNELS, VGG_FC_KERNEL, without_mean
 from nets.geometry import centered, crop, mirrored_pad, spatial_size
 from nets.network import Network
 from nets.unpooling import max_pool
@@ -40,7 +40,7 @@ def deconvnet_logits(images, num_classes, mode):
   before = centered(size, padded)
   end_points, tokens = {}, {}
   with vgg_encoder.arg_scope(mode), slim.arg_scope([slim.dropout], is_training=mode.drops):
-    net = vgg_encoder.normalize(mirrored_pad(images, before, padded))  # [B, 32h, 32w, 3]
+    net = without_mean(mirrored_pad(images, before, padded))  # [B, 32h, 32w, 3]
     for block in range(1, len(vgg_encoder.LAYERS) + 1):
       net, tokens[block] = max_pool(vgg_encoder.encode_block(net, block, SCOPE))
       end_points[f'pool{block}'] = net

@@ -25,7 +25,8 @@ def enet_logits(images, num_classes, mode):
 
   Args:
     images: as of Network.logits. The network sees them in [-1, 1], mirrored at their borders to the next multiple of
-      8 pixels.
+      8 pixels. Of images of N bands, stages 0 and 5 have 13 + N channels instead of 16: the image itself is a part of
+      stage 0's output, whose positions of maxima stage 5 takes.
     num_classes: number of classes.
     mode: a Mode. Spatial dropout by default keeps the paper's 0.99 in stage 1 and 0.9 after it.
 
@@ -82,7 +83,7 @@ def _encoder(net, early, late):
     pools: tokens of the two max poolings of the bottlenecks that downsample, for the decoder.
   """
   end_points, pools = {}, []
-  net = end_points['initial'] = _initial(net)  # [B, 4h, 4w, 16]
+  net = end_points['initial'] = _initial(net)  # [B, 4h, 4w, 16]; 13 + N of N bands
   for stage, channels, regularize, convs in [
       (1, 64, early, [_square] * 4),  # [B, 2h, 2w, 64]
       (2, 128, late, _CONTEXT),  # [B, h, w, 128]
@@ -100,14 +101,17 @@ def _encoder(net, early, late):
 
 
 def _decoder(net, pools, regularize):
-  """Stages 4 and 5 of Table 1: from [B, h, w, 128] to [B, 4h, 4w, 16]. Returns the dict of end points."""
+  """Stages 4 and 5 of Table 1: from [B, h, w, 128] to [B, 4h, 4w, 16]. Returns the dict of end points.
+
+  A stage has as many channels as the map whose pooling it undoes: 64 and 16.
+  """
   end_points = {}
-  for stage, channels, bottlenecks in [
-      (4, 64, 2),  # [B, 2h, 2w, 64]
-      (5, 16, 1),  # [B, 4h, 4w, 16]
+  for stage, bottlenecks in [
+      (4, 2),  # [B, 2h, 2w, 64]
+      (5, 1),  # [B, 4h, 4w, 16]
   ]:
-    name = f'bottleneck{stage}.0'
-    net = end_points[name] = _upsampling(net, channels, pools.pop(), regularize, name)
+    name, token = f'bottleneck{stage}.0', pools.pop()
+    net = end_points[name] = _upsampling(net, token.pooled.shape.as_list()[3], token, regularize, name)
     for number in range(1, bottlenecks + 1):
       name = f'bottleneck{stage}.{number}'
       net = end_points[name] = _bottleneck(net, regularize, name, _square)
@@ -192,4 +196,9 @@ _CONTEXT = (
     functools.partial(_square, rate=16),
 )
 
-ENET = Network(name='enet', build=enet_logits, weight_decay=2e-4)  # weight_decay: the paper's (section 5.2)
+ENET = Network(
+    name='enet',
+    build=enet_logits,
+    weight_decay=2e-4,  # the paper's (section 5.2)
+    most_bands=51,  # stage 0's 13 + N channels are padded to the 64 of stage 1
+)

@@ -27,6 +27,7 @@ def fcn(backbone):
       pretrained=backbone.name,
       pretrained_scopes=backbone.scopes,
       pretrained_batch_norm=backbone.batch_norm,
+      most_bands=backbone.most_bands,
   )
 
 

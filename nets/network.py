@@ -56,6 +56,7 @@ class Network:
     pretrained: name of its ImageNet checkpoint in `checkpoints.PRETRAINED`, or None.
     pretrained_scopes: variable scopes that this checkpoint fills.
     pretrained_batch_norm: whether this checkpoint holds batch norm statistics, which training keeps by default.
+    most_bands: greatest number of bands of the images; None for any.
   """
   name: str
   build: Callable
@@ -66,12 +67,13 @@ class Network:
   pretrained: str | None = None
   pretrained_scopes: tuple = ()
   pretrained_batch_norm: bool = False
+  most_bands: int | None = None
 
   def logits(self, images, num_classes, mode=INFERENCE, **shape):
     """Builds the network's graph.
 
     Args:
-      images: float32 [B, H, W, 3], RGB in 0..255, any H and W from 1, known or not.
+      images: float32 [B, H, W, N], RGB or any known number of bands in 0..255, any H and W from 1, known or not.
       num_classes: number of classes.
       mode: a Mode.
       **shape: `skip` and `options`, as of shape(); a network takes only those that it has.

@@ -6,6 +6,7 @@ leave open follow the models that the authors released (github.com/alexgkendall/
 """
 
 from nets import vgg_encoder
+from nets.backbones import without_mean
 from nets.network import Network
 from nets.unpooling import max_pool, max_unpool
 from utils.compat import slim, tf
@@ -35,7 +36,7 @@ def segnet_logits(images, num_classes, mode):
   drop = _dropout_at(DROPOUT_UNITS, mode)
   end_points, tokens = {}, {}
   with vgg_encoder.arg_scope(mode):
-    net = vgg_encoder.normalize(images)  # [B, H, W, 3]
+    net = without_mean(images)  # [B, H, W, 3]
     for block in range(1, len(vgg_encoder.LAYERS) + 1):
       net, tokens[block] = max_pool(vgg_encoder.encode_block(net, block, SCOPE))
       end_points[f'pool{block}'] = net = drop(net, block)
@@ -79,8 +80,10 @@ def segnet_basic_logits(images, num_classes, mode):
   tokens = {}
   with tf.variable_scope(BASIC_SCOPE), vgg_encoder.arg_scope(mode):
     # x / (1 + 1e-4 / 5 * (R^2 + G^2 + B^2))^0.75: Caffe divides its alpha by the window of 5, which holds all channels.
+    # Of N bands the sum of the squares counts 3 / N times, so that N equal bands are as bright as three.
+    bands = images.shape.as_list()[3]
     net = tf.nn.local_response_normalization(
-        images, depth_radius=2, bias=1.0, alpha=1e-4 / 5, beta=0.75)  # [B, H, W, 3]
+        images, depth_radius=max(bands - 1, 1), bias=1.0, alpha=1e-4 / 5 * 3 / bands, beta=0.75)  # [B, H, W, 3]
     end_points = {'lrn': net}
     for unit in range(1, BASIC_UNITS + 1):
       net = slim.conv2d(net, BASIC_CHANNELS, BASIC_KERNEL, scope=f'conv{unit}')

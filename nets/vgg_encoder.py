@@ -6,7 +6,7 @@ VGG-16 fills them; batch norms, which the checkpoint does not hold, lie in the n
 
 import contextlib
 
-from nets.backbones import RGB_MEANS, VGG_CHANNELS, VGG_LAYERS
+from nets.backbones import VGG_CHANNELS, VGG_LAYERS
 from nets.unpooling import max_unpool
 from utils.compat import slim, tf
 
@@ -29,11 +29,6 @@ def arg_scope(mode):
       weights_regularizer=slim.l2_regularizer(mode.weight_decay)), slim.arg_scope(
           [slim.batch_norm], is_training=mode.learns_batch_norm, decay=mode.batch_norm_decay, scale=True):
     yield
-
-
-def normalize(images):
-  """Subtracts ImageNet's mean color from images, RGB in 0..255, as slim's VGG-16 was trained on them."""
-  return images - RGB_MEANS
 
 
 def encode_block(features, block, scope):

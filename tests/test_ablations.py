@@ -18,19 +18,19 @@ from utils.errors import UserError
 from utils.studies import ablations
 
 
-def write_scores(folder, name, *, cpu_seconds=100.0, mean_iou=0.5, pole=0.1):
+def write_scores(folder, name, *, cpu_seconds=100.0, mean_iou=0.5, pole=0.1, file='metrics-val.json'):
   run_dir = folder / name
   run_dir.mkdir()
   scores = {'mean_iou': mean_iou, 'pixel_accuracy': 0.9, 'class_iou': {'pole': pole, 'sign': None},
             'details': {'boundary_f1': 0.4}}
-  (run_dir / 'metrics-val.json').write_text(json.dumps(scores))
+  (run_dir / file).write_text(json.dumps(scores))
   (run_dir / 'cost.json').write_text(json.dumps({'cpu_seconds': cpu_seconds}))
 
 
 @pytest.fixture
 def measured(tmp_path):
   write_scores(tmp_path, 'lovasz-0', cpu_seconds=120.0, mean_iou=0.56, pole=0.2)
-  write_scores(tmp_path, 'baseline-1', mean_iou=0.52)
+  write_scores(tmp_path, 'baseline-1', mean_iou=0.52, file='metrics-val-bfloat16.json')
   write_scores(tmp_path, 'baseline-0')
   (tmp_path / 'baseline-0' / 'metrics-val-flip.json').write_text('{"mean_iou": 0.9}')  # not the plain evaluation
   write_scores(tmp_path, 'noflip-0', mean_iou=0.3)  # no such choice

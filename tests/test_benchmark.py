@@ -16,7 +16,7 @@ from datasets.convert import convert
 from nets import segnet
 from utils.errors import UserError
 from utils.settings import parse
-from utils.studies import benchmark
+from utils.studies import benchmark, conversion
 
 
 def test_row_has_the_quartiles():
@@ -68,8 +68,8 @@ def test_precisions_of_this_cpu(monkeypatch, capsys):
 
 @pytest.mark.parametrize('arguments, message', [
     (['--steps=0'], 'steps'),
-    (['--what=train,speed'], '--what=train,speed: valid are train, loop, pipeline, inference, memory'),
-    (['--what='], '--what=: valid are train, loop, pipeline, inference, memory'),
+    (['--what=train,speed'], '--what=train,speed: valid are convert, train, loop, pipeline, inference, memory'),
+    (['--what='], '--what=: valid are convert, train, loop, pipeline, inference, memory'),
     (['--precisions='], '--precisions=: valid are float32, bfloat16'),
     (['--data_dir=nowhere'], "no split 'train' in nowhere"),
 ])
@@ -108,6 +108,7 @@ def test_a_part_is_measured_once_in_the_order_asked_for(tmp_path, monkeypatch):
 
 
 CASES = {
+    'convert': {'JPEG 61x43': ('images/s', 'images/CPU s'), 'PNG 61x43': ('images/s', 'images/CPU s')},
     'train': {'float32: bare step': 's'},
     'loop': {'float32: step of train.py': 's', 'float32: bare step': 's', 'float32: train.py / bare': 'ratio'},
     'pipeline': {'alone': 'batches/s', 'CPU time, all cores': 's/batch'},
@@ -143,6 +144,8 @@ def test_all_parts(tmp_path, monkeypatch, run_program):
     convert(few, split, source_dir=None, data_dir=str(data_dir), num_workers=1, progress=False)
   scripts = Scripts()
   monkeypatch.setattr(segnet, 'BASIC_UNITS', 1)
+  monkeypatch.setattr(conversion, 'CASES', {
+      'JPEG 61x43': (43, 61, 3, 'jpg', False), 'PNG 61x43': (43, 61, 2, 'png', True)})
   monkeypatch.setattr(benchmark.scripts, 'against', scripts.against)
   monkeypatch.setattr(benchmark.scripts, 'watched', scripts.watched)
   output = tmp_path / 'new/benchmark.json'
@@ -152,7 +155,8 @@ def test_all_parts(tmp_path, monkeypatch, run_program):
   written = json.loads(output.read_text())
   lines = written['results']
   assert [(line['what'], line['case'], line['unit']) for line in lines] == [
-      (what, case, unit) for what, cases in CASES.items() for case, unit in cases.items()]
+      (what, case, unit) for what, cases in CASES.items() for case, units in cases.items()
+      for unit in ([units] if isinstance(units, str) else units)]
   for line in lines:
     assert np.isfinite(line['median']) and line['median'] > 0
     assert line['count'] == (1 if line['what'] in ('loop', 'memory') else 2)
@@ -173,3 +177,19 @@ def test_all_parts(tmp_path, monkeypatch, run_program):
   assert '--max_steps=3' in train
   assert_flags('train', [loop[2:], train[2:]])
   assert_flags('evaluate', [evaluate[2:]])
+
+
+@pytest.mark.parametrize('height, width, suffix, in_colors', [
+    (360, 480, 'jpg', False), (360, 480, 'png', True), (317, 243, 'jpg', True), (31, 600, 'png', False)])
+def test_originals_are_like_photographs_and_convert_to_what_they_are(height, width, suffix, in_colors, tmp_path):
+  conversion.write_originals(str(tmp_path / 'a'), (height, width, 2, suffix, in_colors))
+  conversion.write_originals(str(tmp_path / 'b'), (height, width, 2, suffix, in_colors))
+  files = sorted((tmp_path / 'a').rglob('*.*'))
+  assert len(files) == 7 and all(
+      file.read_bytes() == (tmp_path / 'b' / file.relative_to(tmp_path / 'a')).read_bytes() for file in files)
+  bits = 8 * (tmp_path / 'a/images' / f'00.{suffix}').stat().st_size / (height * width)
+  assert (2 if suffix == 'jpg' else 8) < bits < (6 if suffix == 'jpg' else 18)  # CamVid's JPEGs: 3.9
+  stats = convert(get_dataset(str(tmp_path / 'a')), 'train', source_dir=None, data_dir=str(tmp_path / 'data'),
+                  num_workers=1, progress=False)
+  assert stats['num_examples'] == 2 and sum(stats['class_pixels']) == 2 * height * width
+  assert min(stats['class_pixels']) > 0 and stats['void_pixels'] == 0

@@ -4,7 +4,7 @@ import numpy as np
 import originals
 import pytest
 
-from datasets import get_dataset, images
+from datasets import get_dataset, label_pictures
 from datasets.convert import BadFiles, convert
 from datasets.readers import camvid32
 from utils.errors import UserError
@@ -139,4 +139,4 @@ def test_colors_are_read_from_a_palette_as_well(tmp_path):
   originals.write_palette(tmp_path / 'a_L.png', np.array([[1, 0]], np.uint8), np.array([VOID, WALL], np.uint8))
   dataset = get_dataset('camvid32')
   raw = dataset.read_label(str(tmp_path / 'a_L.png'))
-  assert images.to_ids(raw, dataset.label_map, 'a').tolist() == [[30, 255]]
+  assert label_pictures.to_ids(raw, dataset.label_map, 'a').tolist() == [[30, 255]]

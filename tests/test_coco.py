@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
-from datasets import get_dataset, images
+from datasets import get_dataset, images, label_pictures
 from datasets.convert import BadFiles, convert
-from datasets.readers import coco
+from datasets.readers import coco, masks
 from utils.errors import UserError
 
 pytestmark = pytest.mark.fast
@@ -90,7 +90,7 @@ def test_compressed_run_lengths_are_read_as_pycocotools_does():
   rng = np.random.default_rng(0)
   for height, width, share in ((1, 1, 1), (3, 5, 0.5), (300, 200, 0.5), (300, 200, 0.001), (640, 640, 0.00001)):
     pixels = np.asfortranarray(rng.random((height, width)) < share, np.uint8)
-    counts = coco._decompress(coco_mask.encode(pixels)['counts'].decode())
+    counts = masks.decompress(coco_mask.encode(pixels)['counts'].decode())
     covered = np.repeat(np.arange(len(counts)) % 2, counts).reshape(height, width, order='F')
     np.testing.assert_array_equal(covered, pixels)
 
@@ -206,7 +206,7 @@ def test_a_missing_folder_of_images_is_named(tmp_path):
 def test_without_pycocotools_one_line_says_how_to_install_it(tmp_path, monkeypatch):
   lay_out(tmp_path, [])
   monkeypatch.setitem(sys.modules, 'pycocotools', None)
-  with pytest.raises(UserError, match='coco needs the package pycocotools .*: pip install -r requirements-coco.txt'):
+  with pytest.raises(UserError, match='coco needs the package pycocotools .*: pip install -r requirements-anno'):
     sources_of(tmp_path)
 
 
@@ -228,7 +228,7 @@ def test_coco_as_it_is(shared, tmp_path):
     image, label = found[source.name]
     np.testing.assert_array_equal(image, images.read_rgb(source.image))
     raw = coco.read_label(pickle.loads(pickle.dumps(source.label)))
-    np.testing.assert_array_equal(label, images.to_ids(raw, get_dataset('coco').label_map, source.name))
+    np.testing.assert_array_equal(label, label_pictures.to_ids(raw, get_dataset('coco').label_map, source.name))
     categories = {annotation['category_id'] for annotation in source.label.annotations if not annotation['iscrowd']}
     assert set(np.unique(raw)) - {0, 255} <= categories
   assert sum((label == 255).sum() for _, label in found.values()) > 10000  # crowds

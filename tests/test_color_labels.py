@@ -63,7 +63,7 @@ def test_a_blurred_color_gets_a_hint(tmp_path):
 
 
 def test_files_that_cannot_be_labels(tmp_path):
-  with pytest.raises(BadFile, match='a.jpg: is a JPEG; labels must be stored without loss'):
+  with pytest.raises(BadFile, match='a.jpg: is a JPEG with loss; labels must be stored without loss'):
     read_color_label(save(tmp_path / 'a.jpg', RGB), COLORS)
   with pytest.raises(BadFile, match='none.png: does not exist'):
     read_color_label(str(tmp_path / 'none.png'), COLORS)

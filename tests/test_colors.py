@@ -1,7 +1,6 @@
 """Label maps as pictures: colors, overlays, legends, palette PNGs."""
 
 import io
-import os
 
 import numpy as np
 import pytest
@@ -76,18 +75,23 @@ def test_with_legend_leaves_the_picture_unchanged_in_its_corner():
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (3, 5), (41, 30)])
-def test_label_png_holds_ids_as_values_and_colors_as_palette(tmp_path, shape):
+def test_label_png_holds_ids_as_values_and_colors_as_palette(shape):
   label = np.random.default_rng(3).integers(0, 3, shape).astype(np.int32)
   label[0, 0] = 255
-  path = tmp_path / 'a_label.png'
-  colors.write_label_png(path, label, PALETTE)
-  with Image.open(path) as picture:
+  png = colors.label_png(label, PALETTE)
+  with Image.open(io.BytesIO(png)) as picture:
     assert picture.mode == 'P'
     np.testing.assert_array_equal(np.asarray(picture), label)
     np.testing.assert_array_equal(np.asarray(picture.convert('RGB')), colors.colorize(label, PALETTE))
-  assert os.listdir(tmp_path) == ['a_label.png']
-  header = path.read_bytes()[24:26]
-  assert header == bytes([8, 3])  # 8 bits a pixel, palette
+  assert png[24:26] == bytes([8, 3])  # 8 bits a pixel, palette
+
+
+def test_a_palette_of_256_colors_has_one_for_every_value():
+  full = np.random.default_rng(4).integers(0, 256, (256, 3)).astype(np.uint8)
+  label = np.array([[0, 7, 255]])
+  with Image.open(io.BytesIO(colors.label_png(label, full))) as picture:
+    np.testing.assert_array_equal(np.asarray(picture), label)
+    np.testing.assert_array_equal(np.asarray(picture.convert('RGB')), full[label])
 
 
 def test_label_png_without_palette_is_grayscale():
@@ -96,10 +100,9 @@ def test_label_png_without_palette_is_grayscale():
     np.testing.assert_array_equal(np.asarray(picture), LABEL)
 
 
-def test_a_label_that_does_not_fit_is_refused_and_nothing_is_left(tmp_path):
+def test_a_label_that_does_not_fit_is_refused():
   with pytest.raises(ValueError, match='256'):
-    colors.write_label_png(tmp_path / 'a.png', np.array([[0, 256]]), PALETTE)
-  assert not os.listdir(tmp_path)
+    colors.label_png(np.array([[0, 256]]), PALETTE)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
@@ -107,7 +110,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
     colors.write_png(tmp_path / 'missing' / 'a.png', np.zeros((2, 3, 3), np.uint8))
 
 
-def test_palette_of_a_real_voc_label_survives(shared, tmp_path):
+def test_palette_of_a_real_voc_label_survives(shared):
   folder = shared / 'data/voc/VOCdevkit/VOC2012/SegmentationClass'
   if not folder.is_dir():
     pytest.skip(f'no {folder}')
@@ -115,8 +118,7 @@ def test_palette_of_a_real_voc_label_survives(shared, tmp_path):
   with Image.open(original) as picture:
     label = np.asarray(picture)
     palette = np.array(picture.getpalette(), np.uint8).reshape(-1, 3)
-  colors.write_label_png(tmp_path / 'a.png', label, palette[:21])
-  with Image.open(tmp_path / 'a.png') as copy, Image.open(original) as picture:
+  with Image.open(io.BytesIO(colors.label_png(label, palette[:21]))) as copy, Image.open(original) as picture:
     np.testing.assert_array_equal(np.asarray(copy), label)
     np.testing.assert_array_equal(np.asarray(copy.convert('RGB')), np.asarray(picture.convert('RGB')))
 

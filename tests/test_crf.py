@@ -14,7 +14,7 @@ import evaluate
 import inference
 from datasets import records
 from datasets.dataset import Source, label_map
-from datasets.images import encode_pair
+from datasets.encoding import encode_pair
 from utils import settings as settings_lib
 from utils.compat import tf
 from utils.errors import UserError
@@ -239,7 +239,7 @@ def test_evaluation_and_inference_refine_alike(data, tmp_path):
   settings = Crf(bilateral_rgb=30.0, steps=2)
   process = programs.run(evaluate.main, *flags)
   assert process.returncode == 0, process.stderr
-  value = json.loads((data / 'run' / 'metrics-val-crf.json').read_text())
+  value = json.loads((data / 'run' / 'metrics-val-crf-bilateral_rgb_30-steps_2.json').read_text())
   assert value['crf'] == vars(settings)
   assert f'mean IoU without the CRF: {100 * value["mean_iou_without_crf"]:.1f} %' in process.stdout.splitlines()
   assert not (data / 'run' / 'metrics-val.json').exists()

@@ -9,7 +9,7 @@ import scipy.io
 from originals import write
 from PIL import Image
 
-from datasets import DATASETS, get_dataset, images
+from datasets import DATASETS, encoding, get_dataset, images, label_pictures
 from datasets.dataset import colormap, label_map
 from datasets.readers import shapes
 from utils.errors import UserError
@@ -123,7 +123,8 @@ def test_camvid_takes_the_same_image_in_another_format(tmp_path):
     ('train/../../x.png trainannot/a.png', r'train.txt:1: the path train/\.\./\.\./x.png leaves'),
     ('train/a.png trainannot/a.png\nval/a.png trainannot/b.png', r'train.txt: the name a comes twice'),
     ('\n', 'train.txt is empty'),
-    ('\udcff', 'train.txt is not a list'),
+    ('train/a\0.png x', 'train.txt is not a list: it holds zero bytes'),
+    ('\udcff', 'train.txt:1: expected an image and a label, found 1 fields'),
 ])
 def test_camvid_refuses_a_bad_list(line, problem, tmp_path):
   folder = _camvid(tmp_path)
@@ -138,7 +139,7 @@ def test_camvid_as_it_is(shared):
   assert {split: len(listed) for split, listed in sources.items()} == {'train': 367, 'val': 101}
   assert sources['train'][0].name == '0001TP_006690'
   assert all(os.path.exists(source.image) and os.path.exists(source.label) for source in sources['val'])
-  raw = images.read_label(sources['train'][0].label)
+  raw = label_pictures.read_label(sources['train'][0].label)
   assert raw.shape == (360, 480) and set(np.unique(raw)) <= set(range(12))
 
 
@@ -165,7 +166,7 @@ def test_voc_is_found_from_any_folder_above(name, place, tmp_path):
   source, = get_dataset(name).sources(str(tmp_path), 'val')
   assert source.name == 'c'
   assert source.image == os.path.join(tmp_path, place, 'JPEGImages/c.jpg')
-  assert images.read_label(source.label).tolist() == [[255, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
+  assert label_pictures.read_label(source.label).tolist() == [[255, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
 
 
 @pytest.mark.parametrize('text, problem', [
@@ -191,7 +192,8 @@ def test_voc_as_it_is(shared):
   assert counts == {'train': 300, 'val': 150, 'trainval': 450}
   source = dataset.sources(str(shared / 'data/voc/VOCdevkit'), 'train')[0]
   with Image.open(source.label) as picture:  # the ids are the colors' places in the palette
-    np.testing.assert_array_equal(np.asarray(picture.convert('RGB')), colormap(256)[images.read_label(source.label)])
+    colors = colormap(256)[label_pictures.read_label(source.label)]
+    np.testing.assert_array_equal(np.asarray(picture.convert('RGB')), colors)
 
 
 def _save_mat(path, labels):
@@ -216,10 +218,10 @@ def test_voc_aug_adds_sbd_and_trains_on_no_image_of_val(place, tmp_path):
   assert [source.name for source in train] == ['a', 'b', 'e', 'f']
   assert [source.name for source in val] == ['c', 'd']
   assert train[1].label.endswith('SegmentationClass/b.png')  # VOC's own where both have one
-  pair = images.encode_pair(train[2], dataset.label_map, read_raw=dataset.read_label)
+  pair = encoding.encode_pair(train[2], dataset.label_map, read_raw=dataset.read_label)
   assert (pair.picture.height, pair.picture.width) == (2, 5)
   assert pair.counts[:11].tolist() == [1] * 10 + [0]
-  pair = images.encode_pair(train[0], dataset.label_map, read_raw=dataset.read_label)
+  pair = encoding.encode_pair(train[0], dataset.label_map, read_raw=dataset.read_label)
   assert (pair.counts[1], pair.counts[255]) == (11, 1)
 
 
@@ -250,7 +252,7 @@ def test_mit_pairs_by_name(tmp_path):
   sources = get_dataset('mit').sources(str(tmp_path), 'train')
   assert [source.name for source in sources] == ['a', 'b', 'c']
   assert sources == get_dataset('mit').sources(str(root), 'train')
-  bad = [images.encode_pair(source, get_dataset('mit').label_map) for source in sources]
+  bad = [encoding.encode_pair(source, get_dataset('mit').label_map) for source in sources]
   assert [[(error.path.split('2016/')[1], error.reason) for error in errors] for errors in bad] == [
       [('annotations/training/a.png', 'is empty (0 bytes)'), ('images/training/a.jpg', 'is empty (0 bytes)')],
       [('annotations/training/b.png', 'does not exist'), ('images/training/b.jpg', 'is empty (0 bytes)')],
@@ -268,8 +270,8 @@ def test_mit_as_it_is(shared):
   assert [len(dataset.sources(str(folder), split)) for split in ('train', 'val')] == [1, 3]
   assert dataset.submission.offset == 1
   source = dataset.sources(str(folder), 'val')[0]
-  raw = images.read_label(source.label)
-  ids = images.to_ids(raw, dataset.label_map, source.label)
+  raw = label_pictures.read_label(source.label)
+  ids = label_pictures.to_ids(raw, dataset.label_map, source.label)
   np.testing.assert_array_equal(np.where(raw == 0, 255, raw - 1), ids)
 
 

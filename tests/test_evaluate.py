@@ -12,7 +12,7 @@ from random_run import write_run
 
 import evaluate
 import inference
-from datasets import images, records
+from datasets import encoding, records
 from datasets.dataset import Source
 from datasets.readers.camvid import CAMVID
 from utils.compat import tf
@@ -33,7 +33,7 @@ def write_split(data_dir, sources, split='val', classes=CAMVID.classes, num_exam
   data_dir.mkdir(exist_ok=True)
   with tf.io.TFRecordWriter(str(data_dir / records.shard_name(split, 0, 1))) as writer:
     for source in sources:
-      pair = images.encode_pair(source, CAMVID.label_map)
+      pair = encoding.encode_pair(source, CAMVID.label_map)
       assert not isinstance(pair, Exception), pair
       writer.write(records.serialize(pair))
   stats = {'dataset': 'camvid', 'split': split, 'num_examples': num_examples or len(sources), 'num_shards': 1,
@@ -146,7 +146,7 @@ def test_samples_are_averaged(run):
   """The confusion matrix is that of the mean of the passes, and another than without dropout."""
   process = script('evaluate', f'--ckpt={run}', '--samples=2', '--seed=3')
   assert process.returncode == 0, process.stderr
-  value = json.loads((run / 'metrics-val-samples_2.json').read_text())
+  value = json.loads((run / 'metrics-val-samples_2-seed_3.json').read_text())
   assert value['samples'] == 2 and not (run / 'metrics-val.json').exists()  # plain scores are not overwritten
   matrices = []
   for samples in (2, 0):
@@ -205,10 +205,11 @@ def test_crf_refines_the_mean_of_samples_and_calibration_is_of_that_mean(run):
   process = script('evaluate', f'--ckpt={run}', '--crf', '--crf_bilateral_rgb=30', '--samples=2', '--seed=3',
                    '--details', '--num_workers=1')
   assert process.returncode == 0, process.stderr
-  value = json.loads((run / 'metrics-val-samples_2-crf.json').read_text())
+  value = json.loads((run / 'metrics-val-samples_2-seed_3-crf-bilateral_rgb_30.json').read_text())
   assert value['samples'] == 2 and value['crf']['bilateral_rgb'] == 30
   assert sorted(path.name for path in run.glob('*.png')) == [
-      f'{name}-val-samples_2-crf.png' for name in ('best', 'calibration', 'confusion', 'examples', 'worst')]
+      f'{name}-val-samples_2-seed_3-crf-bilateral_rgb_30.png'
+      for name in ('best', 'calibration', 'confusion', 'examples', 'worst')]
   settings = crf.Crf(bilateral_rgb=30.0)
   refined, plain, bins = [], [], 0
   with Predictor(load_run(str(run)), samples=2, seed=3) as predictor:
@@ -234,7 +235,7 @@ def test_large_images_are_evaluated_in_tiles(run, tmp_path):
   source = Source('large', image, rng.choice([0, 1, 2, 3, 11], image.shape[:2]).astype(np.uint8))
   data_dir, tiles = write_split(tmp_path / 'large', [source]), ('--max_pixels=80000', '--tile_size=288')
   assert script('evaluate', f'--ckpt={run}', f'--data_dir={data_dir}', *tiles).returncode == 0
-  value = json.loads((run / 'metrics-val.json').read_text())
+  value = json.loads((run / 'metrics-val-max_pixels_80000-tile_size_288.json').read_text())
   Image.fromarray(image).save(tmp_path / 'large.png')
   script('inference', f'--ckpt={run}', f'--output_dir={tmp_path}', *tiles, tmp_path / 'large.png')
   with Image.open(tmp_path / 'large_label.png') as label:
@@ -259,7 +260,7 @@ def test_a_corrupt_record_is_named_and_older_results_stay(run, tmp_path):
 def test_a_label_out_of_range_is_named_with_its_record(run, tmp_path):
   sources = drawn_sources()
   data_dir = write_split(tmp_path / 'bad', sources)
-  pair = images.encode_pair(sources[0], np.full(256, 17, np.int16))
+  pair = encoding.encode_pair(sources[0], np.full(256, 17, np.int16))
   with tf.io.TFRecordWriter(str(data_dir / records.shard_name('val', 0, 1))) as writer:
     writer.write(records.serialize(pair))
   process = script('evaluate', f'--ckpt={run}', f'--data_dir={data_dir}')

@@ -1,13 +1,15 @@
 """datasets.images: pictures have the pixels that a viewer shows, and TensorFlow decodes the same from the records."""
 
+import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
-from datasets import images, records
-from datasets.dataset import Source, label_map
+from datasets import encoding, images, label_pictures, records
+from datasets.dataset import label_map
+from datasets.reading import Reading
 from utils.compat import tf
-from utils.labels import IGNORE_LABEL
 
 pytestmark = pytest.mark.fast
 
@@ -35,11 +37,11 @@ def _save_turned(path, pixels, orientation):
   return _save(path, pixels, exif=exif)
 
 
-def _as_stored(path, size=None):
+def _as_stored(path, reading=Reading()):  # noqa: B008, the record is frozen
   """Decodes a picture's stored bytes with the graph of `records.parse`."""
-  picture = images.encode_image(path, size)
+  picture = images.encode_image(path, reading)
   label = images.encode_png(np.zeros((picture.height, picture.width), np.uint8))
-  pair = images.Pair('x', picture, label, np.zeros(256, np.int64))
+  pair = encoding.Pair('x', picture, label, np.zeros(256, np.int64))
   with tf.Graph().as_default(), tf.Session() as session:
     pixels = session.run(records.parse(tf.constant(records.serialize(pair))))['image']
   assert pixels.shape == (picture.height, picture.width, 3)
@@ -137,14 +139,51 @@ def test_exif_orientation_is_applied(orientation, extension, tmp_path):
   np.testing.assert_array_equal(images.read_rgb(path), pixels)
 
 
-def test_an_image_stays_as_stored_where_only_that_fits_its_label(tmp_path):
+def test_an_image_stays_as_stored_where_the_dataset_says_so(tmp_path):
   path = _save_turned(tmp_path / 'x.jpg', _photo(13, 22), 6)
-  picture, _ = _as_stored(path, size=(13, 22))
+  picture, pixels = _as_stored(path, Reading(exif='stored'))
   assert (picture.height, picture.width, picture.format) == (13, 22, 'jpeg')
-  picture, _ = _as_stored(path, size=(22, 13))
+  np.testing.assert_array_equal(images.read_image(path, Reading(exif='stored')), pixels)
+  picture, _ = _as_stored(path)
   assert (picture.height, picture.width, picture.format) == (22, 13, 'png')
-  square = _save_turned(tmp_path / 'square.png', _photo(9, 9), 6)
-  np.testing.assert_array_equal(_as_stored(square, size=(9, 9))[1], np.rot90(_photo(9, 9), -1))
+
+
+@pytest.mark.parametrize('alpha, expected', [('white', [127] * 3), ('drop', [0, 0, 0]), ('auto', [127] * 3)])
+def test_alpha_is_read_as_the_dataset_says(alpha, expected, tmp_path):
+  """By hand: black at alpha 128 over white is 255 * 127 / 255 = 127."""
+  path = _save(tmp_path / 'x.png', np.array([[[0, 0, 0, 128], [1, 2, 3, 255], [4, 5, 6, 255]]], np.uint8))
+  _, pixels = _as_stored(path, Reading(alpha=alpha))
+  assert pixels.tolist() == [[expected, [1, 2, 3], [4, 5, 6]]]
+
+
+@pytest.mark.parametrize('extension', ['png', 'tif'])
+def test_a_fourth_band_is_not_taken_for_transparency(extension, tmp_path):
+  pixels = np.dstack([_photo(5, 7), np.arange(40, 75, dtype=np.uint8).reshape(5, 7)])
+  path = _save(tmp_path / f'x.{extension}', pixels)
+  with pytest.raises(images.BadFile, match='a fourth band with values from 40 to 74.*--alpha=white.*--alpha=drop'):
+    images.read_image(path)
+  np.testing.assert_array_equal(images.read_image(path, Reading(alpha='drop')), pixels[..., :3])
+
+
+@pytest.mark.parametrize('shape', [(1, 5), (1, 5, 3)])
+@pytest.mark.parametrize('extension', ['png', 'tif'])
+def test_a_value_range_says_what_is_white(shape, extension, tmp_path):
+  """12 bits in 16, gray and colored: by hand, 2048 of 4095 is 127.53 of 255."""
+  values = np.broadcast_to(np.array([0, 8, 9, 2048, 4095], np.uint16).reshape(1, 5, *[1] * (len(shape) - 2)), shape)
+  path = str(tmp_path / f'x.{extension}')
+  (tifffile.imwrite if extension == 'tif' else _write_png16)(path, np.ascontiguousarray(values))
+  with pytest.raises(images.BadFile, match='16 bits, and values up to 4095 only; .*--value_range=0,4095 or.*=0,65535'):
+    images.read_image(path)
+  for reading, expected in ((Reading(value_range=((0, 4095),)), [0, 0, 1, 128, 255]),
+                            (Reading(value_range=((8, 2048),)), [0, 0, 0, 255, 255])):
+    _, pixels = _as_stored(path, reading)
+    assert pixels[0, :, 0].tolist() == expected and (pixels == pixels[..., :1]).all()
+    np.testing.assert_array_equal(images.read_image(path, reading), pixels)
+
+
+def _write_png16(path, values):
+  with open(path, 'wb') as file:
+    file.write(imagecodecs.png_encode(values))
 
 
 @pytest.mark.parametrize('name, data, reason', [
@@ -157,7 +196,7 @@ def test_a_file_that_is_no_picture_is_named(name, data, reason, tmp_path):
   path = str(tmp_path / name)
   if data is not None:
     (tmp_path / name).write_bytes(data)
-  for read in (images.read_rgb, images.encode_image, images.read_label):
+  for read in (images.read_rgb, images.encode_image, label_pictures.read_label):
     with pytest.raises(images.BadFile) as error:
       read(path)
     assert str(error.value).startswith(f'{path}: {reason}')
@@ -199,101 +238,8 @@ def test_kept_files_can_be_decoded_by_tensorflow(kind, tmp_path):
   assert verdicts == ({'bad'} if kind == 'png' else {'bad', 'good'})
 
 
-def test_floating_point_pixels_are_refused(tmp_path):
-  path = _save(tmp_path / 'x.tif', np.ones((2, 3), np.float32))
-  with pytest.raises(images.BadFile, match='floating-point'):
+def test_floating_point_pixels_need_a_value_range(tmp_path):
+  path = _save(tmp_path / 'x.tif', np.array([[0, 0.5, 1]], np.float32))
+  with pytest.raises(images.BadFile, match='values from 0 to 1; say which become black and white: --value_range'):
     images.read_rgb(path)
-
-
-def test_labels_are_palette_indices_or_gray_values(tmp_path):
-  ids = np.array([[0, 1, 2], [255, 3, 0]], np.uint8)
-  np.testing.assert_array_equal(images.read_label(_save(tmp_path / 'gray.png', ids)), ids)
-  palette = Image.frombytes('P', (3, 2), ids.tobytes())
-  palette.putpalette([255, 255, 255, 0, 0, 0] + [7, 7, 7] * 254)  # colors that say nothing about the ids
-  palette.save(tmp_path / 'palette.png')
-  np.testing.assert_array_equal(images.read_label(str(tmp_path / 'palette.png')), ids)
-  wide = _save(tmp_path / 'wide.png', ids.astype(np.uint16))
-  np.testing.assert_array_equal(images.read_label(wide), ids)
-  binary = _save(tmp_path / 'binary.png', ids[:1, :2] > 0)
-  np.testing.assert_array_equal(images.read_label(binary), [[0, 1]])
-
-
-@pytest.mark.parametrize('bits, row, expected', [(2, 0b00011011, [0, 1, 2, 3]), (4, 0b00101111, [2, 15])])
-def test_labels_of_few_bits_are_not_stretched(bits, row, expected, tmp_path):
-  import struct
-  import zlib
-
-  def chunk(kind, data):
-    return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-
-  header = struct.pack('>IIBBBBB', len(expected), 1, bits, 0, 0, 0, 0)
-  (tmp_path / 'x.png').write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header)
-                                   + chunk(b'IDAT', zlib.compress(bytes([0, row]))) + chunk(b'IEND', b''))
-  np.testing.assert_array_equal(images.read_label(str(tmp_path / 'x.png')), [expected])
-
-
-@pytest.mark.parametrize('name, pixels, reason', [
-    ('x.jpg', np.zeros((4, 5), np.uint8), 'is a JPEG; labels must be stored without loss'),
-    ('x.png', np.zeros((4, 5, 3), np.uint8), 'has pixels of mode RGB'),
-    ('x.png', np.full((4, 5), 300, np.uint16), 'has label values from 300 to 300'),
-])
-def test_a_picture_that_is_no_label_is_named(name, pixels, reason, tmp_path):
-  path = _save(tmp_path / name, pixels)
-  with pytest.raises(images.BadFile, match=reason):
-    images.read_label(path)
-
-
-def test_ids_out_of_range_are_named_with_place_and_valid_values():
-  raw = np.array([[0, 1, 2], [255, 7, 9]], np.uint8)
-  with pytest.raises(images.BadFile) as error:
-    images.to_ids(raw, LABELS, 'some.png')
-  assert str(error.value) == ('some.png: has label value 7 at row 1, column 1; valid are 0 to 2, 255 '
-                              '(1 more values are out of range too)')
-  np.testing.assert_array_equal(images.to_ids(raw[:1], LABELS, ''), raw[:1])
-
-
-def test_valid_values_are_described_as_ranges():
-  assert images.describe_valid(label_map({0: 255, 1: 0, 2: 1, 3: 2})) == '0 to 3'
-  assert images.describe_valid(label_map({0: 0, 4: 1, 7: 2, 8: 3})) == '0, 4, 7 to 8'
-
-
-def test_a_pair_has_its_counts_and_a_lossless_label(tmp_path):
-  image = _save(tmp_path / 'image.jpg', _photo(5, 8))
-  raw = np.full((5, 8), 1, np.uint8)
-  raw[0, :3], raw[4] = 2, 255
-  pair = images.encode_pair(Source('a', image, _save(tmp_path / 'label.png', raw)), LABELS)
-  assert (pair.name, pair.picture.height, pair.picture.width) == ('a', 5, 8)
-  assert pair.counts[[0, 1, 2, 255]].tolist() == [0, 29, 3, 8] and pair.counts.sum() == 40
-  with tf.Graph().as_default(), tf.Session() as session:
-    np.testing.assert_array_equal(session.run(tf.io.decode_png(pair.label))[..., 0], raw)
-
-
-def test_a_pair_of_one_pixel_and_one_of_arrays(tmp_path):
-  image = _save(tmp_path / 'image.png', _photo(1, 1))
-  pair = images.encode_pair(Source('a', image, np.array([[2]], np.uint8)), LABELS)
-  assert (pair.picture.height, pair.picture.width, pair.counts[2]) == (1, 1, 1)
-  pair = images.encode_pair(Source('a', _photo(3, 4), np.zeros((3, 4), np.uint8)), LABELS)
-  assert (pair.picture.height, pair.picture.width, pair.counts[0]) == (3, 4, 12)
-
-
-def test_a_pair_of_two_sizes_is_bad(tmp_path):
-  image = _save(tmp_path / 'image.png', _photo(5, 8))
-  label = _save(tmp_path / 'label.png', np.zeros((8, 5), np.uint8))
-  bad, = images.encode_pair(Source('a', image, label), LABELS)
-  assert str(bad) == f'{label}: is 5x8 pixels, but its image is 8x5'
-
-
-def test_everything_bad_about_a_pair_is_named(tmp_path):
-  image = str(tmp_path / 'image.png')
-  label = _save(tmp_path / 'label.png', np.full((8, 5), 9, np.uint8))
-  bad = images.encode_pair(Source('a', image, label), LABELS)
-  assert [error.path for error in bad] == [label, image]
-  _save(tmp_path / 'image.png', _photo(5, 8))
-  bad = images.encode_pair(Source('a', image, label), LABELS)
-  assert [error.reason[:20] for error in bad] == ['has label value 9 at', 'is 5x8 pixels, but i']
-
-
-def test_ignored_pixels_have_the_one_ignore_label():
-  raw = np.array([[0, 3], [1, 0]], np.uint8)
-  mit = label_map({0: IGNORE_LABEL, 1: 0, 2: 1, 3: 2})
-  np.testing.assert_array_equal(images.to_ids(raw, mit, ''), [[255, 2], [0, 255]])
+  assert images.read_image(path, Reading(value_range=((0, 1),)))[0, :, 0].tolist() == [0, 128, 255]

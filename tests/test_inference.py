@@ -13,7 +13,7 @@ import inference
 from datasets.readers.voc import VOC
 from utils.compat import tf
 from utils.drawing import colors
-from utils.inference import run
+from utils.inference import files
 from utils.inference.predictor import Predictor
 from utils.inference.tiles import probability_bands
 from utils.inference.tta import Views
@@ -59,7 +59,9 @@ def write_inputs(inputs):
   Image.fromarray(pixels(1, 1)).save(inputs / 'dot.png')
   Image.fromarray(pixels(40, 31, channels=1)).save(inputs / 'grey.png')
   Image.fromarray(pixels(33, 50)).convert('CMYK').save(inputs / 'cmyk.jpg')
-  Image.fromarray(pixels(35, 52, channels=4)).save(inputs / 'alpha.png')
+  clear = pixels(35, 52, channels=4).copy()
+  clear[..., 3] = np.where(np.arange(52) < 20, 0, 255)
+  Image.fromarray(clear).save(inputs / 'alpha.png')
   Image.fromarray(pixels(21, 77, channels=1).astype(np.uint16) * 257).save(inputs / 'deep.png')
   exif = Image.Exif()
   exif[0x0112] = 6  # stored lying on its side
@@ -92,7 +94,8 @@ def test_every_kind_of_picture_and_broken_ones(folder, predictor, tmp_path):
 
   sizes['one-2'] = (20, 30)
   suffixes = ('_label.png', '_overlay.png', '_probabilities.npy')
-  assert sorted(os.listdir(tmp_path / 'out')) == sorted(name + suffix for name in sizes for suffix in suffixes)
+  written = [path.name for path in (tmp_path / 'out').glob('[!.]*')]  # all but the ledger
+  assert sorted(written) == sorted(name + suffix for name in sizes for suffix in suffixes)
   for name, size in sizes.items():
     label = read_label(tmp_path / 'out' / f'{name}_label.png')
     probabilities = np.load(tmp_path / 'out' / f'{name}_probabilities.npy', allow_pickle=False)
@@ -215,10 +218,11 @@ class Compared(str):
 
 
 def test_names_of_outputs_take_time_in_proportion_to_the_images(capsys):
-  paths = [f'folder{number % 2}/{number // 2}.jpg' for number in range(600)]
-  targets = run.output_names(paths, Compared('out'), server=None)
-  assert Compared.count < 10 * len(paths)  # each with all before: 180,000
-  assert [targets[path] for path in paths[:4]] == ['out/0', 'out/0-2', 'out/1', 'out/1-2']
+  inputs = [files.Input(f'folder{number % 2}/{number // 2}.jpg', Compared(number // 2), files.PHOTO)
+            for number in range(600)]
+  targets = files.output_names(inputs, Compared('out'))
+  assert Compared.count < 10 * len(inputs)  # each with all before: 180,000
+  assert [targets[item] for item in inputs[:4]] == ['out/0', 'out/0-2', 'out/1', 'out/1-2']
   assert capsys.readouterr().err.count('is taken') == 300
 
 

@@ -65,6 +65,44 @@ def test_unknown_network_lists_the_known_ones():
     get_network('googlenet')
 
 
+@pytest.mark.parametrize('name, bands', [
+    ('enet', 1), ('enet', 6), ('segnet_basic', 1), ('segnet_basic', 6), ('unet', 2), ('segnet', 6), ('deconvnet', 1),
+    ('vgg_16', 6), ('inception_v1', 2)])
+def test_images_of_any_number_of_bands(thin, graph, name, bands):
+  """Every kind of first layer; logits depend on every band."""
+  with quick_session() as session, sharing():
+    images = tf.placeholder(tf.float32, [None, None, None, bands])
+    logits, _ = get_network(name).logits(images, 3, Mode(weight_decay=0.0))
+    session.run(tf.global_variables_initializer())
+    image = np.random.default_rng(bands).uniform(0, 255, [1, 29, 37, bands])
+    [gradient] = tf.gradients(tf.reduce_sum(logits**2), images)
+    values, change = session.run([logits, gradient], {images: image})
+  assert values.shape == (1, 29, 37, 3) and np.isfinite(values).all()
+  assert np.all(np.abs(change).max(axis=(0, 1, 2)) > 0)
+
+
+def test_more_bands_than_a_network_takes():
+  assert {name: network.most_bands for name, network in NETWORKS.items() if network.most_bands} == {
+      'enet': 51, 'inception_v2': 8}
+  for name, most in (('enet', 51), ('inception_v2', 8)):
+    with tf.Graph().as_default():
+      logits, _ = get_network(name).logits(tf.zeros([1, 33, 41, most]), 2)
+      assert logits.shape.as_list() == [1, 33, 41, 2]
+
+
+def test_gray_bands_are_as_bright_as_a_gray_photograph(graph):
+  """SegNet-Basic divides by brightness: a picture in N equal bands gives in each what it gives as RGB."""
+  gray = np.random.default_rng(0).uniform(0, 255, [1, 9, 13, 1]).astype(np.float32)
+  with quick_session() as session:
+    maps = []
+    for bands in (1, 3, 6):
+      with tf.variable_scope(f'bands{bands}'):
+        _, end_points = get_network('segnet_basic').logits(tf.constant(np.repeat(gray, bands, axis=-1)), 2)
+      maps.append(session.run(end_points['lrn'])[..., :1])
+  np.testing.assert_allclose(maps[0], maps[1], rtol=1e-5)
+  np.testing.assert_allclose(maps[2], maps[1], rtol=1e-5)
+
+
 def test_logits_have_the_images_size(built):
   assert built.logits.shape.as_list()[3] == 5
   generator = np.random.default_rng(0)

@@ -12,10 +12,9 @@ from PIL import Image
 
 import evaluate
 import train
-from datasets import DATASETS, convert, get_dataset, images, records
-from datasets.dataset import colormap
+from datasets import DATASETS, convert, get_dataset, images, label_pictures, records
 from datasets.prepare import prepare
-from datasets.readers import own
+from datasets.readers import class_list, folder, own
 from datasets.readers.camvid import CAMVID
 from utils.compat import tf
 from utils.errors import UserError
@@ -65,9 +64,11 @@ def test_the_record(tmp_path):
   assert dataset.classes == ('road', 'traffic sign')
   assert dataset.palette.tolist() == [[128, 64, 128], [220, 220, 0]] and dataset.palette.dtype == np.uint8
   assert dataset.label_map.tolist() == [0, 255, 1, *[-1] * 252, 255]
-  assert sum(dataset.splits.values()) == 20 and dataset.splits.keys() == {'train', 'val'}
+  assert sum(dataset.splits.values()) == 40 and dataset.splits.keys() == {'all', 'train', 'val'}
   source = dataset.sources(None, 'val')[0]
   assert source.image == str(tmp_path / f'My photos!/images/{source.name}.png')
+  assert dataset.read_label is None and dataset.decisions == ()  # no picture was opened yet
+  dataset = own.decided(dataset)
   assert pickle.loads(pickle.dumps(dataset.read_label))(source.label).tolist() == [[0, 1, 2], [255, 2, 0]]
 
 
@@ -93,9 +94,10 @@ def test_classes_in_every_form(tmp_path):
   path = tmp_path / 'classes.txt'
   path.write_bytes('\ufeffsky\r\nroad, 1, 2, 3\r\ntraffic  sign 4\t5 6 Ignore\nF-16 7,8,9\n2-wheeler ignore\nlane 1\n'
                    .encode())
-  found = [(line.name, line.color, line.ignore) for line in own.read_classes(str(path))]
+  found = [(line.name, line.color, line.ignore) for line in class_list.read_classes(str(path))]
   assert found == [('sky', None, False), ('road', (1, 2, 3), False), ('traffic sign', (4, 5, 6), True),
                    ('F-16', (7, 8, 9), False), ('2-wheeler', None, True), ('lane 1', None, False)]
+  assert [line.raw_id for line in class_list.read_classes(str(path))] == list(range(6))
 
 
 @pytest.mark.parametrize('line, problem', [
@@ -103,13 +105,14 @@ def test_classes_in_every_form(tmp_path):
     ('road 0,-1,2', 'the color 0,-1,2 has the value -1'),
     ('road 1,2', "is a name .no number.* found 'road 1,2'"), ('1,2,3 road', 'is a name'), ('0 road', 'is a name'),
     ('0: road', 'is a name'), ('7', 'is a name'), ('ignore', 'is a name'), ('1,2,3', 'is a name'),
-    ('road #804080', 'is a name'), ('sky', "the class 'sky' stands in .*classes.txt:1 already"),
+    ('road #80408', 'is a name'), ('road;128;64;128', 'is a name'), ('road: 7', 'is a name'), ('{', 'is a name'),
+    ('road|7', 'is a name'), ('- "road', 'is a name'), ('sky', "the class 'sky' stands in .*classes.txt:1 already"),
     ('road 9,9,9', 'the color 9,9,9 stands in .*classes.txt:1 already')])
 def test_a_wrong_class_is_named(line, problem, tmp_path):
   path = tmp_path / 'classes.txt'
   path.write_text(f'sky 9,9,9\n\n{line}\n')
   with pytest.raises(UserError, match=f'classes.txt:3: .*{problem}'):
-    own.read_classes(str(path))
+    class_list.read_classes(str(path))
 
 
 @pytest.mark.parametrize('text, problem', [
@@ -118,7 +121,7 @@ def test_a_wrong_class_is_named(line, problem, tmp_path):
 def test_too_few_and_too_many_classes(text, problem, tmp_path):
   (tmp_path / 'classes.txt').write_text(text)
   with pytest.raises(UserError, match=problem):
-    own.read_classes(str(tmp_path / 'classes.txt'))
+    class_list.read_classes(str(tmp_path / 'classes.txt'))
 
 
 def test_classes_without_colors_get_different_ones(tmp_path):
@@ -128,27 +131,27 @@ def test_classes_without_colors_get_different_ones(tmp_path):
 
 def test_the_hash_split_is_stable(tmp_path):
   """By hand: sha256 of a, b, c, d starts with ca97, 3e23, 2e7d, 18ac; a fifth of the range ends at 3333."""
-  train, val = own.hash_split(['a', 'b', 'c', 'd'])
+  train, val = folder.hash_split(['a', 'b', 'c', 'd'])
   assert (sorted(train), sorted(val)) == (['a', 'b'], ['c', 'd'])
-  assert own.hash_split(['a', 'b']) == (['a'], ['b'])  # none in the lowest fifth: the lowest is val
-  assert own.hash_split(['c', 'd']) == (['c'], ['d'])  # both are: the highest is train
+  assert folder.hash_split(['a', 'b']) == (['a'], ['b'])  # none in the lowest fifth: the lowest is val
+  assert folder.hash_split(['c', 'd']) == (['c'], ['d'])  # both are: the highest is train
   names = [f'IMG_{number:04}' for number in range(1000)]
-  train, val = own.hash_split(names)
+  train, val = folder.hash_split(names)
   assert sorted(train + val) == names and 160 < len(val) < 240
-  assert set(own.hash_split(names[500:])[1]) == set(val).intersection(names[500:])
+  assert set(folder.hash_split(names[500:])[1]) == set(val).intersection(names[500:])
 
 
 def test_lists_make_the_splits(tmp_path):
   root = lay_out(tmp_path, names='abcdef')
   (tmp_path / 'test.txt').write_text('c\n')
-  assert own.own_dataset(root).splits == {'train': 3, 'val': 2, 'test': 1}  # c is in neither
+  assert own.own_dataset(root).splits == {'all': 6, 'train': 3, 'val': 2, 'test': 1}  # c is in neither
   (tmp_path / 'train.txt').write_bytes(b'\xef\xbb\xbff\r\n\r\na.png\r\n')
   (tmp_path / 'val.txt').write_text('b')
   (tmp_path / 'README.txt').write_text('no split')
   dataset = own.own_dataset(root)
-  assert dataset.splits == {'test': 1, 'train': 2, 'val': 1}
+  assert dataset.splits == {'all': 6, 'test': 1, 'train': 2, 'val': 1}
   assert [source.name for source in dataset.sources(None, 'train')] == ['f', 'a']
-  with pytest.raises(UserError, match="has no split 'holdout'; it has test, train, val"):
+  with pytest.raises(UserError, match="has no split 'holdout'; it has all, test, train, val"):
     dataset.sources(None, 'holdout')
 
 
@@ -174,13 +177,15 @@ def test_one_list_alone_is_refused(tmp_path):
 @pytest.mark.parametrize('spoil, problem', [
     (lambda root: shutil.rmtree(root / 'labels'), 'holds images, labels and classes.txt; labels is missing in'),
     (lambda root: (shutil.rmtree(root / 'labels'), os.unlink(root / 'classes.txt')),
-     'labels and classes.txt are missing'),
-    (lambda root: (root / 'images/day1').mkdir(), 'images/day1 is a folder; the pictures lie in .*images itself'),
+     'labels and classes.txt are missing in .*, and it is no export'),
     (lambda root: [os.unlink(path) for path in root.glob('images/*')], 'there is no picture in .*images .*.jpg'),
-    (lambda root: [os.rename(path, path.with_name(path.stem + '_mask.png')) for path in root.glob('labels/*')],
-     'no label has the name of an image.*images/a.png and .*labels/a_mask.png'),
+    (lambda root: [os.rename(path, path.with_name(path.stem + '_car.png')) for path in root.glob('labels/*')],
+     'no label has the name of an image.*images/a.png and .*labels/a_car.png'),
+    (lambda root: (os.rename(root / 'labels/a.png', root / 'labels/a_mask.png'), os.unlink(root / 'labels/b.png'),
+                   os.unlink(root / 'labels/c.png'), save(root / 'labels/d.png', np.zeros((2, 3)))),
+     'no label has the name of an image'),
     (lambda root: save(root / 'images/a.jpg', np.zeros((2, 3, 3))), 'images: the name a comes twice'),
-    (lambda root: [os.unlink(root / f'images/{name}.png') for name in 'bc'], '1 pair of image and label is not enough'),
+    (lambda root: [os.unlink(root / f'images/{name}.png') for name in 'bc'], "has no split 'train'; it has all"),
     (lambda root: save(root / 'labels/b.png', np.zeros((2, 3, 3))),
      'must all be of one kind: 1 are RGB colors, such as .*labels/b.png, and 2 are .*ids, such as .*labels/a.png'),
     (lambda root: (root / 'images/.cache').mkdir(), None), (lambda root: (root / 'images/Thumbs.db').touch(), None)])
@@ -188,16 +193,17 @@ def test_a_wrong_layout_is_named(spoil, problem, tmp_path):
   root = lay_out(tmp_path)
   spoil(tmp_path)
   if not problem:
-    assert sum(own.own_dataset(root).splits.values()) == 3
+    assert own.own_dataset(root).splits['all'] == 3
     return
   with pytest.raises(UserError, match=problem):
-    own.own_dataset(root)
+    own.decided(own.own_dataset(root)).sources(None, 'train')
 
 
 def test_colors_need_to_be_known(tmp_path):
   root = lay_out(tmp_path, label=np.zeros((2, 3, 3)), classes='# ids?\nroad 1,1,1\nsky\n')
+  save(tmp_path / 'labels/b.png', np.full((2, 3, 3), (1, 1, 2)))
   with pytest.raises(UserError, match="classes.txt:3: the class 'sky' has no color, but labels such as .*a.png are"):
-    own.own_dataset(root)
+    own.decided(own.own_dataset(root))
 
 
 def test_bad_pairs_are_listed(tmp_path):
@@ -238,26 +244,6 @@ def palette_picture(ids, colors):
   return picture
 
 
-def test_ids_whose_colors_say_otherwise_are_refused(tmp_path):
-  """A palette PNG made from a colored one numbers the colors as it likes; a mask of 0 and 255 may be gray colors."""
-  known = (((0, 0, 0), 0), ((255, 255, 255), 1), ((9, 9, 9), 2))
-
-  def read_label(pixels, ignored=()):
-    save(tmp_path / 'a.png', pixels)
-    return own.read_id_label(str(tmp_path / 'a.png'), colors=known, ignored=ignored).tolist()
-
-  swapped = palette_picture([[0, 1, 1]], [[255, 255, 255], [0, 0, 0]])
-  with pytest.raises(images.BadFile, match='shows id 0 in the color that classes.txt gives to id 1; if its colors are'):
-    read_label(swapped)
-  with pytest.raises(images.BadFile, match='shows id 255 in the color that classes.txt gives to id 1'):
-    read_label([[0, 255]])
-  assert read_label(palette_picture([[0, 1, 1]], [[0, 0, 0], [255, 255, 255]])) == [[0, 1, 1]]
-  assert read_label(palette_picture([[0, 1, 1]], colormap(256))) == [[0, 1, 1]]  # colors of no class say nothing
-  assert read_label([[0, 255, 1]]) == [[0, 255, 1]]
-  assert read_label([[0, 255]], ignored=(1,)) == [[0, 255]]  # both are void
-  assert read_label([[2, 2]]) == [[2, 2]]  # one value is not enough to tell
-
-
 def camvid_copies(root, shared):
   """Lays out eight images of CamVid three times, a quarter as large: ids, palette indices and colors.
 
@@ -271,7 +257,7 @@ def camvid_copies(root, shared):
   sources = [source for split in ('train', 'val')
              for source in CAMVID.sources(str(shared / 'data/camvid'), split)[::60][:5]]
   for source in sources:
-    camvid = images.read_label(source.label)[:-1:4, 1::4]
+    camvid = label_pictures.read_label(source.label)[:-1:4, 1::4]
     raw = raw_ids[camvid]
     raw[0, 0] = 255 if source is sources[0] else raw[0, 0]
     for kind, label in (('ids', raw), ('palette', palette_picture(raw, np.pad(colors, ((0, 244), (0, 0))))),

@@ -191,6 +191,40 @@ def test_evaluation_is_the_whole_split_in_order_at_native_size(data_dir, graph):
   assert sorted(seen) == ['val0', 'val1', 'val2']
 
 
+def varied(image, seed, **options):
+  """`augment` of a float image [H, W, N], with color jitter alone."""
+  with tf.Graph().as_default(), tf.Session() as session:
+    example = {'image': tf.constant(image, tf.float32), 'label': tf.zeros(image.shape[:2], tf.int32)}
+    augmentation = plain(image.shape[:2], color_jitter=0.4)
+    return session.run(pipeline.augment(example, augmentation, [seed, 1], **options)['image'])
+
+
+def test_bands_change_each_for_itself():
+  """Each band keeps its order of values; factors differ between bands and seeds, and stay within the strength."""
+  image = np.random.default_rng(0).uniform(60, 120, [5, 7, 6]).astype(np.float32)
+  factors = []
+  for seed in range(4):
+    found = varied(image, seed, is_photograph=False)
+    np.testing.assert_array_equal(varied(image, seed, is_photograph=False), found)
+    slope = (found[0, 0] - found[4, 6]) / (image[0, 0] - image[4, 6])
+    np.testing.assert_allclose(found - found[:1, :1], slope * (image - image[:1, :1]), atol=1e-3)
+    ratio = found.mean(axis=(0, 1)) / image.mean(axis=(0, 1))
+    assert np.all((ratio > 0.6) & (ratio < 1.4)) and np.ptp(ratio) > 0.05
+    factors.append(ratio)
+  assert np.ptp(factors, axis=0).min() > 0.01
+  assert not np.allclose(varied(image[..., :3], 0), varied(image[..., :3], 0, is_photograph=False))
+
+
+@pytest.mark.parametrize('bands', [(2, 1, 0), (1,), (0, 2)])
+def test_bands_of_photographs_are_chosen(data_dir, bands):
+  whole = batches(data_dir, 2)
+  with tf.Graph().as_default(), tf.Session() as session:
+    stream = pipeline.training_batches(data_dir, 'train', batch_size=2, augmentation=plain(SIZE), seed=7, bands=bands)
+    batch = tf.data.make_one_shot_iterator(stream).get_next()
+    for expected in whole:
+      np.testing.assert_array_equal(session.run(batch)['image'], expected['image'][..., list(bands)])
+
+
 def test_a_missing_split_is_named(data_dir):
   with pytest.raises(UserError, match='test'):
     pipeline.training_batches(data_dir, 'test', batch_size=1, augmentation=plain((4, 4)), seed=0)

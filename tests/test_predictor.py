@@ -349,7 +349,7 @@ def test_calls_leave_nothing_behind(predictor, monkeypatch):
 
 
 def test_one_copy_of_the_weights_is_kept(tiny_run, monkeypatch):
-  """The session drops its own; the memory of those that its first call makes is given back after this call."""
+  """The session drops its own; the memory of those that an output's first call makes is given back after this call."""
   calls, configs, labels, session = [], [], Predictor.labels, tf.Session
   monkeypatch.setattr(predictor_lib, '_return_free_memory', lambda: calls.append('free'))
   monkeypatch.setattr(Predictor, 'labels', lambda self, images: calls.append('labels') or labels(self, images))
@@ -358,7 +358,9 @@ def test_one_copy_of_the_weights_is_kept(tiny_run, monkeypatch):
   with Predictor(tiny_run()) as made:
     assert calls == ['labels', 'free']
     made.probabilities(IMAGES)
-  assert calls == ['labels', 'free']
+    made.probabilities(IMAGES)
+    made.labels(IMAGES)
+  assert calls == ['labels', 'free', 'free', 'labels']
   assert [config.experimental.optimize_for_static_graph for config in configs] == [True]
 
 

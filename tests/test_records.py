@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from datasets import records
-from datasets.images import Pair, Picture, encode_png
+from datasets.encoding import Pair
+from datasets.images import Picture, encode_png
 from utils.compat import tf
 from utils.errors import UserError
 

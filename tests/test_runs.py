@@ -67,15 +67,18 @@ def test_a_missing_checkpoint_or_config_is_named(folder, tmp_path):
     runs.load_run(str(folder))
 
 
-def test_a_truncated_checkpoint_is_named(folder):
+def test_a_checkpoint_named_by_itself_must_be_whole(folder):
+  """Where the user names one checkpoint, no other takes its place; those beside it are listed."""
   data = folder / 'model.ckpt-9.data-00000-of-00001'
   data.write_bytes(data.read_bytes()[:-1])
-  with pytest.raises(UserError, match='model.ckpt-9'):
-    runs.load_run(str(folder))
+  with pytest.raises(UserError, match=r'model.ckpt-9.data-00000-of-00001 is cut off .*; beside it are model.ckpt-3$'):
+    runs.load_run(str(folder / 'model.ckpt-9'))
   index = folder / 'model.ckpt-3.index'
   index.write_bytes(index.read_bytes()[:20])
-  with pytest.raises(UserError, match='model.ckpt-3'):
+  with pytest.raises(UserError, match='model.ckpt-3.index is cut off'):
     runs.load_run(str(folder / 'model.ckpt-3'))
+  with pytest.raises(UserError, match='no such run folder or checkpoint; beside it are model.ckpt-9, model.ckpt-3'):
+    runs.load_run(str(folder / 'model.ckpt-7'))
 
 
 def test_other_settings_are_refused_and_changeable_ones_are_not(folder):
@@ -99,11 +102,6 @@ def test_other_classes_are_refused(folder):
   other = {**CONFIG, 'dataset': {**CONFIG['dataset'], 'classes': ['b', 'a']}}
   with pytest.raises(UserError, match='a, b there, b, a here'):
     runs.check_config(str(folder), CONFIG, other)
-
-
-def test_a_start_that_failed_before_its_first_checkpoint_is_forgotten(tmp_path):
-  runs.save_config(str(tmp_path), CONFIG)
-  assert runs.saved_config(str(tmp_path)) is None
 
 
 def test_checkpoints_without_settings_are_refused(folder):

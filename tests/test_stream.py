@@ -5,6 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 
+from datasets.inputs import Input
 from utils.compat import tf
 from utils.inference import crf, stream
 from utils.inference.stream import Failed, Labelled, Wanted, labelled
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.fast
 class Brightness:
   """A predictor of two classes: a pixel's brightness is the probability of class 1. Fails above `most` pixels."""
 
-  num_classes, views = 2, Views()
+  num_classes, views, seen = 2, Views(), Input()
 
   def __init__(self, most=10**9):
     self.most, self.batches = most, []

@@ -2,6 +2,7 @@
 
 import io
 import os
+import pathlib
 import tarfile
 import zipfile
 
@@ -11,7 +12,7 @@ from PIL import Image
 from programs import assert_refused
 
 from datasets import DATASETS, submission
-from datasets.images import read_label
+from datasets.label_pictures import read_label
 from utils.errors import UserError
 
 pytestmark = pytest.mark.fast
@@ -26,7 +27,7 @@ def write_labels(dataset, output_dir, sizes=SIZES):
   rng = np.random.default_rng(0)
   labels = {name: rng.integers(0, dataset.num_classes, size).astype(np.uint8) for name, size in sizes.items()}
   for name, label in labels.items():
-    submission.write_label(os.path.join(folder, f'{name}.png'), label, dataset)
+    pathlib.Path(folder, f'{name}.png').write_bytes(submission.label_png(label, dataset))
   return labels
 
 
@@ -175,7 +176,8 @@ def test_vocs_labels_pass_without_void(shared, tmp_path, run_program):
   folder = submission.label_folder(DATASETS['voc'], str(tmp_path / 'out'))
   for name in names:
     label = read_label(str(source / f'SegmentationClass/{name}.png'))
-    submission.write_label(os.path.join(folder, f'{name}.png'), np.where(label == 255, 0, label), DATASETS['voc'])
+    png = submission.label_png(np.where(label == 255, 0, label), DATASETS['voc'])
+    pathlib.Path(folder, f'{name}.png').write_bytes(png)
   (tmp_path / 'list.txt').write_text('\n'.join(names))
 
   def check_command(path, listed='list.txt'):

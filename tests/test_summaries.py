@@ -37,6 +37,15 @@ def test_pictures_stand_side_by_side_in_the_datasets_colors(graph):
   assert np.all(value[0, :, 6:] == PALETTE[0])
 
 
+def test_pictures_of_many_bands_show_three(graph):
+  image = np.arange(12, dtype=np.float32).reshape(1, 1, 2, 6)
+  batch = {'image': tf.constant(image), 'label': tf.zeros([1, 1, 2], tf.int32)}
+  with tf.Session() as session:
+    for shown in [(2, 1, 0), (5, 5, 5)]:
+      picture = session.run(summaries.pictures(batch, tf.zeros([1, 1, 2], tf.int32), PALETTE, shown))
+      np.testing.assert_array_equal(picture[:, :, :2], image[..., list(shown)])
+
+
 def test_training_summary(graph):
   batch = {'image': tf.zeros([2, 3, 4, 3]), 'label': tf.zeros([2, 3, 4], tf.int32)}
   values = parse(summaries.training_summary(outputs_over([]), batch, PALETTE))

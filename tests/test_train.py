@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 
+import imageio.v3 as imageio
 import numpy as np
 import programs
 import pytest
@@ -22,6 +23,9 @@ from datasets import convert, export, get_dataset, records
 from utils.compat import tf
 from utils.files import ROOT
 from utils.runs import load_run
+from utils.settings import parse
+from utils.training import start
+from utils.training.settings import TrainSettings
 
 SHORT = ('--dataset=shapes', '--net=tiny', '--checkpoint=none', '--crop_size=63,95', '--batch_size=2', '--log_steps=1',
          '--freeze_batch_norm', '--dropout_keep_prob=1', '--new_layers_rate=10')
@@ -74,7 +78,7 @@ def test_log_and_files(whole):
   assert {'config.json', 'best', 'checkpoint', 'model.ckpt-6.index'} <= set(os.listdir(run_dir))
   config = json.loads((run_dir / 'config.json').read_text())
   assert config['network'] == {
-      'name': 'tiny', 'skip': '8s', 'decoder_channels': 0, 'input_scale': 1.0}
+      'name': 'tiny', 'skip': '8s', 'decoder_channels': 0, 'input_scale': 1.0, 'bands': []}
   assert config['dataset']['classes'] == list(get_dataset('shapes').classes)
   assert config['flags']['max_steps'] == 6 and config['versions']['tensorflow'] == tf.__version__
 
@@ -276,7 +280,7 @@ def test_a_corrupt_record_is_named(data_dir, tmp_path):
 
 def test_a_label_out_of_range_is_named_with_its_record(data_dir, tmp_path):
   """Shards of another dataset's making, whose ids go beyond the classes."""
-  from datasets import images
+  from datasets import encoding
   from datasets.dataset import Source, label_map
 
   wrong = tmp_path / 'wrong'
@@ -285,7 +289,7 @@ def test_a_label_out_of_range_is_named_with_its_record(data_dir, tmp_path):
   for index, shard in enumerate(records.shard_paths(data_dir, 'train')):
     with tf.io.TFRecordWriter(str(wrong / os.path.basename(shard))) as writer:
       source = Source(name=f'moon{index}', image=np.zeros([70, 99, 3], np.uint8), label=np.full([70, 99], 8, np.uint8))
-      writer.write(records.serialize(images.encode_pair(source, label_map({8: 8}))))
+      writer.write(records.serialize(encoding.encode_pair(source, label_map({8: 8}))))
     if 'shard_bytes' in stats:
       stats['shard_bytes'][index] = os.path.getsize(wrong / os.path.basename(shard))
   stats['num_examples'] = 2
@@ -387,3 +391,106 @@ def test_real_weights_train_in_two_steps(shared, data_dir, tmp_path):
   for name in original.get_variable_to_shape_map():
     np.testing.assert_array_equal(trained.get_tensor(name), original.get_tensor(name))
   assert np.abs(trained.get_tensor('fcn/score_32/weights')).max() > 0
+
+
+def test_a_broken_checkpoint_is_named_and_the_run_goes_on_from_the_whole_one(whole, data_dir, tmp_path):
+  """It had saved steps 0 and 6: cut off, a list that is empty; nothing is deleted, and what cannot go on is refused."""
+  run_dir = tmp_path / 'run'
+  succeed(run(run_dir, data_dir, '--max_steps=4', '--eval_steps=0', '--save_minutes=0', '--keep_checkpoints=3'))
+  os.truncate(run_dir / 'model.ckpt-4.data-00000-of-00001', 10_000)
+  os.truncate(run_dir / 'checkpoint', 0)
+  result = succeed(run(run_dir, data_dir, '--max_steps=5', '--eval_steps=0', '--save_minutes=60'))
+  assert 'resumed at step 3 from' in result.stdout and list(losses(result.stdout)) == [4, 5]
+  for part in (f'{run_dir}/checkpoint is empty', 'model.ckpt-4.data-00000-of-00001 is cut off',
+               f'the checkpoint used is {run_dir}/model.ckpt-3'):
+    assert part in result.stderr
+  assert {f'model.ckpt-{step}.index' for step in (2, 3, 4, 5)} <= set(os.listdir(run_dir))  # 2, 3, 5 are three
+  for step in (2, 3, 5):
+    os.truncate(run_dir / f'model.ckpt-{step}.index', 5)
+  before = sorted(os.listdir(run_dir))
+  assert_refused(run(run_dir, data_dir, '--max_steps=9', '--eval_steps=0'), 'holds no whole checkpoint', 'ckpt-5.index')
+  assert sorted(os.listdir(run_dir)) == before
+
+
+def test_a_broken_best_checkpoint_is_replaced_by_the_next(data_dir, tmp_path):
+  run_dir, best = tmp_path / 'run', tmp_path / 'run/best'
+  succeed(run(run_dir, data_dir, '--max_steps=1', '--eval_steps=1'))
+  (best / 'best.json').write_text(json.dumps({'split': 'val', 'mean_iou': 0.99, 'step': 1}))
+  os.truncate(best / 'model.ckpt-1.index', 0)
+  result = succeed(run(run_dir, data_dir, '--max_steps=2', '--eval_steps=1'))
+  assert 'best/model.ckpt-1.index is cut off' in result.stderr and 'the best so far' in result.stdout
+  assert {'model.ckpt-1.index', 'model.ckpt-2.index'} <= set(os.listdir(best)) and load_run(str(run_dir)).step == 2
+
+
+def test_weights_are_named_by_any_of_their_files(data_dir, tmp_path):
+  args = ('--max_steps=1', '--eval_steps=0')
+  succeed(run(tmp_path / 'first', data_dir, *args))
+  for name in ('model.ckpt-1.meta', 'checkpoint', ''):
+    result = succeed(run(tmp_path / f'from {name}', data_dir, *args, f'--init_from={tmp_path}/first/{name}'))
+    assert f'from {tmp_path}/first/model.ckpt-1; new: none' in result.stdout
+  assert_refused(run(tmp_path / 'x', data_dir, *args, f'--init_from={tmp_path}/gone'), f'--init_from={tmp_path}/gone')
+  (tmp_path / 'empty').mkdir()
+  assert_refused(run(tmp_path / 'x', data_dir, *args, '--net=inception_v3', f'--checkpoint={tmp_path}/empty'),
+                 f'--checkpoint={tmp_path}/empty: no checkpoint in this folder')
+
+
+def test_bad_originals_are_left_out_where_the_user_says_so(tmp_path):
+  """The error's advice is a flag of train.py."""
+  photos = tmp_path / 'photos'
+  shapes = get_dataset('shapes')
+  for kind in ('images', 'labels'):
+    (photos / kind).mkdir(parents=True)
+  for name in ('a', 'b', 'c', 'd'):
+    for kind, shape in (('images', (40, 50, 3)), ('labels', (40, 50))):
+      imageio.imwrite(photos / kind / f'{name}.png', np.zeros(shape, np.uint8))
+  (photos / 'classes.txt').write_text('\n'.join(shapes.classes))
+  (photos / 'train.txt').write_text('a\nb\nc\n')
+  (photos / 'val.txt').write_text('d\n')
+  (photos / 'images/b.png').write_bytes(b'no picture')
+  args = (f'--dataset={photos}', '--max_steps=1', '--eval_steps=0')
+  result = run(tmp_path / 'run', tmp_path / 'data', *args)
+  assert result.returncode == 1 and '--skip_bad leaves them out' in result.stderr
+  result = succeed(run(tmp_path / 'run', tmp_path / 'data', *args, '--skip_bad'))
+  assert f'left out {photos}/images/b.png' in result.stdout
+  assert records.read_stats(str(tmp_path / 'data'), 'train')['num_examples'] == 2
+
+
+@pytest.mark.parametrize('args, said', [
+    (['--max_steps=10', '--batch_norm_decay=0.9'],  # 0.9^10 = 0.349; 0.05^(1/10) = 0.741; ln 0.05 / ln 0.9 = 28.4
+     'of which 35% will still be their start after 10 steps, .* --batch_norm_decay=0.74 or --max_steps=29 helps'),
+    (['--max_steps=10', '--batch_norm_decay=0.9', '--gradient_accumulation=2'],  # 0.9^20 = 0.122, 0.05^(1/20) = 0.861
+     'of which 12% .*=0.86 or --max_steps=15 helps'),
+    (['--max_steps=10', '--batch_norm_decay=0.74'], None),
+    (['--max_steps=10', '--batch_norm_decay=1'], 'of which 100% .*=0.74 helps')])
+def test_averages_that_lag_behind_are_said(args, said, capsys):
+  made = parse(TrainSettings, args)
+  start.say_if_averages_lag(made.optimizer.batch_norm_decay, made.schedule)
+  out = capsys.readouterr().out
+  assert re.search(said, out) if said else out == ''
+
+
+def test_averages_are_spoken_of_only_where_they_are_learned_from_scratch(data_dir, tmp_path):
+  args = ('--max_steps=1', '--eval_steps=0')
+  hint = 'note: batch norm is evaluated with averages'
+  assert hint in succeed(run(tmp_path / 'scratch', data_dir, *args, '--nofreeze_batch_norm')).stdout
+  assert hint not in succeed(run(tmp_path / 'frozen', data_dir, *args)).stdout
+  assert hint not in succeed(run(tmp_path / 'warm', data_dir, *args, '--nofreeze_batch_norm',
+                                 f'--init_from={tmp_path}/scratch')).stdout
+
+
+def test_a_folder_with_the_name_of_a_known_dataset_is_spoken_of(tmp_path, monkeypatch, capsys):
+  import datasets
+
+  monkeypatch.chdir(tmp_path)
+  datasets._say_if_folder.cache_clear()
+  (tmp_path / 'camvid').mkdir()  # may be the originals of CamVid
+  assert get_dataset('camvid').name == 'camvid' and capsys.readouterr().err == ''
+  datasets._say_if_folder.cache_clear()
+  (tmp_path / 'voc').mkdir()
+  (tmp_path / 'voc/classes.txt').write_text('a\nb\n')
+  assert get_dataset('voc').num_classes == 21 == get_dataset('voc').num_classes
+  assert capsys.readouterr().err == (
+      'note: --dataset=voc is the known dataset of this name; --dataset=./voc is the folder here\n')
+  for given, kept in (('voc', 'voc'), ('./voc', './voc'), ('./photos/', 'photos'), ('voc/', './voc')):
+    settings = parse(TrainSettings, [f'--dataset={given}'])
+    assert settings.resolved(get_dataset('shapes')).data.dataset == kept

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nets import get_network, vgg_encoder
+from nets import backbones, get_network, vgg_encoder
 from nets.network import Mode
 from nets.unpooling import max_pool
 from utils.compat import slim, tf
@@ -39,7 +39,7 @@ def test_activations_are_slims_where_batch_norms_do_nothing(graph):
   with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
     _, slims = slim.nets.vgg.vgg_16(tf.constant(image) - [123.68, 116.78, 103.94], is_training=False)
     with vgg_encoder.arg_scope(Mode(weight_decay=0.0)):
-      ours, net = [], vgg_encoder.normalize(tf.constant(image))
+      ours, net = [], backbones.without_mean(tf.constant(image))
       for block in range(1, 6):
         net, _ = max_pool(vgg_encoder.encode_block(net, block, 'norms'))
         ours.append(net)

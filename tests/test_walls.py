@@ -17,11 +17,13 @@ MAY_IMPORT = {
     'nets': ('utils',),
     'datasets': ('utils',),
     'datasets.readers': ('utils', 'datasets'),
+    'datasets.readers.annotations': ('utils', 'datasets', 'datasets.readers'),
     'utils.drawing': ('utils',),
     'checkpoints': ('utils', 'nets', 'datasets', 'datasets.readers'),
     'utils.inference': ('utils', 'nets', 'datasets', 'datasets.readers', 'utils.drawing'),
     'utils.evaluation': ('utils', 'datasets', 'utils.drawing', 'utils.inference'),
-    'utils.training': ('utils', 'nets', 'datasets', 'checkpoints', 'utils.drawing', 'utils.evaluation'),
+    'utils.training': (
+        'utils', 'nets', 'datasets', 'datasets.readers', 'checkpoints', 'utils.drawing', 'utils.evaluation'),
 }
 EVERYWHERE = (*MAY_IMPORT, 'utils.studies')
 # Programs of datasets/ that draw; its registry and preparation name the readers.
@@ -31,6 +33,7 @@ ALSO = {
     'datasets.__init__': ('datasets.readers',),
     'datasets.convert': ('datasets.readers',),
     'datasets.prepare': ('datasets.readers',),
+    'datasets.readers.own': ('datasets.readers.annotations',),
 }
 MOST_LINES, MOST_LINES_OF_SCRIPT = 60, 150
 

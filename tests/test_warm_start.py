@@ -192,3 +192,112 @@ def test_real_16s_starts_from_real_32s(tmp_path, monkeypatch):
   values = started(init_fn)
   np.testing.assert_array_equal(values['fcn/score_32/biases'], np.arange(5))
   np.testing.assert_array_equal(values['fcn/lateral_32/BatchNorm/moving_mean'], np.arange(3))
+
+
+def mean_kernels(kernel):
+  return kernel.mean(axis=2, keepdims=True)
+
+
+FIRST = np.random.default_rng(3).normal(size=[3, 5, 3, 7]).astype(np.float32)
+
+
+def test_own_kernels_for_colors_and_their_mean_for_the_others():
+  found = warm_start.inflated(FIRST, (2, None, 0, 1, None, None))
+  assert found.shape == (3, 5, 6, 7) and found.dtype == np.float32
+  np.testing.assert_allclose(found[:, :, [2, 3, 0]], FIRST / 2, rtol=1e-6)
+  np.testing.assert_allclose(found[:, :, [1, 4, 5]], np.repeat(mean_kernels(FIRST), 3, axis=2) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize('colors', [
+    (None,), (None,) * 2, (None,) * 13, (0,), (1, 0), (0, None), (1, 0, None, None), (0, 1, 2, None), (2, 1, 0),
+    (None, 2, None)])
+def test_gray_pictures_give_what_they_gave(colors):
+  """The sum over the bands is that over the colors; a red and a green band take their kernels, others the rest."""
+  found = warm_start.inflated(FIRST, colors)
+  assert found.shape[2] == len(colors)
+  np.testing.assert_allclose(found.sum(axis=2), FIRST.sum(axis=2), atol=1e-5)
+  for place, color in enumerate(colors):
+    if color is not None and (None in colors or len(colors) == 3):
+      np.testing.assert_allclose(found[:, :, place], FIRST[:, :, color] * 3 / len(colors), rtol=1e-6)
+
+
+def test_photographs_keep_their_kernels():
+  np.testing.assert_array_equal(warm_start.inflated(FIRST, (0, 1, 2)), FIRST)
+  np.testing.assert_array_equal(warm_start.inflated(FIRST, (2, 0, 1)), FIRST[:, :, [2, 0, 1]])
+
+
+def test_the_first_kernel_alone_is_inflated(tmp_path):
+  """Other variables arrive as they are, and one of another shape is refused all the same."""
+  path = save(tmp_path / 'net.ckpt', {'Net/conv1/weights': FIRST, 'Net/conv1/biases': FIRST[0, 0, 0],
+                                      'Net/conv2/weights': FIRST[:, :, :2]})
+  variable('Net/conv1/weights', np.zeros([3, 5, 4, 7]))
+  variable('Net/conv1/biases', np.zeros([7]))
+  variable('Net/conv2/weights', np.zeros([3, 5, 2, 7]))
+  colors = (0, None, 1, 2)
+  init_fn, names = warm_start.restore_pretrained(path, ('Net',), colors=colors)
+  assert names == ['Net/conv1/biases', 'Net/conv1/weights', 'Net/conv2/weights']
+  values = started(init_fn)
+  np.testing.assert_array_equal(values['Net/conv1/weights'], warm_start.inflated(FIRST, colors))
+  np.testing.assert_array_equal(values['Net/conv1/biases'], FIRST[0, 0, 0])
+  np.testing.assert_array_equal(values['Net/conv2/weights'], FIRST[:, :, :2])
+  with pytest.raises(UserError, match=r'Net/conv1/weights \(there \[3, 5, 3, 7\], here \[3, 5, 4, 7\]\)'):
+    warm_start.restore_pretrained(path, ('Net',))
+  with pytest.raises(UserError, match='with another shape'):
+    warm_start.restore_pretrained(path, ('Net',), colors=(None,) * 5)
+
+
+def test_separable_first_kernels_are_inflated_together():
+  """Inception v2's first layer: 8 filters for each color, then a convolution of all 24."""
+  rng = np.random.default_rng(0)
+  depthwise = rng.normal(size=[7, 7, 3, 8]).astype(np.float32)
+  depthwise += rng.normal(size=[7, 7, 1, 8])  # the colors' filters resemble each other
+  pointwise = rng.normal(size=[1, 1, 24, 64]).astype(np.float32)
+  whole = np.einsum('hwbm,bmc->hwbc', depthwise, pointwise.reshape(3, 8, 64))
+  names = 'v2/conv/depthwise_weights', 'v2/conv/pointwise_weights'
+  for colors in [(0, 1, 2, None), (2, 1, 0), (None, None)]:
+    found = warm_start._for_bands(dict(zip(names, (depthwise, pointwise))), colors)
+    assert [found[name].shape for name in names] == [(7, 7, len(colors), 8), (1, 1, 8 * len(colors), 64)]
+    again = np.einsum('hwbm,bmc->hwbc', found[names[0]], found[names[1]].reshape(len(colors), 8, 64))
+    wanted = warm_start.inflated(whole, colors)
+    for place, color in enumerate(colors):
+      scale = np.abs(wanted[:, :, place]).max()
+      assert np.abs(again - wanted)[:, :, place].max() < (1e-4 if color is not None else 0.9) * scale
+
+
+def test_line_about_the_bands():
+  line = warm_start.bands_line(('red', 'Green', 'BLUE', 'nir'), (0, 1, 2, None))
+  assert line == ('first kernels of 4 bands: red, Green, BLUE their own; nir the mean of the three colors; '
+                  'all times 0.75')
+  line = warm_start.bands_line(('nir', 'red', 'green'), (0, 1, 2))
+  assert line == 'first kernels of 3 bands: nir as red, red as green, green as blue their own; all times 1'
+  assert 'red their own; nir, swir their share of what is left' in warm_start.bands_line(
+      ('red', 'nir', 'swir'), (0, None, None))
+  assert 'bands: red the mean of the three colors; all times 3' in warm_start.bands_line(('red',), (0,))
+
+
+def expanded(photo):
+  """A photograph as six bands that resemble those of a satellite: its colors and three mixtures of them."""
+  mixed = photo @ np.float32([[.2, .6, .1], [.5, .1, .3], [.3, .3, .6]])
+  return np.concatenate([photo, mixed], axis=-1)
+
+
+@pytest.mark.parametrize('names, picked', [
+    ((0, 1, 2, None, None, None), (0, 1, 2, 3, 4, 5)), ((None,) * 6, (0, 1, 2, 3, 4, 5)), ((None,), (3,)),
+    ((0, 1, None, None), (0, 1, 3, 5))])
+def test_activations_of_photographs_keep_their_size(shared, names, picked):
+  """The standard deviation behind Inception v3's first convolution, over all filters, on real photographs."""
+  from datasets.images import read_rgb
+  kernel = tf.train.load_checkpoint(str(shared / 'pretrained/inception_v3.ckpt')).get_tensor(
+      'InceptionV3/Conv2d_1a_3x3/weights')
+  photos = [read_rgb(str(path)) for path in sorted((shared / 'data/camvid/train').glob('*'))[::60]]
+  assert len(photos) > 3
+
+  def deviation(images, weights):
+    with tf.Session() as session:
+      maps = [session.run(tf.nn.conv2d(image[None] / 127.5 - 1, weights, 2, 'VALID')) for image in images]
+    return np.concatenate([part.reshape(-1, part.shape[-1]) for part in maps]).std(axis=0)
+
+  before = deviation([photo.astype(np.float32) for photo in photos], kernel)
+  after = deviation([expanded(photo.astype(np.float32))[..., list(picked)] for photo in photos],
+                    warm_start.inflated(kernel, names))
+  assert abs(np.sqrt((after**2).sum() / (before**2).sum()) - 1) < 0.03

@@ -1,7 +1,6 @@
 """Downloading files and unpacking archives, without trusting the network or the archive."""
 
 import contextlib
-import fcntl
 import hashlib
 import http.client
 import os
@@ -17,7 +16,7 @@ import zipfile
 import zlib
 
 from utils.errors import UserError
-from utils.files import make_folder
+from utils.files import make_folder, take_lock
 from utils.progress import Progress
 
 _TIMEOUT = 10  # seconds to connect, and for the next bytes to arrive
@@ -76,7 +75,7 @@ def fetch(url, path, size=None, digest=None, progress=True):
 def _download(url, part, size, digest, progress):
   """Completes the file `part` and checks it; removes it if it is not as expected."""
   with open(part, 'ab') as file:
-    _lock(file)
+    take_lock(file, f'{part} is being downloaded by another process; wait for it, then run again')
     _transfer_all(url, file, size, progress)
   problem = _difference(part, size, digest)
   if problem:
@@ -132,14 +131,6 @@ def _difference(path, size, digest):
     if checksum.hexdigest() != expected.lower():
       return f'{algorithm} {checksum.hexdigest()} instead of {expected.lower()}'
   return None
-
-
-def _lock(file):
-  """Takes an exclusive lock on an open file. Raises UserError if another process holds it."""
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError as error:
-    raise UserError(f'{file.name} is being downloaded by another process; wait for it, then run again') from error
 
 
 def _reason(error):

@@ -5,7 +5,13 @@ import sys
 
 
 class UserError(Exception):
-  """An error that a user can correct: the message names file, record or flag, the bad value and the valid values."""
+  """An error that a user can correct: the message names file, record or flag, the bad value and the valid values.
+
+  Its arguments are the lines of the message, mostly one. Each stays one line, whatever names are in it; see `shown`.
+  """
+
+  def __str__(self):
+    return '\n'.join(shown(str(line)) for line in self.args)
 
 
 def guarded(program):
@@ -17,6 +23,9 @@ def guarded(program):
   Returns:
     the exit code: 1 after a UserError, or if the reader of the output has gone (`| head`); 130 after Ctrl-C.
   """
+  for stream in (sys.stdout, sys.stderr):
+    if hasattr(stream, 'reconfigure'):  # a name that the terminal's encoding lacks is printed escaped
+      stream.reconfigure(errors='backslashreplace')
   try:
     code = program()
     sys.stdout.flush()
@@ -33,7 +42,29 @@ def guarded(program):
 
 
 def listed(names, most=5, separator=', '):
-  """Joins names for a message, of many names only the first few: 'a, b, c and 4 more'."""
+  """Joins names, as `shown`, for a message, of many names only the first few: 'a, b, c and 4 more'."""
   names = list(names)
   more = f' and {len(names) - most} more' if len(names) > most else ''
-  return separator.join(map(str, names[:most])) + more
+  return separator.join(shown(str(name)) for name in names[:most]) + more
+
+
+def shown(name):
+  """A file's name as text that can be printed and drawn, on one line: bytes that are no UTF-8 and control characters
+  become escapes, as in 'caf\\xe9' and 'two\\nlines'."""
+
+  def escaped(mark):
+    if '\udc80' <= mark <= '\udcff':  # stands for a byte (PEP 383)
+      return f'\\x{ord(mark) - 0xdc00:02x}'
+    return mark if mark.isprintable() else mark.encode('unicode_escape').decode()
+
+  return ''.join(map(escaped, os.fspath(name)))
+
+
+def brief(value):
+  """A value from a JSON in a message: in one line, not too long; 'nothing' for None."""
+  value = value.tolist() if hasattr(value, 'tolist') else value
+  try:
+    text = 'nothing' if value is None else repr(value)
+  except RecursionError:
+    text = 'deeply nested lists'
+  return text if len(text) <= 60 else f'{text[:57]}...'

@@ -1,10 +1,17 @@
-"""The project's folder, and writing files whole or not at all."""
+"""The project's folder, writing files whole or not at all, locks, and names that TensorFlow takes."""
 
 import contextlib
+import errno
+import fcntl
+import functools
 import json
 import os
+import re
+import secrets
+import sys
+import tempfile
 
-from utils.errors import UserError
+from utils.errors import UserError, shown
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # folder of the project
 
@@ -13,15 +20,17 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # folder of 
 def replacing(path):
   """Yields a temporary path beside `path` and renames it to `path` when the block ends well; removes it otherwise.
 
+  The temporary name is short, so that every name that the file system takes can be written.
+
   Raises:
     UserError: if the file cannot be written (no permission, disk full); an earlier file at `path` is untouched.
   """
-  temporary = f'{path}.{os.getpid()}.tmp'
+  temporary = os.path.join(os.path.dirname(path), f'.{secrets.token_hex(6)}.tmp')
   try:
     yield temporary
     os.replace(temporary, path)
   except OSError as error:
-    raise UserError(f'cannot write {path}: {error.strerror or error}') from error
+    raise UserError(f'cannot write {shown(path)}: {error.strerror or error}') from error
   finally:
     with contextlib.suppress(OSError):
       os.unlink(temporary)
@@ -50,6 +59,77 @@ def make_folder(path):
   try:
     os.makedirs(path, exist_ok=True)
   except OSError as error:
-    raise UserError(f'cannot create folder {path}: {error.strerror}') from error
+    raise UserError(f'cannot create folder {shown(path)}: {error.strerror}') from error
   if not os.access(path, os.W_OK):
-    raise UserError(f'folder {path} is not writable')
+    raise UserError(f'folder {shown(path)} is not writable')
+
+
+def take_lock(file, busy):
+  """Takes the exclusive lock of an open file or folder, released by the system when the process ends.
+
+  A file system without locks (some of NFS, Lustre, FUSE) gets a line on stderr, and work goes on.
+
+  Args:
+    file: the open file, or its descriptor.
+    busy: message of the error where another process holds the lock.
+
+  Raises:
+    UserError: where another process holds the lock.
+  """
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except OSError as error:
+    if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+      raise UserError(busy) from error
+    print(f'warning: no lock to be had here ({error.strerror}), so this cannot be noticed: {busy}', file=sys.stderr,
+          flush=True)
+
+
+_LITERAL = re.compile(r'(?!\w+://)[^*?\[\]\\\ud800-\udfff]*')  # no scheme, no pattern, no byte that is not UTF-8
+
+
+def tensorflow_path(path):
+  """The name under which TensorFlow reads and writes a file, or a checkpoint's prefix, of any name.
+
+  TensorFlow takes *, ?, [, ] and \\ in checkpoints' names for patterns, `word://` for another file system, and refuses
+  names that are not UTF-8. Such a folder gets a link of a plain name, which lasts as long as the process; the files of
+  a prefix of such a name, as they are now, get one each.
+
+  Raises:
+    UserError: if there is no place for links.
+  """
+  if _LITERAL.fullmatch(path):
+    return path
+  path = os.path.abspath(path)
+  folder, name = os.path.split(path)
+  try:
+    if os.path.isdir(path):
+      return _link(path)
+    return os.path.join(_link(folder), name) if _LITERAL.fullmatch(name) else _linked_files(folder, name)
+  except OSError as error:
+    raise UserError(f'{path}: TensorFlow cannot take this name, and no link to it can be made ({error.strerror}); '
+                    'rename it') from error
+
+
+@functools.cache
+def _links():
+  """A temporary folder for links, which is removed at the end of the process."""
+  place = next((place for place in (tempfile.gettempdir(), '/tmp', '/var/tmp') if _LITERAL.fullmatch(place)), None)
+  return tempfile.TemporaryDirectory(prefix='fcn-', dir=place)
+
+
+@functools.cache
+def _link(folder):
+  """Path of a link to a folder."""
+  link = os.path.join(tempfile.mkdtemp(dir=_links().name), 'folder')
+  os.symlink(folder, link)
+  return link
+
+
+def _linked_files(folder, name):
+  """Path of links to the files in a folder that begin with `name`, which the path takes the place of."""
+  links = tempfile.mkdtemp(dir=_links().name)
+  for entry in os.listdir(folder):
+    if entry.startswith(name):
+      os.symlink(os.path.join(folder, entry), os.path.join(links, 'file' + entry.removeprefix(name)))
+  return os.path.join(links, 'file')

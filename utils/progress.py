@@ -54,10 +54,15 @@ class Progress:
     if self._clock() - self._shown >= self._interval:
       self._show()
 
+  @property
+  def rate(self):
+    """Units a second since the start."""
+    elapsed = self._clock() - self._start
+    return self.done / elapsed if elapsed > 0 else 0.0
+
   def line(self):
     """Returns the line for the current state: 'camvid train: 120/367 images, 81.3/s, 3 s left'."""
-    elapsed = self._clock() - self._start
-    rate = self.done / elapsed if elapsed > 0 else 0.0
+    elapsed, rate = self._clock() - self._start, self.rate
     text = f'{self.label}: ' if self.label else ''
     if self._is_tty and self.total:
       filled = min(BAR_WIDTH, BAR_WIDTH * self.done // self.total)

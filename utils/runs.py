@@ -2,8 +2,8 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
+import glob
 import importlib.metadata
 import os
 import subprocess
@@ -11,9 +11,9 @@ import sys
 
 import numpy as np
 
-from utils.compat import tf
-from utils.errors import UserError
-from utils.files import ROOT, make_folder, read_json, write_json
+from utils.checkpoint_files import folder_named, newest_checkpoint, problem, read_step, steps_of, without_suffix
+from utils.errors import UserError, listed
+from utils.files import ROOT, make_folder, read_json, take_lock, write_json
 
 CONFIG = 'config.json'
 LOCK = 'lock'
@@ -32,7 +32,7 @@ class Run:
     checkpoint: prefix of the checkpoint's files.
     step: training step of the checkpoint.
     config: contents of config.json: `flags`, `dataset` (name, classes, palette), `network` (name, skip, options),
-      `versions`, `commit`, `command`.
+      `versions`, `commit`, `command`, `working_folder` (which paths in `flags` are relative to).
   """
   folder: str
   checkpoint: str
@@ -50,90 +50,50 @@ class Run:
     return np.array(self.config['dataset']['palette'], np.uint8)
 
 
-def latest_checkpoint(folder):
-  """Prefix of the newest checkpoint in `folder`, or None.
-
-  Raises:
-    UserError: if the folder's list names a checkpoint whose files are gone.
-  """
-  state = tf.train.get_checkpoint_state(folder)
-  if state is None:
-    return None
-  if not tf.train.checkpoint_exists(state.model_checkpoint_path):
-    raise UserError(f'{os.path.join(folder, "checkpoint")} names {state.model_checkpoint_path}, which is not there')
-  return state.model_checkpoint_path
-
-
-def open_checkpoint(prefix):
-  """Opens a checkpoint for reading, V1 or V2.
-
-  Returns:
-    a tf.train.CheckpointReader.
-
-  Raises:
-    UserError: if it is missing, truncated, or no checkpoint.
-  """
-  if not tf.train.checkpoint_exists(prefix):
-    raise UserError(f'no checkpoint at {prefix}')
-  try:
-    return tf.train.load_checkpoint(prefix)
-  except (tf.errors.OpError, RuntimeError, ValueError) as error:
-    raise UserError(f'checkpoint {prefix} cannot be read, it is truncated or no checkpoint: '
-                    f'{str(error).splitlines()[0]}') from error
-
-
-def read_tensors(prefix, names):
-  """Reads tensors from a checkpoint.
-
-  Args:
-    prefix: prefix of the checkpoint's files.
-    names: names of the tensors.
-
-  Returns:
-    dict from name to array.
-
-  Raises:
-    UserError: if the checkpoint is missing or damaged.
-  """
-  reader = open_checkpoint(prefix)
-  try:
-    return {name: reader.get_tensor(name) for name in names}
-  except (tf.errors.OpError, RuntimeError, ValueError, IndexError) as error:  # IndexError: data beyond the file's end
-    raise UserError(f'checkpoint {prefix} is truncated or damaged: {str(error).splitlines()[0]}') from error
-
-
-def load_run(ckpt):
+def load_run(ckpt, flag='ckpt'):
   """Finds the checkpoint that `--ckpt` names.
 
   Args:
     ckpt: a run's folder (its best checkpoint if training evaluated a split, else its latest), or a checkpoint in the
-      folder, as `runs/voc-8s/model.ckpt-1000` (also with `.index`, or the folder `runs/voc-8s/best`).
+      folder, as `runs/voc-8s/model.ckpt-1000` (also any of its files, or the folder `runs/voc-8s/best`).
+    flag: the flag's name in messages.
 
   Returns:
-    a Run.
+    a Run. Where the checkpoint of a folder is broken, it is that of the newest whole one; stderr then names both.
 
   Raises:
-    UserError: if there is no checkpoint, or no config.json of a run beside it.
+    UserError: if there is no checkpoint, it is broken, or there is no config.json of a run beside it.
   """
-  ckpt = ckpt.rstrip('/')
-  if os.path.isdir(ckpt):
-    prefix = _best_checkpoint(ckpt) or latest_checkpoint(ckpt)
-    if prefix is None:
-      raise UserError(f'--ckpt={ckpt}: no checkpoint in this folder; give a folder that train.py wrote')
-  else:
-    prefix = ckpt.removesuffix('.index')
-    if not tf.train.checkpoint_exists(prefix):
-      raise UserError(f'--ckpt={ckpt}: no such run folder or checkpoint')
+  given = f'--{flag}={ckpt}'
+  prefix = _named_checkpoint(ckpt, given)
   folder = os.path.dirname(prefix) or '.'
-  if os.path.basename(folder) == BEST:
-    folder = os.path.dirname(folder) or '.'
+  if os.path.basename(os.path.abspath(folder)) == BEST and not os.path.exists(os.path.join(folder, CONFIG)):
+    folder = os.path.dirname(folder) or ('..' if folder == '.' else '.')
   if not os.path.exists(os.path.join(folder, CONFIG)):
-    raise UserError(f'--ckpt={ckpt}: no {CONFIG} in {folder}; it is not the folder of a run of train.py')
+    raise UserError(f'{given}: no {CONFIG} in {folder}; it is not the folder of a run of train.py')
   config = read_json(os.path.join(folder, CONFIG))
-  if not open_checkpoint(prefix).has_tensor('global_step'):
-    raise UserError(f'--ckpt={ckpt}: {prefix} holds no global_step, so train.py did not write it')
-  step = int(read_tensors(prefix, ['global_step'])['global_step'])
-  return Run(folder=folder, checkpoint=prefix, step=step, config=config)
+  if not isinstance(config, dict) or not {'flags', 'dataset'} <= config.keys():
+    raise UserError(f'{given}: {os.path.join(folder, CONFIG)} was not written by train.py')
+  return Run(folder=folder, checkpoint=prefix, step=read_step(prefix), config=config)
+
+
+def _named_checkpoint(ckpt, given):
+  """Prefix of the checkpoint that a user names; `given` is the flag with its value, for messages."""
+  folder = folder_named(ckpt)
+  if folder:
+    prefix = _best_checkpoint(folder) or newest_checkpoint(folder)
+    if prefix is None:
+      raise UserError(f'{given}: no checkpoint in this folder; give a folder that train.py wrote')
+    return prefix
+  prefix = without_suffix(ckpt)
+  others = [os.path.basename(other) for other in steps_of(os.path.dirname(prefix) or '.').values() if other != prefix]
+  there = f'; beside it are {listed(others)}' if others else ''
+  if not glob.glob(f'{glob.escape(prefix)}*'):
+    raise UserError(f'{given}: no such run folder or checkpoint{there}')
+  reason = problem(prefix)
+  if reason:
+    raise UserError(f'{given}: {reason}{there}')
+  return prefix
 
 
 def read_best(folder):
@@ -143,14 +103,19 @@ def read_best(folder):
 
 
 def _best_checkpoint(folder):
-  """Prefix of a run's best checkpoint; None if the run was resumed without evaluations, or with another split."""
+  """Prefix of a run's best checkpoint; None if it is broken, or the run was resumed without evaluations or with others.
+  """
   best = os.path.join(folder, BEST)
-  if os.path.exists(os.path.join(folder, CONFIG)):
-    settings = read_json(os.path.join(folder, CONFIG)).get('flags', {})
-    split = settings.get('eval_split')
-    if not settings.get('eval_steps', True) or (split and (read_best(best) or {}).get('split', split) != split):
-      return None
-  return latest_checkpoint(best)
+  try:
+    if os.path.exists(os.path.join(folder, CONFIG)):
+      settings = read_json(os.path.join(folder, CONFIG)).get('flags', {})
+      split = settings.get('eval_split')
+      if not settings.get('eval_steps', True) or (split and (read_best(best) or {}).get('split', split) != split):
+        return None
+    return newest_checkpoint(best)
+  except UserError as error:
+    print(f'warning: {error}; the latest checkpoint is taken instead of the best', file=sys.stderr, flush=True)
+    return None
 
 
 @contextlib.contextmanager
@@ -161,12 +126,19 @@ def locked(folder):
     UserError: if the folder cannot be created or written, or another process holds the lock.
   """
   make_folder(folder)
-  with open(os.path.join(folder, LOCK), 'w', encoding='utf-8') as file:
+  path = os.path.join(folder, LOCK)
+  try:
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-      raise UserError(f'another run is training in {folder}; give this run another --run_dir') from error
+      lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:  # another user's
+      lock = os.open(path, os.O_RDONLY)
+  except OSError as error:
+    raise UserError(f'cannot open {path}: {error.strerror}') from error
+  try:
+    take_lock(lock, f'another run is training in {folder}; give this run another --run_dir')
     yield
+  finally:
+    os.close(lock)
 
 
 def make_config(settings, dataset, network, command=''):
@@ -193,6 +165,7 @@ def make_config(settings, dataset, network, command=''):
       'versions': {'python': sys.version.split()[0], **{name: importlib.metadata.version(name) for name in PACKAGES}},
       'commit': _commit(),
       'command': command,
+      'working_folder': os.getcwd(),
   }
 
 
@@ -207,13 +180,11 @@ def _commit():
 
 
 def saved_config(folder):
-  """Reads the config.json of a run to be resumed; None if there is no checkpoint yet.
+  """Reads the config.json of a run to be resumed.
 
   Raises:
-    UserError: if there are checkpoints without a config.json.
+    UserError: if it is missing beside the checkpoints, or broken.
   """
-  if not latest_checkpoint(folder):  # a start that failed before its first checkpoint does not bind the next
-    return None
   path = os.path.join(folder, CONFIG)
   if not os.path.exists(path):
     raise UserError(f'{folder} holds checkpoints but no {CONFIG}; give this run another --run_dir')

@@ -44,7 +44,7 @@ class Settings:
 
 
 def flag(default, text, *, least=None, most=None, choices=None, length=None, repeated=False, positional=False,
-         may_change=False, required=False):
+         may_change=False, required=False, path=False):
   """Makes a field of a Settings record; the field's annotation is the flag's type.
 
   Types are `int`, `float`, `str` and `bool` (with `| None` if the default is None), and `tuple[T, ...]` for values
@@ -61,13 +61,15 @@ def flag(default, text, *, least=None, most=None, choices=None, length=None, rep
     positional: whether the field holds no flag, but the tuple of all other words of the command line.
     may_change: whether a run may be resumed with another value.
     required: whether the flag must be given.
+    path: whether the value, or each part of it, is the path of a file or folder, in which `expanded` replaces ~ and
+      variables.
 
   Returns:
     a field for a dataclass.
   """
   return dataclasses.field(default=default, metadata={
       'text': text, 'least': least, 'most': most, 'choices': choices, 'length': length, 'repeated': repeated,
-      'positional': positional, 'may_change': may_change, 'required': required})
+      'positional': positional, 'may_change': may_change, 'required': required, 'path': path})
 
 
 def group(record, prefix=''):
@@ -129,12 +131,12 @@ def parse(record, argv, *, text=''):
   Raises:
     UserError: if a flag is unknown, or a value is not valid.
   """
-  values = flags.FlagValues()
+  values = _Values()
   _define(record, values)
   values.set_gnu_getopt(True)  # flags may stand behind other arguments
   try:
     rest = values(['program', *argv])[1:]
-  except flags.Error as error:
+  except (flags.Error, UnicodeDecodeError) as error:  # the latter: a file of --flagfile
     raise UserError(f'{error} (--help lists all flags)') from error
   if values.help or values.helpfull:
     print(f'{text.strip()}\n\n{help_text(record)}'.strip())
@@ -147,7 +149,7 @@ def parse(record, argv, *, text=''):
     raise UserError(f'unexpected argument {rest[0]!r}; all settings are flags, see --help')
   settings = _read(record, values)
   if positional:
-    settings = dataclasses.replace(settings, **{positional.name: tuple(rest)})
+    settings = dataclasses.replace(settings, **{positional.name: _value(positional, rest)})
   settings.check()
   return settings
 
@@ -254,6 +256,13 @@ class _Parts(flags.ArgumentParser):
     return parts
 
 
+class _Values(flags.FlagValues):
+  """absl's registry of flags; the paths of --flagfile are expanded as those of all flags, within flag files as well."""
+
+  def _get_flag_file_lines(self, filename, parsed_file_stack=None):
+    return super()._get_flag_file_lines(expanded(filename), parsed_file_stack)
+
+
 class _Serializer(flags.ArgumentSerializer):
 
   def serialize(self, value):
@@ -286,9 +295,15 @@ def _read(record, values, prefix=''):
     if 'group' in field.metadata:
       arguments[field.name] = _read(field.metadata['group'], values, prefix + field.metadata['prefix'])
     elif not field.metadata['positional']:
-      value = values[flag_name(field, prefix)].value
-      arguments[field.name] = tuple(value) if isinstance(value, list) else value
+      arguments[field.name] = _value(field, values[flag_name(field, prefix)].value)
   return record(**arguments)
+
+
+def _value(field, value):
+  """The value of a field from what absl has parsed: lists as tuples, paths expanded."""
+  if isinstance(value, (list, tuple)):
+    return tuple(_value(field, part) for part in value)
+  return expanded(value) if field.metadata['path'] else value
 
 
 def _check(name, value, rules):
@@ -314,5 +329,12 @@ def _range(least, most):
 
 
 def expanded(path):
-  """A path with `~` and variables (`$HOME`) expanded, also where a shell leaves them alone (after an =)."""
-  return path if path is None else os.path.expandvars(os.path.expanduser(path))
+  """A path with `~` and variables (`$HOME`) replaced, which a shell leaves alone after the = of a flag.
+
+  A file that is there under a name with a $ keeps it: the shell that has found it for `*.jpg` leaves it alone, too. One
+  whose name starts with ~ is `./~`.
+  """
+  if path is None:
+    return None
+  path = os.path.expanduser(path)
+  return path if os.path.lexists(path) else os.path.expandvars(path)

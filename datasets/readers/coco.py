@@ -10,11 +10,8 @@ import dataclasses
 import json
 import os
 
-import numpy as np
-
-from datasets.dataset import Dataset, Source, colormap, label_map
-from datasets.images import BadFile
-from datasets.readers import lists
+from datasets.dataset import BadFile, Dataset, Source, colormap, label_map
+from datasets.readers import lists, masks
 from datasets.readers.archives import ARCHIVES
 from utils.errors import UserError
 from utils.labels import IGNORE_LABEL
@@ -33,8 +30,6 @@ CATEGORIES = {
     77: 'cell phone', 78: 'microwave', 79: 'oven', 80: 'toaster', 81: 'sink', 82: 'refrigerator', 84: 'book',
     85: 'clock', 86: 'vase', 87: 'scissors', 88: 'teddy bear', 89: 'hair drier', 90: 'toothbrush'}
 CLASSES = ('background', *CATEGORIES.values())
-MAX_PIXELS = 2**26  # greatest size of an image in the JSON; the largest have 640x640
-MAX_OUTLINE = 2**20  # greatest length of a polygon in pixels: pycocotools takes memory in proportion
 _KEPT = ('id', 'image_id', 'category_id', 'iscrowd')  # keys of an annotation that are kept, beside 'segmentation'
 
 
@@ -64,7 +59,7 @@ def _sources(source_dir, split):
   """Lists a split from `annotations/instances_<split>2017.json`, every image of it with its own annotations."""
   relative = os.path.join('annotations', f'instances_{split}2017.json')
   root = lists.find_root(source_dir, ('coco', 'COCO', ''), relative, dataset='coco')
-  _pycocotools()  # checked before the JSON is read, which takes a while
+  masks.pycocotools('coco')  # checked before the JSON is read, which takes a while
   path, folder = os.path.join(root, relative), os.path.join(root, f'{split}2017')
   if not os.path.isdir(folder):
     raise UserError(f'--source_dir={source_dir} does not hold coco: there is no folder {folder}')
@@ -77,8 +72,7 @@ def _sources(source_dir, split):
   for index, image in enumerate(content['images']):
     where = f'{path}: image {index}'
     image_id, height, width = (_field(image, key, int, where) for key in ('id', 'height', 'width'))
-    if min(height, width) < 1 or height * width > MAX_PIXELS:
-      raise UserError(f'{where} is said to be {width}x{height} pixels; 1 to {MAX_PIXELS} in all are understood')
+    masks.check_size(height, width, where)
     file = lists.inside(folder, _field(image, 'file_name', str, where), where)
     ids.append(image_id)
     label = Instances(path, image_id, (height, width), tuple(annotations.pop(image_id, ())))
@@ -88,15 +82,6 @@ def _sources(source_dir, split):
   for names in (ids, [source.name for source in sources]):
     lists.refuse_duplicates(names, path)
   return sources
-
-
-def _pycocotools():
-  """Returns the module pycocotools.mask. Raises UserError with the command that installs it."""
-  try:
-    from pycocotools import mask
-  except ImportError as error:
-    raise UserError(f'coco needs the package pycocotools ({error}): pip install -r requirements-coco.txt') from error
-  return mask
 
 
 def _read(path):
@@ -129,15 +114,7 @@ def _shrink(entry):
   """
   if 'segmentation' not in entry:
     return entry
-  segmentation = entry['segmentation']
-  try:
-    if isinstance(segmentation, list):
-      segmentation = [np.array(polygon, np.float64) for polygon in segmentation]
-    elif isinstance(segmentation, dict) and isinstance(segmentation.get('counts'), list):
-      segmentation = {**segmentation, 'counts': np.array(segmentation['counts'], np.int64)}
-  except (TypeError, ValueError, OverflowError):
-    pass
-  return {**{key: entry[key] for key in _KEPT if key in entry}, 'segmentation': segmentation}
+  return {**{key: entry[key] for key in _KEPT if key in entry}, 'segmentation': masks.shrink(entry['segmentation'])}
 
 
 def _field(entry, key, kind, where):
@@ -160,75 +137,16 @@ def read_label(instances):
   Raises:
     BadFile: naming the annotation, if its category is none of COCO's or its segmentation does not fit the image.
   """
-  mask = _pycocotools()
-  parts = []
+  objects = []
   for annotation in instances.annotations:
     where = f'annotation {annotation.get("id")}'
     category = annotation.get('category_id')
     if not isinstance(category, int) or category not in CATEGORIES:
       raise BadFile(str(instances), f'{where} has the category {category!r}; valid are those of COCO, 1 to 90')
-    rle = _encode(annotation.get('segmentation'), instances, where)
-    if rle:
-      is_crowd = bool(annotation.get('iscrowd'))
-      parts.append((not is_crowd, -int(mask.area(rle)), IGNORE_LABEL if is_crowd else category, rle))
-  label = np.zeros(instances.size, np.uint8)
-  for _, _, raw, rle in sorted(parts, key=lambda part: part[:2]):
-    label[mask.decode(rle).astype(bool)] = raw
-  return label
-
-
-def _encode(segmentation, instances, where):
-  """Turns a segmentation of any form into pycocotools' compressed run lengths; None where it has no area."""
-  mask, (height, width) = _pycocotools(), instances.size
-  if isinstance(segmentation, list):
-    polygons = [polygon for polygon in segmentation if not _is_degenerate(polygon, instances, where)]
-    return mask.merge(mask.frPyObjects(polygons, height, width)) if polygons else None
-  if not isinstance(segmentation, dict) or segmentation.get('size') != [height, width]:
-    size = segmentation.get('size') if isinstance(segmentation, dict) else segmentation
-    raise BadFile(str(instances), f'{where} has run lengths of the size {str(size)[:40]}; the image is '
-                                  f'{[height, width]} (height, width)')
-  counts = segmentation.get('counts')
-  if isinstance(counts, str):
-    counts = _decompress(counts)
-  if not isinstance(counts, np.ndarray) or counts.ndim != 1 or not counts.size or counts.min() < 0 or (
-      counts.max() > height * width or counts.sum() != height * width):
-    raise BadFile(str(instances), f'{where} has run lengths that do not make up its {height * width} pixels')
-  return mask.frPyObjects({'size': [height, width], 'counts': counts}, height, width)
-
-
-def _decompress(text):
-  """Decodes compressed run lengths to int64 [N]; None if the text is invalid.
-
-  A character holds five bits, the lowest first, and a sixth that is set where more follow. From the fourth number on,
-  the difference to the number two places before is stored. (pycocotools 2.0.11 reads them too, but writes beyond its
-  memory where they are broken.)
-  """
-  counts, value, shift = [], 0, 0
-  for character in text:
-    bits = ord(character) - ord('0')
-    value |= (bits & 31) << shift
-    shift += 5
-    if not 0 <= bits < 64 or shift > 30:
-      return None
-    if not bits & 32:
-      value -= (bits & 16) << shift - 4  # the sign
-      counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-      value = shift = 0
-  return None if shift else np.array(counts, np.int64)
-
-
-def _is_degenerate(polygon, instances, where):
-  """Whether a polygon has fewer than three points, and so no area. Raises BadFile if it does not fit the image."""
-  if not isinstance(polygon, np.ndarray) or polygon.ndim != 1 or polygon.size % 2:
-    raise BadFile(str(instances), f'{where} has a polygon that is not a list of x and y')
-  points, size = polygon.reshape(-1, 2), np.array(instances.size[::-1])
-  outside = ~((points >= -size) & (points <= 2 * size)).all(axis=1)  # true for NaN as well
-  if outside.any():
-    raise BadFile(str(instances), f'{where} has a polygon with the point {points[outside][0].tolist()}, far beyond '
-                                  f'the image of {size[0]}x{size[1]} pixels')
-  if np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum() > MAX_OUTLINE:
-    raise BadFile(str(instances), f'{where} has a polygon whose outline is longer than {MAX_OUTLINE} pixels')
-  return len(points) < 3
+    is_crowd = bool(annotation.get('iscrowd'))
+    raw = IGNORE_LABEL if is_crowd else category
+    objects.append(masks.Object(where, raw, annotation.get('segmentation'), is_crowd))
+  return masks.draw(instances, objects)
 
 
 COCO = Dataset(

@@ -5,37 +5,79 @@ import re
 
 import numpy as np
 
-from datasets import images
+from datasets import images, label_pictures
 from datasets.readers import lists
 from utils.errors import UserError
 
 NEAR = 48  # Euclidean distance in RGB up to which an unknown color passes for a blurred known color
-_JPEG_START = b'\xff\xd8\xff'
 _COLOR_LINE = re.compile(r'(\d+)\s+(\d+)\s+(\d+)\s+(\S.*)')
 
 
-def read_color_label(path, colors):
-  """Reads a label picture whose colors are classes: an RGB, RGBA or palette picture.
+def read_color_label(path, colors, transparent=None):
+  """Reads a label picture whose colors are classes, of any mode: gray and palette pictures have colors as well.
 
   Args:
     path: file name of the picture.
     colors: tuple of ((r, g, b), raw_id), all in 0..255; several colors may have one raw id.
+    transparent: raw id of wholly transparent pixels; None: that of the color beneath.
 
   Returns:
     raw labels, uint8 [H, W].
 
   Raises:
-    BadFile: if the picture cannot be decoded, is a JPEG (whose colors are not exact), or holds a color that is not in
-      `colors`.
+    BadFile: if the picture cannot be decoded, is a JPEG (whose colors are not exact), holds a color that is not in
+      `colors`, or pixels that are neither opaque nor wholly transparent.
   """
-  packed = _packed(images.read_rgb(path))
-  _refuse_jpeg(path)
+  rgb, clear = read_colors(path)
+  packed = _packed(rgb)
   known, ids = _sorted_table(colors)
   places = np.minimum(np.searchsorted(known, packed), len(known) - 1)
   unknown = known[places] != packed
+  if clear is not None and transparent is not None:
+    unknown &= ~clear
+  elif clear is not None and (unknown & clear).any():
+    raise images.BadFile(path, _describe_transparent(rgb, unknown & clear))
   if unknown.any():
     raise images.BadFile(path, _describe_unknown(packed, unknown, colors))
-  return ids[places]
+  raw = ids[places]
+  if clear is not None and transparent is not None:
+    raw[clear] = transparent
+  return raw
+
+
+def read_colors(path):
+  """Decodes the colors of a label picture as they are stored.
+
+  Returns:
+    (uint8 [H, W, 3]; bool [H, W], True where pixels are wholly transparent, None where none is).
+
+  Raises:
+    BadFile: as `label_pictures.open_label`; or naming the place of a pixel that is neither opaque nor wholly
+      transparent.
+  """
+  data, image = label_pictures.open_label(path)
+  label_pictures.refuse_16_bit_colors(data, image, path)
+  if image.mode in images.WIDE_MODES:  # Pillow would cut them to 255
+    values = label_pictures.read_label(path)
+    return np.repeat(values[..., np.newaxis], 3, axis=-1), None
+  if not image.has_transparency_data:
+    return np.asarray(image.convert('RGB')), None
+  pixels = np.asarray(image.convert('RGBA'))
+  alpha = pixels[..., 3]
+  between = (alpha != 0) & (alpha != 255)
+  if between.any():
+    row, column = np.argwhere(between)[0]
+    raise images.BadFile(path, f'has alpha {alpha[row, column]} at row {row}, column {column}; pixels of a label are '
+                               f'opaque (255) or wholly transparent (0)')
+  return pixels[..., :3], (alpha == 0 if (alpha == 0).any() else None)
+
+
+def _describe_transparent(rgb, where):
+  """Describes transparent pixels, bool [H, W], whose color is no class's."""
+  row, column = np.argwhere(where)[0]
+  return (f'has {np.count_nonzero(where)} transparent pixels, the first at row {row}, column {column}, and the color '
+          f'beneath, {_text(rgb[row, column])}, stands for no class; "transparent" in dataset.json says which class '
+          'they are, or "ignore"')
 
 
 def _packed(rgb):
@@ -50,12 +92,6 @@ def _sorted_table(colors):
   packed = _packed(np.array([color for color, _ in colors]))
   order = np.argsort(packed)
   return packed[order], np.array([raw_id for _, raw_id in colors], np.uint8)[order]
-
-
-def _refuse_jpeg(path):
-  with open(path, 'rb') as file:
-    if file.read(len(_JPEG_START)) == _JPEG_START:
-      raise images.BadFile(path, 'is a JPEG; labels must be stored without loss, as PNG')
 
 
 def _describe_unknown(packed, unknown, colors):

@@ -1,6 +1,8 @@
 """Reading split lists and folders of originals. Lists come with downloads, so nothing in them is trusted."""
 
+import codecs
 import os
+import re
 
 from utils.errors import UserError
 
@@ -33,7 +35,9 @@ def find_root(source_dir, places, marker, *, dataset):
 
 
 def read_text(path):
-  """Reads the lines of a text file that are not blank.
+  """Reads the lines of a text file that are not blank: UTF-8, or UTF-16 with its mark.
+
+  Bytes that are not UTF-8 become surrogates, as in file names that are not.
 
   Returns:
     a list of (where, line): 'FILE:LINE' and the line without white space around it.
@@ -42,12 +46,21 @@ def read_text(path):
     UserError: if the file is missing, holds no line, or is no text.
   """
   try:
-    with open(path, encoding='utf-8-sig') as file:  # some editors put a byte order mark before the first line
-      lines = [(f'{path}:{number}', line.strip()) for number, line in enumerate(file, 1) if line.strip()]
+    with open(path, 'rb') as file:
+      data = file.read()
   except OSError as error:
     raise UserError(f'cannot read the list {path}: {error.strerror}') from error
+  try:
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+      text = data.decode('utf-16')
+    else:
+      text = data.decode('utf-8', 'surrogateescape').removeprefix('\ufeff')  # some editors put this mark first
   except UnicodeDecodeError as error:
     raise UserError(f'{path} is not a list: {error}') from error
+  if '\0' in text:
+    raise UserError(f'{path} is not a list: it holds zero bytes; save it as UTF-8 text')
+  lines = [line.strip() for line in re.split(r'\r\n|\r|\n', text)]
+  lines = [(f'{path}:{number}', line) for number, line in enumerate(lines, 1) if line]
   if not lines:
     raise UserError(f'the list {path} is empty')
   return lines

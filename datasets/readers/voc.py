@@ -10,7 +10,7 @@ import os
 import numpy as np
 import scipy.io
 
-from datasets import images
+from datasets import images, label_pictures
 from datasets.dataset import Dataset, Source, Submission, colormap, label_map
 from datasets.readers import lists
 from datasets.readers.archives import ARCHIVES
@@ -69,7 +69,7 @@ def _first_existing(*paths):
 def _read_aug_label(path):
   """Reads a label of VOC (a palette PNG) or of SBD: uint8 [H, W]. Raises BadFile."""
   if not str(path).endswith('.mat'):
-    return images.read_label(path)
+    return label_pictures.read_label(path)
   if not os.path.exists(path):
     raise images.BadFile(path, 'does not exist')
   try:

@@ -5,11 +5,12 @@ corner. A text has the middle of its height at its y, and at its x its left end,
 anchor 'l', 'm' or 'r' says.
 """
 
-import functools
 import math
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from utils.drawing import fonts
 
 PAPER, INK, GRAY, FAINT = (255, 255, 255), (30, 30, 30), (160, 160, 160), (236, 236, 236)
 GAIN, LOSS, SHORTFALL = (66, 120, 181), (200, 60, 50), (240, 168, 160)  # blue, red, pale red
@@ -29,8 +30,16 @@ class Canvas:
     self._draw = ImageDraw.Draw(self._image)
 
   def text(self, x, y, text, anchor='l', *, size=TEXT, color=INK):
-    """Writes a line of text with its anchor at (x, y)."""
-    self._draw.text((x, y), text, fill=color, font=_font(size), anchor=f'{anchor}m')
+    """Writes a line of text of any script with its anchor at (x, y)."""
+    width, parts = fonts.layout(text, size)
+    own = fonts.font(None, size)
+    if [face for _, _, face in parts] == [own]:
+      self._draw.text((x, y), parts[0][1], fill=color, font=own, anchor=f'{anchor}m')
+      return
+    ascent, descent = own.getmetrics()  # fonts share a baseline: that of Pillow's own
+    left, baseline = int(x - width * {'l': 0, 'm': 0.5, 'r': 1}[anchor]), int(y + (ascent - descent) / 2)
+    for shift, part, face in parts:
+      self._draw.text((left + shift, baseline), part, fill=color, font=face, anchor='ls')
 
   def upwards(self, x, y, text, anchor='l', *, size=TEXT):
     """Writes a line of text that reads upwards, around the column x; y is its start ('l') or its middle ('m')."""
@@ -60,21 +69,22 @@ class Canvas:
     return np.array(self._image)
 
 
-@functools.cache
-def _font(size):
-  return ImageFont.load_default(size)
-
-
 def text_width(*texts, size=TEXT):
   """Returns the width of the longest of some lines of text, in whole pixels."""
-  return math.ceil(max(_font(size).getlength(text) for text in texts))
+  return math.ceil(max(fonts.layout(text, size)[0] for text in texts))
 
 
 def fitting(text, width, *, size=TEXT):
   """Cuts a text at its front until no more than `width` pixels are left; an ellipsis marks the cut."""
+  text = fonts.plain(text)
   while len(text) > 1 and text_width(text, size=size) > width:
     text = '…' + text[2:]
   return text
+
+
+def named(number, name):
+  """The name of a class as it is drawn: with its number, where no font has all letters of the name."""
+  return name if fonts.drawable(name) else f'class {number}: {name}'
 
 
 def letter_size(picture):

@@ -21,6 +21,7 @@ def confusion_chart(matrix, classes, title=''):
     uint8 [h, w, 3], RGB. The darker a cell, the greater its share of the row; up to 40 classes the cells hold the
     share in percent. The row of a class that is not in the truth is gray.
   """
+  classes = [canvas.named(*pair) for pair in enumerate(classes)]
   large = len(classes) <= _MOST_LARGE
   cell, font_size = (_LARGE_CELL, canvas.TEXT) if large else (_SMALL_CELL, canvas.SMALL)
   names = canvas.text_width(*classes, size=font_size) + 12

@@ -66,6 +66,26 @@ def overlay(image, label, palette, alpha=0.5):
   return ((blended + 128) >> 8).astype(np.uint8)
 
 
+def false_color(image, reading, bands=()):
+  """Makes an image of many bands a picture.
+
+  Args:
+    image: [H, W, N] of the reading's dtype; of plain photographs uint8 [H, W, 3], which stays as it is.
+    reading: a datasets.reading.Reading, by whose value ranges the bands are stretched.
+    bands: places of the bands that a network sees; () for all. Red, green and blue of them are shown, where all three
+      are there, or else the first three (see Reading.shown).
+
+  Returns:
+    uint8 [H, W, 3].
+  """
+  if reading.is_plain:
+    return image
+  shown = list(reading.shown(bands))
+  low, high = (limits[shown] for limits in reading.limits(image.shape[-1]))
+  levels = (image[..., shown].astype(np.float32) - low) * (255 / np.maximum(high - low, 1e-30))
+  return np.rint(np.clip(np.nan_to_num(levels), 0, 255)).astype(np.uint8)
+
+
 def side_by_side(image, truth, prediction, palette):
   """Sets an image, its true labels and its predicted labels beside each other.
 
@@ -95,7 +115,7 @@ def legend(ids, classes, palette, *, width, font_size=canvas.TEXT):
     uint8 [h, w, 3] with w >= width; h is 0 where there is nothing to name.
   """
   colors = full_palette(palette).tolist()
-  entries = [('void' if i == IGNORE_LABEL else classes[i], tuple(colors[i])) for i in ids]
+  entries = [('void' if i == IGNORE_LABEL else canvas.named(i, classes[i]), tuple(colors[i])) for i in ids]
   return canvas.legend(entries, width=width, size=font_size)
 
 
@@ -159,7 +179,7 @@ def label_png(label, palette):
 
   Args:
     label: integer [H, W], values in [0, 255].
-    palette: uint8 [C, 3], RGB, or None for a plain grayscale PNG.
+    palette: uint8 [C, 3], RGB, with C at most 255, or 256 for a palette of every value; None for a plain grayscale PNG.
 
   Returns:
     bytes.
@@ -169,16 +189,10 @@ def label_png(label, palette):
     raise ValueError(f'label ids from {label.min()} to {label.max()} do not fit in 8 bits')
   picture = Image.fromarray(label.astype(np.uint8))
   if palette is not None:
-    picture.putpalette(full_palette(palette).tobytes())
+    picture.putpalette((palette if len(palette) == 256 else full_palette(palette)).tobytes())
   file = io.BytesIO()
   picture.save(file, 'PNG', optimize=False)
   return file.getvalue()
-
-
-def write_label_png(path, label, palette):
-  """Writes `label_png` to `path`, whole or not at all. Raises UserError if the file cannot be written."""
-  with replacing(path) as temporary, open(temporary, 'wb') as file:
-    file.write(label_png(label, palette))
 
 
 def write_png(path, picture):

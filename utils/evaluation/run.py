@@ -6,14 +6,19 @@ import os
 import numpy as np
 
 from datasets import pipeline, records
+from datasets.inputs import Input
 from utils.drawing import charts, colors, gallery
 from utils.errors import UserError
 from utils.evaluation import metrics
+from utils.evaluation.advice import advice
+from utils.evaluation.data import open_split
 from utils.evaluation.scorer import PARTS, Scorer
 from utils.files import make_folder, write_json
 from utils.inference.stream import Failed, Wanted, labelled
 from utils.progress import Progress
 from utils.runs import load_run
+from utils.session import Device
+from utils.settings import walk
 
 NUM_EXAMPLES = 4  # images shown by examples-SPLIT.png
 
@@ -42,16 +47,20 @@ def evaluate(settings):
     UserError: if the run, the split or a record cannot be used, or the split has no labeled pixel.
   """
   run = load_run(settings.ckpt)
-  data_dir = settings.data_dir or run.config['flags']['data_dir']
-  num_images = records.check_classes(data_dir, settings.split, run.classes, trained=run.folder)
-  make_folder(run.folder)
+  data_dir, num_images = open_split(run, settings.split, settings.data_dir)
+  records.check_reading(data_dir, settings.split, Input.from_config(run.config).reading,
+                        where=f'{run.folder} was trained on')
+  output_dir = settings.output_dir or run.folder
+  if not settings.output_dir and not os.access(run.folder, os.W_OK):
+    raise UserError(f'the folder {run.folder} is not writable; give another for the results as --output_dir')
+  make_folder(output_dir)
   with settings.labelling.open_predictor(run) as predictor:
     print(f'{run.checkpoint} (step {run.step}) on the {num_images} images of {settings.split} in {data_dir}',
           flush=True)
     evaluation = score_split(predictor, settings, data_dir, run.classes, num_images)
   if not evaluation.scorer.matrix.any():
     raise UserError(f'split {settings.split!r} in {data_dir} has no labeled pixel')
-  report(run, evaluation, settings, num_images)
+  report(run, evaluation, settings, num_images, output_dir)
 
 
 def score_split(predictor, settings, data_dir, classes, num_images):
@@ -81,11 +90,12 @@ def score_split(predictor, settings, data_dir, classes, num_images):
       name, truth = item.key
       if isinstance(item, Failed):
         raise UserError(f'{where}, record {name}: {item.reason}')
-      scorer.add(name, truth, item.label, image=item.image, plain=item.plain, confidence=item.confidence)
+      picture = colors.false_color(item.image, predictor.seen.reading, predictor.seen.bands)
+      scorer.add(name, truth, item.label, image=picture, plain=item.plain, confidence=item.confidence)
       if settings.labelling.crf:
         plain.add(name, truth, item.plain)
       if progress.done in shown:
-        examples.append(gallery.row(name, item.image, truth, item.label))
+        examples.append(gallery.row(name, picture, truth, item.label))
       progress.update()
   if progress.done != num_images:
     raise UserError(f'{data_dir} holds {progress.done} images of {settings.split} and its JSON says {num_images}')
@@ -93,27 +103,46 @@ def score_split(predictor, settings, data_dir, classes, num_images):
 
 
 def variant(settings):
-  """The suffix of the files' names: the split and the options that change the labels, joined by '-'."""
+  """The suffix of the files' names: the split and every setting that changes the labels, joined by '-'.
+
+  So the results with one setting never take the place of those with another.
+  """
   labelling, parts = settings.labelling, [settings.split]
-  if labelling.views.scales != (1.0,):
-    parts.append('scales_' + '_'.join(f'{scale:g}' for scale in labelling.views.scales))
-  if labelling.views.flip:
-    parts.append('flip')
+  views, device, crf = labelling.views, labelling.device, labelling.crf_parameters
+
+  def add(name, *values):
+    parts.append('_'.join([name, *(str(value) if isinstance(value, int) else f'{value:g}' for value in values)]))
+
+  if views.scales != (1.0,):
+    add('scales', *views.scales)
+  if views.flip:
+    add('flip')
   if labelling.samples:
-    parts.append(f'samples_{labelling.samples}')
+    add('samples', labelling.samples)
+    if labelling.seed:
+      add('seed', labelling.seed)
+  if device.precision != Device.precision:
+    add(device.precision)
+  for name, field, value in walk(settings.tiles):
+    if value != field.default:
+      add(name, value)
   if labelling.crf:
-    parts.append('crf')
+    add('crf')
+    for name, field, value in walk(crf):
+      if value != field.default:
+        add(name, value)
   return '-'.join(parts)
 
 
-def report(run, evaluation, settings, num_images):
-  """Prints the table and writes the files into the run's folder.
+def report(run, evaluation, settings, num_images, output_dir):
+  """Prints the table and writes the files.
 
   Args:
     run: a runs.Run.
     evaluation: an Evaluation.
     settings: an EvaluateSettings.
     num_images: number of images in the split.
+    output_dir: folder to write to.
 
   Raises:
     UserError: if a file cannot be written.
@@ -124,7 +153,10 @@ def report(run, evaluation, settings, num_images):
   value = metrics.to_json(result, run.classes, num_images, matrix=scorer.matrix)
   value |= {'checkpoint': os.path.basename(run.checkpoint), 'step': run.step,
             'precision': labelling.device.precision, 'samples': labelling.samples,
-            'test_flip': labelling.views.flip, 'test_scales': list(labelling.views.scales)}
+            'test_flip': labelling.views.flip, 'test_scales': list(labelling.views.scales),
+            'advice': advice(scorer.matrix, run.classes, flags=run.config.get('flags'), step=run.step)}
+  for line in value['advice']:
+    print(f'advice: {line}')
   if labelling.crf:
     plain = evaluation.plain.result()['mean_iou']
     print(f'mean IoU without the CRF: {100 * plain:.1f} %')
@@ -132,12 +164,12 @@ def report(run, evaluation, settings, num_images):
   if settings.details:
     value['details'] = scorer.details()
     print(scorer.text(value['details']))
-  paths = [os.path.join(run.folder, name.format(suffix))
+  paths = [os.path.join(output_dir, name.format(suffix))
            for name in ('metrics-{}.json', 'confusion-{}.png', 'examples-{}.png')]
   write_json(paths[0], value)
   title = (f'{settings.split}, step {run.step}: mean IoU {100 * result["mean_iou"]:.1f} %; '
            'rows in % of the true pixels')
   colors.write_png(paths[1], charts.confusion_chart(scorer.matrix, run.classes, title))
   colors.write_png(paths[2], gallery.sheet(evaluation.examples, run.classes, run.palette))
-  paths += scorer.write_pictures(run.folder, suffix, run)
+  paths += scorer.write_pictures(output_dir, suffix, run)
   print('written: ' + ', '.join(paths))

@@ -16,9 +16,10 @@ class EvaluationTiles(Tiles):
 @dataclasses.dataclass(frozen=True)
 class EvaluateSettings(Settings):
   """The settings of evaluate.py."""
-  ckpt: str = flag(None, "run's folder, or a checkpoint in it", required=True)
+  ckpt: str = flag(None, "run's folder, or a checkpoint in it", required=True, path=True)
   split: str = flag('val', 'split to evaluate')
-  data_dir: str | None = flag(None, "folder with the TFRecords; default: the training's own")
+  data_dir: str | None = flag(None, "folder with the TFRecords; default: the training's own", path=True)
+  output_dir: str | None = flag(None, "folder for the results; default: the run's", path=True)
   details: bool = flag(False, 'report boundary scores, calibration, and the best and the worst images as well')
   labelling: Labelling = group(Labelling)
   tiles: EvaluationTiles = group(EvaluationTiles)

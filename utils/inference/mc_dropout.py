@@ -8,7 +8,7 @@ import numpy as np
 
 from utils.compat import tf
 
-MEASURES = ('variance', 'entropy', 'mutual_information')
+MEASURES = ('variance', 'entropy', 'mutual_information', 'margin')
 _DRAWS = 'RandomUniform'  # op by which tf.nn.dropout draws its mask
 
 
@@ -68,7 +68,9 @@ def average(passes, measure=MEASURES[0]):
     passes: iterable of the probabilities of each pass, float32 [..., C]; at least one.
     measure: one of MEASURES. 'variance': variance of a class's probability over the passes, averaged over the classes.
       'entropy': entropy of the mean, in nats, 0 to log(C). 'mutual_information': this entropy minus the mean entropy
-      of the passes, in nats: their disagreement (BALD; Houlsby et al., arXiv:1112.5745). None: no uncertainty.
+      of the passes, in nats: their disagreement (BALD; Houlsby et al., arXiv:1112.5745). 'margin': 1 minus the lead of
+      the mean's most probable class over the next, 0 to 1 (Scheffer et al., "Active hidden Markov models for
+      information extraction", 2001). None: no uncertainty.
 
   Returns:
     `(mean, uncertainty)`: float32 [..., C], whose classes sum to 1, and float32 [...], at least 0; None without a
@@ -93,9 +95,19 @@ def average(passes, measure=MEASURES[0]):
     return mean, None
   if measure == 'variance':
     return mean, spread / np.float32(count * mean.shape[-1])
+  if measure == 'margin':
+    return mean, _margin(mean)
   return mean, np.maximum(_entropy(mean) - own / np.float32(count), 0)
 
 
 def _entropy(probabilities):
   """float32 [...], in nats."""
   return -np.einsum('...c,...c->...', probabilities, np.log(np.maximum(probabilities, np.float32(1e-30))))
+
+
+def _margin(probabilities):
+  """float32 [...], 0 to 1; of a single class 0."""
+  if probabilities.shape[-1] == 1:
+    return np.zeros(probabilities.shape[:-1], np.float32)
+  second, first = np.moveaxis(np.partition(probabilities, -2, axis=-1)[..., -2:], -1, 0)
+  return 1 - (first - second)

@@ -10,13 +10,15 @@ import ctypes
 
 import numpy as np
 
+from datasets.inputs import Input
 from nets import get_network
 from nets.network import Mode
+from utils.checkpoint_files import open_checkpoint, read_tensors
 from utils.compat import tf
 from utils.errors import UserError, listed
 from utils.inference import mc_dropout
 from utils.inference.tta import Views, scaled_size
-from utils.runs import AVERAGE, open_checkpoint, read_tensors
+from utils.runs import AVERAGE
 from utils.session import session_config
 
 _OUTPUTS = ('labels', 'probabilities')
@@ -29,6 +31,7 @@ class Predictor:
   Attributes:
     num_classes: number of classes.
     views: the tta.Views over which probabilities are averaged.
+    seen: the inputs.Input: the kind of the images, and the bands of them that the network sees.
   """
 
   def __init__(self, run, precision='float32', *, samples=0, seed=0, views=_PLAIN, threads=0, gpu=None,
@@ -52,7 +55,7 @@ class Predictor:
     config = session_config(precision, threads, gpu=gpu, gpu_memory_fraction=gpu_memory_fraction)
     # The graph never changes: with this, the session drops its own copy of all the weights.
     config.experimental.optimize_for_static_graph = True
-    self.num_classes = len(run.classes)
+    self.num_classes, self.seen = len(run.classes), Input.from_config(run.config)
     self._samples, self._seed, self.views = samples, seed, views
     frozen = _frozen(run, dropout=samples > 0)
     if samples:
@@ -65,14 +68,14 @@ class Predictor:
       tf.import_graph_def(frozen, name='')
       self._size, self._resized, self._restored = _resizing(graph)
     self._session = tf.Session(graph=graph, config=config)
-    self.labels(np.zeros([1, 1, 1, 3], np.uint8))  # the first call optimizes the graph, in many copies of the weights
-    _return_free_memory()
+    self._optimized = set()  # names of the outputs whose graph is
+    self.labels(np.zeros([1, 1, 1, len(self.seen.reading.names)], self.seen.reading.dtype))
 
   def labels(self, images):
     """Predicts the most probable class of every pixel. Only labels leave the graph, so that memory stays low.
 
     Args:
-      images: uint8 [B, H, W, 3], RGB; H and W from 1.
+      images: uint8 [B, H, W, 3], RGB, or [B, H, W, N] with all bands of a run's images, of their dtype; H and W from 1.
 
     Returns:
       uint8 [B, H, W], label ids.
@@ -85,7 +88,7 @@ class Predictor:
     """Predicts the probability of every class at every pixel.
 
     Args:
-      images: uint8 [B, H, W, 3], RGB; H and W from 1.
+      images: as of `labels`.
 
     Returns:
       float32 [B, H, W, num_classes]; the classes sum to 1. With samples or views, their mean.
@@ -98,7 +101,7 @@ class Predictor:
     """Averages passes with dropout over every view; without samples, one pass over every view.
 
     Args:
-      images: uint8 [B, H, W, 3], RGB; H and W from 1.
+      images: as of `labels`.
       measure: measure of the uncertainty over all passes, see mc_dropout.average.
 
     Returns:
@@ -133,6 +136,10 @@ class Predictor:
       yield {**shared, **seeds}
 
   def _run(self, output, images):
+    if output not in self._optimized:  # the first call optimizes the graph, in many copies of the weights
+      self._optimized.add(output)
+      self._run(output, images[:1, :1, :1])
+      _return_free_memory()
     return self._session.run(f'{output}:0', {'images:0': images})
 
   def close(self):
@@ -155,7 +162,8 @@ def _resizing(graph):
   size = tf.placeholder(tf.int32, [2])
   images, probabilities = (tf.compat.v2.image.resize(graph.get_tensor_by_name(f'{name}:0'), size)
                            for name in ('images', 'probabilities'))
-  return size, tf.cast(tf.round(images), tf.uint8), probabilities
+  kind = graph.get_tensor_by_name('images:0').dtype
+  return size, tf.saturate_cast(tf.round(images), kind) if kind.is_integer else images, probabilities
 
 
 def _described(run):
@@ -171,9 +179,10 @@ def _frozen(run, *, dropout=False):
   network = get_network(config['name'])
   mode = Mode(dropout=dropout, dropout_keep_prob=run.config['flags'].get('dropout_keep_prob') if dropout else None)
   # Runs of earlier versions have an option `context`: variables of it have no place in the network, as the error says.
+  seen = Input.from_config(run.config)
   with tf.Graph().as_default() as graph:
-    images = tf.placeholder(tf.uint8, [None, None, None, 3], name='images')
-    logits, _ = network.logits(tf.cast(images, tf.float32), len(run.classes), mode, **network.shape(config))
+    images = tf.placeholder(seen.reading.dtype, [None, None, None, len(seen.reading.names)], name='images')
+    logits, _ = network.logits(seen.levels(images), len(run.classes), mode, **network.shape(config))
     tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8, name='labels')
     tf.nn.softmax(logits, name='probabilities')
     variables = {variable.op.name: variable.shape.as_list() for variable in tf.global_variables()}

@@ -1,48 +1,23 @@
 """Labels photographs with a trained network: the work of inference.py."""
 
-import contextlib
+import collections
 import dataclasses
+import errno
 import functools
-import glob
 import os
 import sys
 
-import numpy as np
-
-from datasets import submission
-from datasets.images import read_rgb
-from datasets.readers.lists import read_names
-from utils.drawing import colors
-from utils.errors import UserError, listed
-from utils.files import make_folder, replacing
+from datasets import submission, windows
+from datasets.images import BadFile, read_image
+from datasets.reading import Reading
+from utils.errors import UserError, listed, shown
+from utils.files import make_folder
+from utils.inference import files, large, marks, rank, results, video
 from utils.inference.stream import Failed, Wanted, labelled
 from utils.progress import Progress
 from utils.runs import load_run
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.gif')  # of images
-OUTPUTS = ('_label.png', '_overlay.png', '_uncertainty.png', '_probabilities.npy')
-UNCERTAINTIES = {
-    'variance': "variance of a class's probability, mean of the classes",
-    'entropy': 'entropy of the mean, in nats',
-    'mutual_information': 'mutual information of label and pass, in nats',
-}
-BRIGHTEST = 0.998  # quantile of the uncertainty that is drawn in the brightest color
-
-
-@dataclasses.dataclass(frozen=True)
-class Output:
-  """The destination and the form of the results.
-
-  Attributes:
-    settings: the InferenceSettings.
-    run: the runs.Run.
-    server: the Dataset whose evaluation server takes a submission; None for pictures.
-    targets: dict from an image's path to its outputs' path without suffix.
-  """
-  settings: object
-  run: object
-  server: object
-  targets: dict
+_ENDS_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors of a file after which no other file can be written
 
 
 def label(settings):
@@ -55,187 +30,219 @@ def label(settings):
     the exit code: 1 if an input could not be used.
 
   Raises:
-    UserError: if the run or all inputs cannot be used, or a result cannot be written.
+    UserError: if the run or all inputs cannot be used, or the disk is full.
   """
-  run = load_run(settings.ckpt)
+  run = with_reading(load_run(settings.ckpt), settings.told)
   server = (submission.dataset_with_server(run.config['dataset']['name'], run.classes) if settings.submission
             else None)
-  if not settings.given:
-    raise UserError('no images given; name files, folders or globs after the flags')
-  paths, failures = find_images(settings.given)
-  paths = only_listed(paths, settings.list_)
+  numbering = results.numbering(run, settings.label_values)
+  found, failures, left_out = files.find(given(settings), settings.output_dir)
+  report_left_out(left_out)
+  if left_out and not found and not failures:
+    raise UserError('no image is left to label')
+  report(failures)
+  reading = Reading.from_json(run.config['dataset']['reading'])
+  found = files.one_a_picture(found, reading.bands)
+  inputs, refused = files.by_size(files.only_listed(found, settings.list_), max_pixels=settings.max_input_pixels,
+                                  window_pixels=None if settings.needs_whole else settings.window_pixels,
+                                  reading=reading)
+  failures += report(refused)
   make_folder(settings.output_dir)
-  sizes = {}
-  if paths:
-    folder = submission.label_folder(server, settings.output_dir) if server else settings.output_dir
-    targets = output_names(paths, folder, server=server)
-    more, sizes = label_all(paths, Output(settings, run, server, targets))
-    failures += more
-  print(f'{len(sizes)} images labeled by {run.checkpoint} (step {run.step}), pictures in {settings.output_dir}')
-  if failures:
-    lost = '; no archive is written' if server else ''
-    print(f'error: {len(failures)} inputs skipped: {", ".join(failures)}{lost}', file=sys.stderr)
+  if settings.ranking.rank:
+    with windows.pixel_limit(settings.max_input_pixels):
+      text, failed = rank.rank(inputs, found, run, settings, functools.partial(read, reading=reading))
+    return ended(text, failures + report(failed))
+  folder = submission.label_folder(server, settings.output_dir) if server else settings.output_dir
+  output = results.Output(settings, run, server, marks.Ledger(settings.output_dir), numbering,
+                          files.output_names(inputs, folder, flat=server is not None))
+  inputs, blocked = writable(inputs, found, output)
+  failures += blocked
+  failed, sizes, rate = label_all(inputs, output)
+  failures += failed
+  if ended(summary(sizes, rate, failures, output), failures, '; no archive is written' if server else ''):
     return 1
   if server:
-    archive = submission.pack(server, settings.output_dir, sizes)
-    print(f'{archive}: {len(sizes)} label PNGs for {server.submission.url}')
+    sizes = {os.path.basename(target): size for target, size in sizes.items()}
+    archive = submission.pack(server, settings.output_dir, sizes, output.ledger.replacing)
+    print(f'{shown(archive)}: {len(sizes)} label PNGs for {server.submission.url}')
   return 0
 
 
-def label_all(paths, output):
-  """Labels images and writes the results.
+def with_reading(run, told):
+  """The run whose config.json has the Reading that flags change: dict `told` of its attributes."""
+  dataset = run.config['dataset']
+  reading = dataclasses.replace(Reading.from_json(dataset.get('reading')), **told)
+  return dataclasses.replace(run, config={**run.config, 'dataset': {**dataset, 'reading': reading.to_json()}})
+
+
+def ended(text, failures, lost=''):
+  """Prints a line at the end, and another about inputs that were skipped; returns the exit code."""
+  print(text)
+  if not failures:
+    return 0
+  names = listed((shown(failure.key) for failure in failures), most=10)
+  print(f'error: {len(failures)} inputs skipped: {names}{lost}', file=sys.stderr)
+  return 1
+
+
+def given(settings):
+  """List of all images, folders and globs given. Raises UserError if there is none."""
+  places = [*settings.images, *files.split_at_commas(settings.input)]
+  if not places:
+    raise UserError('no images given; name files, folders or globs after the flags')
+  return places
+
+
+def writable(inputs, found, output):
+  """Sorts out inputs whose results cannot be written, before anything is computed.
 
   Args:
-    paths: list of paths.
-    output: an Output.
+    inputs: list of files.Input.
+    found: list of all files.Input given, none of which may be overwritten.
+    output: a results.Output.
 
   Returns:
-    `(failures, sizes)`: list of the paths that could not be labeled, and dict from the output name of each labeled
-    image to its (height, width).
-  """
-  settings, failures, sizes = output.settings, [], {}
-  wanted = Wanted(measure=settings.uncertainty if settings.labelling.samples else None,
-                  store=functools.partial(probabilities_file, output) if settings.probabilities else None)
-  with settings.labelling.open_predictor(output.run) as predictor, Progress(len(paths), 'images') as progress:
-    for item in labelled(read(paths), predictor, crf=settings.labelling.refinement, tiles=settings.tiles,
-                         batch_size=settings.batch_size, wanted=wanted, num_workers=settings.labelling.num_workers):
-      if isinstance(item, Failed):
-        failures.append(report_failure(item.key, item.reason))
-      else:
-        write(item, output)
-        sizes[os.path.basename(output.targets[item.key])] = item.label.shape
-      progress.update()
-  return failures, sizes
-
-
-def read(paths):
-  """Yields (path, uint8 [H, W, 3]) of each image, or a Failed if it cannot be decoded."""
-  for path in paths:
-    try:
-      yield path, read_rgb(path)
-    except UserError as error:
-      yield Failed(path, error.reason)
-
-
-def report_failure(name, reason):
-  """Prints that an input cannot be used, and why; returns its name."""
-  print(f'\nskipped {name}: {reason}', file=sys.stderr)
-  return name
-
-
-def find_images(given):
-  """Lists the images of files, folders and globs, each once, in the order given; folders sorted by name.
-
-  Args:
-    given: list of str.
-
-  Returns:
-    `(paths, failures)`: two lists; failures are the entries of `given` without an image.
-  """
-  paths, failures = [], []
-  for name in given:
-    if os.path.isdir(name):
-      found = [os.path.join(name, entry) for entry in sorted(os.listdir(name))
-               if entry.lower().endswith(SUFFIXES) and not entry.endswith(OUTPUTS)]
-    else:
-      found = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
-    if not found:
-      failures.append(report_failure(name, 'no image in this folder' if os.path.isdir(name) else 'does not exist'))
-    paths += found
-  return list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1], failures
-
-
-def only_listed(paths, list_path):
-  """Selects the images that a file names, in its order.
-
-  Args:
-    paths: list of the images' paths.
-    list_path: path of the file, which holds names without suffix, one per line; None for all images.
-
-  Returns:
-    list of paths.
+    `(inputs, failures)`: those that can, and a list of Failed.
 
   Raises:
-    UserError: if a name in the file is not among the images.
+    UserError: if the archive of a submission cannot be written.
   """
-  if not list_path:
-    return paths
-  stems = {os.path.splitext(os.path.basename(path))[0]: path for path in reversed(paths)}
-  names = read_names(list_path)
-  missing = [name for name in names if name not in stems]
-  if missing:
-    raise UserError(f'--list={list_path}: {len(missing)} of its {len(names)} names are not among the images given: '
-                    f'{listed(missing)}')
-  return [stems[name] for name in names]
-
-
-def output_names(paths, output_dir, *, server):
-  """Maps each path to its output's path without suffix; a stem already taken gets a number, and a note is printed.
-
-  Args:
-    paths: list of the images' paths.
-    output_dir: folder of the outputs.
-    server: the Dataset of a submission, whose names must be the images' own; None for pictures.
-
-  Returns:
-    dict from path to path.
-
-  Raises:
-    UserError: if two images of a submission have one name, or an output would overwrite an input.
-  """
-  targets, taken = {}, set()
-  inputs = {os.path.realpath(path) for path in paths} if server else set()
-  for path in paths:
-    stem = os.path.join(output_dir, os.path.splitext(os.path.basename(path))[0])
-    target, number = stem, 1
-    while target in taken:
-      number += 1
-      target = f'{stem}-{number}'
-    if target != stem and server:
-      raise UserError(f'--submission: {path} is the second image of its name; the archive has room for one')
-    if target != stem:
-      print(f'note: {stem} is taken, so {path} becomes {target}', file=sys.stderr)
-    if os.path.realpath(f'{target}.png') in inputs:
-      raise UserError(f'--output_dir={output_dir}: {target}.png would overwrite an input; choose another folder')
-    taken.add(target)
-    targets[path] = target
-  return targets
-
-
-@contextlib.contextmanager
-def probabilities_file(output, path, shape):
-  """Opens NAME_probabilities.npy for writing rows one after the other: all rows need not fit into memory.
-
-  Args:
-    output: an Output.
-    path: the image's path.
-    shape: (height, width, classes).
-
-  Yields:
-    function of float32 [h, W, C], which appends these rows as float16.
-  """
-  with replacing(f'{output.targets[path]}_probabilities.npy') as temporary, open(temporary, 'wb') as file:
-    np.lib.format.write_array_header_1_0(file, {'descr': '<f2', 'fortran_order': False, 'shape': shape})
-    yield lambda rows: file.write(rows.astype('<f2').tobytes())
-
-
-def write(item, output):
-  """Writes the results for a Labelled: pictures, or the label of a submission."""
-  target, run = output.targets[item.key], output.run
+  protected = {files.identity(item.path) for item in found} - {None}
+  check = functools.partial(files.obstacle, inputs=protected, ledger=output.ledger, overwrite=output.settings.overwrite)
   if output.server:
-    submission.write_label(f'{target}.png', item.label, output.server)
-    return
-  if item.uncertainty is not None:
-    write_uncertainty(target, item.uncertainty, output.settings)
-  colors.write_label_png(f'{target}_label.png', item.label, run.palette)
-  picture = colors.overlay(item.image, item.label, run.palette, output.settings.alpha)
-  picture = colors.with_legend(picture, np.unique(item.label), run.classes, run.palette)
-  colors.write_png(f'{target}_overlay.png', picture)
+    reason = check([submission.archive_path(output.server, output.settings.output_dir)])
+    if reason:
+      raise UserError(f'--submission: {reason[0]}')
+  obstacles = {item: check(output.paths(item).values()) for item in inputs}
+  failures = [Failed(item.path, *reason) for item, reason in obstacles.items() if reason]
+  report(failures)
+  return [item for item, reason in obstacles.items() if not reason], failures
 
 
-def write_uncertainty(target, uncertainty, settings):
-  """Writes NAME_uncertainty.png, lighter where less certain, with the scale below."""
-  top = float(np.quantile(uncertainty, BRIGHTEST))
-  passes = settings.labelling.samples * len(settings.labelling.views.each)
-  title = f'{UNCERTAINTIES[settings.uncertainty]}; {passes} passes'
-  colors.write_png(f'{target}_uncertainty.png', colors.with_scale(colors.heat(uncertainty, top), top, title))
+def label_all(inputs, output):
+  """Labels inputs of every kind and writes the results.
+
+  Args:
+    inputs: list of files.Input.
+    output: a results.Output.
+
+  Returns:
+    `(failures, sizes, rate)`: list of Failed, dict from the outputs' path without suffix of each labeled input to its
+    (height, width), None for large images and videos, and photographs a second.
+  """
+  if not inputs:
+    return [], {}, 0.0
+  reading = Reading.from_json(output.run.config['dataset']['reading'])
+  kinds = {kind: [item for item in inputs if item.kind == kind] for kind in (files.PHOTO, files.LARGE, files.VIDEO)}
+  with output.settings.labelling.open_predictor(output.run) as predictor:
+    with windows.pixel_limit(output.settings.max_input_pixels):
+      failures, sizes, rate = label_photos(kinds[files.PHOTO], output, predictor, reading)
+    for item in kinds[files.LARGE] + kinds[files.VIDEO]:
+      work = large.label_large if item.kind == files.LARGE else video.label_video
+      failed = attempt(item, functools.partial(work, item, output, predictor, reading))
+      if failed:
+        failures += report([failed])
+      else:
+        sizes[output.targets[item]] = None  # only a submission, of photographs, asks for sizes
+  return failures, sizes, rate
+
+
+def label_photos(inputs, output, predictor, reading):
+  """Labels photographs and writes the results. Result: as `label_all`."""
+  settings, failures, sizes = output.settings, [], {}
+  if not inputs:
+    return failures, sizes, 0.0
+  wanted = Wanted(measure=settings.uncertainty if settings.labelling.samples else None,
+                  store=functools.partial(results.probabilities_file, output) if settings.probabilities else None)
+  with Progress(len(inputs), 'images') as progress:
+    for item in labelled(read(inputs, reading), predictor, crf=settings.labelling.refinement, tiles=settings.tiles,
+                         batch_size=settings.batch_size, wanted=wanted, num_workers=settings.labelling.num_workers):
+      failed = (Failed(item.key.path, item.reason, item.cause) if isinstance(item, Failed)
+                else attempt(item.key, lambda item=item: results.write(item, output)))
+      if failed:
+        failures += report([failed])
+      else:
+        sizes[output.targets[item.key]] = item.label.shape
+      progress.update()
+  return failures, sizes, progress.rate
+
+
+def read(inputs, reading):
+  """Yields (item, image as of `datasets.images.read_image`) of each photograph, or a Failed if it cannot be decoded.
+
+  Args:
+    inputs: list of files.Input.
+    reading: the Reading of the run's images, or as flags say.
+  """
+  for item in inputs:
+    try:
+      yield item, read_image(item.path, reading)
+    except UserError as error:
+      yield Failed(item, in_own_flags(error.reason), 'unreadable')
+
+
+def in_own_flags(reason):
+  """The reason why a picture cannot be read, with this program's flags: here --alpha is that of the overlay."""
+  return reason.replace('--alpha=', '--image_alpha=')
+
+
+def attempt(item, work):
+  """Labels an input or writes its results.
+
+  Args:
+    item: a files.Input.
+    work: function of no arguments; it returns a Failed, or anything else.
+
+  Returns:
+    a Failed, also if the input cannot be used or its files alone cannot be written; else None.
+
+  Raises:
+    UserError: if no file can be written any more.
+  """
+  try:
+    result = work()
+  except BadFile as error:
+    return Failed(item.path, in_own_flags(error.reason), 'unreadable')
+  except UserError as error:
+    if getattr(error.__cause__, 'errno', None) in _ENDS_ALL:
+      raise
+    return Failed(item.path, str(error), 'cannot be written')
+  return result if isinstance(result, Failed) else None
+
+
+def report(failures):
+  """Prints which inputs cannot be used, and why, each on a line, files of an optional format together; returns them."""
+  groups = collections.defaultdict(list)
+  for failure in failures:
+    groups[failure.cause if failure.cause in files.OPTIONAL else failure.key].append(failure)
+  for name, group in groups.items():
+    names = listed((shown(failure.key) for failure in group), most=3)
+    if name in files.OPTIONAL:
+      names = f'{len(group)} {name} file{"s" if len(group) > 1 else ""} ({names})'
+    print(f'\nskipped {names}: {group[0].reason}', file=sys.stderr)
+  return failures
+
+
+def report_left_out(left_out):
+  """Prints in a line how many files of which kinds are not looked at."""
+  groups = collections.defaultdict(list)
+  for item in left_out:
+    groups[item.what].append(shown(item.path))
+  if groups:
+    kinds = (f'{len(paths)} {what} ({listed(paths, most=2)})' for what, paths in sorted(groups.items()))
+    print(f'left out: {", ".join(kinds)}', file=sys.stderr)
+
+
+def summary(sizes, rate, failures, output):
+  """The line at the end: '7 images labeled by RUN (step 400), 3.1/s, 2 skipped (2 unreadable); pictures in FOLDER'."""
+  videos = sum(item.kind == files.VIDEO for item, target in output.targets.items() if target in sizes)
+  count = f'{len(sizes) - videos} images' + (f' and {videos} video{"s" * (videos > 1)}' if videos else '')
+  parts = [f'{count} labeled by {shown(output.run.checkpoint)} (step {output.run.step})']
+  if rate:
+    parts.append(f'{rate:.1f}/s')
+  if failures:
+    causes = collections.Counter(failure.cause for failure in failures).items()
+    parts.append(f'{len(failures)} skipped ({", ".join(f"{number} {cause}" for cause, number in causes)})')
+  values = None if output.server else results.described(output.numbering, output.run.classes)
+  end = f'; {values}' if values and 'label' in output.settings.outputs else ''
+  return f'{", ".join(parts)}; pictures in {shown(output.settings.output_dir)}{end}'

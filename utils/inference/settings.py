@@ -2,14 +2,22 @@
 
 import dataclasses
 
-from utils.inference import crf
+from datasets.readers.dataset_file import ReadingFlags
+from datasets.reading import EXIF
+from utils.errors import UserError
+from utils.inference import crf, rank
 from utils.inference.crf import Crf
 from utils.inference.mc_dropout import MEASURES
 from utils.inference.predictor import Predictor
+from utils.inference.rank import Ranking
 from utils.inference.tiles import Tiles
 from utils.inference.tta import Views
 from utils.session import Device
 from utils.settings import Settings, flag, group
+
+OUTPUTS = ('label', 'overlay')
+VIDEO_LABELS = ('video', 'frames')
+LABEL_VALUES = ('dataset', 'ids', 'colors')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,21 +51,53 @@ class Labelling(Settings):
 @dataclasses.dataclass(frozen=True)
 class InferenceSettings(Settings):
   """The settings of inference.py."""
-  ckpt: str = flag(None, "run's folder, or a checkpoint in it", required=True)
+  ckpt: str = flag(None, "run's folder, or a checkpoint in it", required=True, path=True)
   input: tuple[str, ...] = flag(
-      (), 'image, folder or quoted glob, or several separated by commas; or name them last', repeated=True)
-  images: tuple[str, ...] = flag((), 'images, folders or quoted globs', positional=True)
-  output_dir: str = flag('predictions', 'folder for NAME_label.png and NAME_overlay.png')
+      (), 'image, folder or quoted glob, or several separated by commas; or name them last', repeated=True, path=True)
+  images: tuple[str, ...] = flag((), 'images, folders or quoted globs', positional=True, path=True)
+  output_dir: str = flag(
+      'predictions', 'folder for NAME_label.png and NAME_overlay.png, with subfolders as the inputs', path=True)
+  outputs: tuple[str, ...] = flag(OUTPUTS, 'pictures to write: label, overlay or both', choices=OUTPUTS)
+  label_values: str = flag(
+      LABEL_VALUES[0], "values of the label PNGs: those of the dataset's own labels (dataset), the network's 0, 1, ... "
+      '(ids), or colors', choices=LABEL_VALUES)
+  overwrite: bool = flag(False, 'replace files that this program did not write, but never an input')
   alpha: float = flag(0.5, 'weight of the colors in the overlay', least=0, most=1)
   probabilities: bool = flag(False, 'also write NAME_probabilities.npy, float16 [height, width, class]')
   submission: bool = flag(False, "write only the archive for the dataset's evaluation server")
-  list_: str | None = flag(None, 'file with the names of the images to label, one per line; default: all images')
+  list_: str | None = flag(
+      None, 'file with names or paths of the images to label, one per line; default: all images', path=True)
   uncertainty: str = flag(MEASURES[0], 'measure shown by NAME_uncertainty.png (--samples)', choices=MEASURES)
+  exif: str | None = flag(None, 'turn images as EXIF says, or keep them stored; default: as in training', choices=EXIF)
+  image_alpha: str | None = flag(
+      None, 'lay transparent pixels on white (white) or leave transparency out (drop); default: as in training',
+      choices=('white', 'drop'))
+  value_range: tuple[float, ...] = flag(
+      (), 'LOW,HIGH: values of images of more than 8 bits that become black and white; default: as in training')
   batch_size: int = flag(4, 'images of one size that go through the network together', least=1)
+  ranking: Ranking = group(Ranking)
   tiles: Tiles = group(Tiles)
+  window_pixels: int = flag(64_000_000, 'TIFF, PNG and JPEG with more pixels are read and labeled by rows', least=1)
+  max_input_pixels: int = flag(2**29, 'images with more pixels are refused: they may be decompression bombs', least=1)
+  video_labels: str = flag(VIDEO_LABELS[0], 'labels of a video: a video without loss, or a PNG a frame (frames)',
+                           choices=VIDEO_LABELS)
   labelling: Labelling = group(Labelling)
 
+  def check(self):
+    """Raises UserError if a setting is not valid, does not go with another, or nothing is to be written."""
+    super().check()
+    rank.check(self)
+    self.told  # noqa: B018, raises if a value is not valid
+    if not (self.outputs or self.probabilities or self.submission):
+      raise UserError(f'--outputs= leaves nothing to write; valid are {", ".join(OUTPUTS)}, or add --probabilities')
+
   @property
-  def given(self):
-    """List of all images, folders and globs given."""
-    return [*self.images, *(part for value in self.input for part in value.split(','))]
+  def needs_whole(self):
+    """Whether results are wanted for which an image is held in memory as a whole."""
+    wanted = self.probabilities, self.submission, self.labelling.crf, self.labelling.samples, self.ranking.rank
+    return any(wanted)
+
+  @property
+  def told(self):
+    """Dict of the parts of the run's Reading that flags override. Raises UserError if a value is not valid."""
+    return ReadingFlags(exif=self.exif, alpha=self.image_alpha, value_range=self.value_range).told

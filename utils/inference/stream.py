@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from utils.compat import tf
+from utils.drawing import colors
 from utils.inference import crf as dense_crf
 from utils.inference.tiles import Tiles, probability_bands
 from utils.workers import default_workers, ordered_map
@@ -22,7 +23,7 @@ class Labelled:
 
   Attributes:
     key: the caller's name for the image.
-    image: uint8 [H, W, 3], RGB.
+    image: as it came in: uint8 [H, W, 3], RGB, or [H, W, N] with all bands of a run's images.
     label: uint8 [H, W], label ids.
     plain: uint8 [H, W], the network's own argmax; differs from `label` if a CRF refined it. None if not computed.
     confidence: float32 [H, W], the probability of `plain`; None if not wanted.
@@ -43,9 +44,11 @@ class Failed:
   Attributes:
     key: the caller's name for the image.
     reason: str, the reason, in words that follow the name.
+    cause: str, the kind of reason, in a word or two, by which failures are counted.
   """
   key: Any
   reason: str
+  cause: str = 'too large for memory'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +75,7 @@ def labelled(images, predictor, *, crf=None, tiles=Tiles(), batch_size=1, wanted
   """Labels images one after the other, in constant memory.
 
   Args:
-    images: iterable of (key, uint8 [H, W, 3]) and of Failed, which are passed on in order.
+    images: iterable of (key, image as of Labelled) and of Failed, which are passed on in order.
     predictor: a Predictor.
     crf: the crf.Crf that refines the labels, in processes beside the network (for images in tiles: in this process, to
       save memory); None for the network alone.
@@ -114,7 +117,11 @@ def tasks(images, predictor, *, crf=None, tiles=Tiles(), wanted=Wanted()):  # no
       yield Failed(key, reason), None
       continue
     plain, probabilities = _by_bands(key, image, predictor, tiles, wanted, keep=True)
-    yield plain, None if probabilities is None else dense_crf.make_task(None, image, probabilities, crf)
+    if probabilities is None:
+      yield plain, None
+    else:
+      picture = colors.false_color(image, predictor.seen.reading, predictor.seen.bands)
+      yield plain, dense_crf.make_task(None, picture, probabilities, crf)
 
 
 def _refined(images, predictor, crf, tiles, wanted, num_workers):

@@ -1,7 +1,9 @@
 """Images larger than memory allows: overlapping tiles, cross-faded, in bands from top to bottom."""
 
 import dataclasses
+import itertools
 import math
+import operator
 
 import numpy as np
 
@@ -10,7 +12,7 @@ from utils.settings import Settings, flag
 
 CELL = 32  # coarsest stride of the networks: tiles start at its multiples, so that all share one grid of cells
 LEAST_TILE = 8 * CELL
-BAND_BYTES = 2**30  # memory limit for the probabilities of a row of tiles
+BAND_BYTES = 2**30  # limit for the probabilities of a row of tiles, a quarter of which are held for labels alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,29 +107,73 @@ def fade_weights(size, offsets, overlap):
   return weights
 
 
-def probability_bands(probabilities, image, *, tile_size, overlap):
-  """Predicts an image tile by tile; holds one row of tiles at a time.
+def probability_blocks(probabilities, image, *, tile_size, overlap):
+  """Predicts an image tile by tile; holds one tile, and the rows of probabilities that two rows of tiles share.
 
   Args:
     probabilities: `probabilities(images)`: uint8 [1, h, w, 3] -> float32 [1, h, w, C].
-    image: uint8 [H, W, 3].
+    image: uint8 [H, W, 3], or a large picture that is read by rows (datasets.windows.Rows); each row of tiles reads its
+      rows once.
     tile_size: greatest height and width of a tile; a smaller image is one tile.
     overlap: least overlap of neighbors, in pixels.
 
   Yields:
-    `(top, band)`: the first row of the band in the image, and the finished rows, float32 [h, W, C]; bands follow each
-    other without a gap. Copy a band to keep it: its memory is reused.
+    `(top, left, block)`: the place of the block in the image, and its finished probabilities, float32 [h, w, C]. Blocks
+    come row by row, from left to right, and cover the image without gap or overlap.
   """
   (height, tops), (width, lefts) = (tile_offsets(length, tile_size, overlap) for length in image.shape[:2])
   vertical, horizontal = fade_weights(height, tops, overlap), fade_weights(width, lefts, overlap)
-  band = None
-  for top, down, following in zip(tops, vertical, tops[1:] + [image.shape[0]]):
-    for left, across in zip(lefts, horizontal):
-      tile = probabilities(image[None, top:top + height, left:left + width])[0]
+  below, shared = None, 0  # sums in the `shared` rows that the tiles above have begun
+  for top, down, next_top in zip(tops, vertical, tops[1:] + [image.shape[0]]):
+    rows, done, beside = image[top:top + height], next_top - top, None
+    for left, across, next_left in zip(lefts, horizontal, lefts[1:] + [image.shape[1]]):
+      tile = probabilities(rows[None, :, left:left + width])[0]
+      if below is None:
+        most = max((height - (after - before) for before, after in zip(tops, tops[1:])), default=0)
+        below = np.zeros((most, image.shape[1], tile.shape[-1]), np.float32)
+      block, begun, finished = tile * (down[:, None] * across)[..., None], 0, next_left - left
+      del tile  # and below copies, not views: with many classes each array of a tile's size counts
+      if beside is not None:  # columns that the tile at the left has begun
+        begun = beside.shape[1]
+        block[:, :begun] += beside
+      block[:shared, begun:] += below[:shared, left + begun:left + width]
+      yield top, left, block[:done, :finished]
+      below[:height - done, left:next_left] = block[done:, :finished]
+      beside = block[:, finished:].copy()
+      del block
+    shared = height - done
+
+
+def probability_bands(probabilities, image, *, tile_size, overlap):
+  """Predicts an image tile by tile; holds one row of tiles at a time. Arguments: see `probability_blocks`.
+
+  Yields:
+    `(top, band)`: the first row of the band in the image, and the finished rows, float32 [h, W, C]; bands follow each
+    other without a gap.
+  """
+  blocks = probability_blocks(probabilities, image, tile_size=tile_size, overlap=overlap)
+  for top, row in itertools.groupby(blocks, operator.itemgetter(0)):
+    band = None
+    for _, left, block in row:
       if band is None:
-        band = np.zeros((height, image.shape[1], tile.shape[-1]), np.float32)
-      band[:, left:left + width] += tile * (down[:, None] * across)[..., None]
-    done = following - top
-    yield top, band[:done]
-    band[:height - done] = band[done:].copy()  # rows shared with the next tiles
-    band[height - done:] = 0
+        band = np.empty((len(block), image.shape[1], block.shape[-1]), np.float32)
+      band[:, left:left + block.shape[1]] = block
+    yield top, band
+
+
+def label_bands(probabilities, image, *, tile_size, overlap):
+  """Labels an image tile by tile. Arguments: see `probability_blocks`.
+
+  Yields:
+    uint8 [h, W], the most probable class of each pixel of the next rows, from top to bottom.
+  """
+  # With `map`, unlike in a loop, no name holds a block while the next is computed.
+  blocks = map(_labelled, probability_blocks(probabilities, image, tile_size=tile_size, overlap=overlap))
+  for _, row in itertools.groupby(blocks, operator.itemgetter(0)):
+    yield np.concatenate([labels for _, labels in row], axis=1)
+
+
+def _labelled(part):
+  """Turns what `probability_blocks` yields to (top, uint8 [h, w] of labels)."""
+  top, _, block = part
+  return top, block.argmax(axis=-1).astype(np.uint8)

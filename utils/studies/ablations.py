@@ -28,7 +28,8 @@ from utils.studies import scripts
 
 BASELINE = ('--dataset=camvid --crop_size=223,287 --trainable_scopes=fcn,InceptionV3/Mixed_* --learning_rate=2e-4 '
             '--new_layers_rate=5 --max_steps=500 --eval_steps=0')
-METRICS, COST = 'metrics-val.json', 'cost.json'  # a run's files: scores of the plain evaluation, CPU time of training
+# Files in a run's folder: scores of the plain evaluation, in either precision; CPU time of the training.
+METRICS, COST = ('metrics-val.json', 'metrics-val-bfloat16.json'), 'cost.json'
 # Flags of each choice, a string for each stage; a stage starts from the stage before.
 CHOICES = {
     'baseline': [''],
@@ -69,9 +70,9 @@ _WIDTH, _ROW = 520, 22  # pixels of a row of the chart
 @dataclasses.dataclass(frozen=True)
 class AblationSettings(Settings):
   """Flags of this program."""
-  data_dir: str = flag('data/camvid', 'folder with the TFRecords, or with the originals')
-  checkpoint: str | None = flag(None, 'pretrained checkpoint; default: the ImageNet weights, downloaded')
-  output_dir: str = flag('runs/choices', 'folder for the runs, the table and the chart')
+  data_dir: str = flag('data/camvid', 'folder with the TFRecords, or with the originals', path=True)
+  checkpoint: str | None = flag(None, 'pretrained checkpoint; default: the ImageNet weights, downloaded', path=True)
+  output_dir: str = flag('runs/choices', 'folder for the runs, the table and the chart', path=True)
   precision: str = flag('float32', 'arithmetic of the convolutions; bfloat16 needs a CPU with AVX512-BF16',
                         choices=PRECISIONS)
   only: tuple[str, ...] = flag((), 'choices to measure; default: all', choices=CHOICES)
@@ -94,7 +95,7 @@ def measure(name, seed, output_dir, common, *, script=scripts.run, cpu_seconds=s
     train the choice, failed and interrupted attempts included.
   """
   run_dir = os.path.join(output_dir, f'{name}-{seed}')
-  if os.path.exists(os.path.join(run_dir, METRICS)):
+  if _scores(run_dir):
     return True
   *earlier, _ = CHOICES[name]
   folders = [f'{run_dir}-stage{stage}' for stage in range(1, len(earlier) + 1)] + [run_dir]
@@ -111,6 +112,12 @@ def measure(name, seed, output_dir, common, *, script=scripts.run, cpu_seconds=s
         return False
     precision = [option for option in common if option.startswith('--precision=')]
     return script('evaluate.py', [f'--ckpt={run_dir}', '--details', *precision], log) == 0
+
+
+def _scores(run_dir):
+  """Path of the scores of a run's plain evaluation; None before it."""
+  paths = [os.path.join(run_dir, name) for name in METRICS]
+  return next(filter(os.path.exists, paths), None)
 
 
 def _add_cost(run_dir, seconds):
@@ -135,8 +142,8 @@ def collect(output_dir):
   found = {}
   for folder in sorted(os.listdir(output_dir)):
     name, _, seed = folder.rpartition('-')
-    metrics, cost = (os.path.join(output_dir, folder, file) for file in (METRICS, COST))
-    if name in CHOICES and seed.isdecimal() and os.path.exists(metrics) and os.path.exists(cost):
+    metrics, cost = _scores(os.path.join(output_dir, folder)), os.path.join(output_dir, folder, COST)
+    if name in CHOICES and seed.isdecimal() and metrics and os.path.exists(cost):
       result = read_json(metrics)
       found.setdefault(name, []).append({
           'seed': int(seed), 'cpu_seconds': read_json(cost)['cpu_seconds'],

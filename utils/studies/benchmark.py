@@ -1,4 +1,4 @@
-"""Measures how fast training, its input pipeline and inference are, and how much memory they take.
+"""Measures how fast conversion, training, its input pipeline and inference are, and how much memory they take.
 
     python -m utils.studies.benchmark --data_dir=data/camvid
 
@@ -28,7 +28,7 @@ from utils.files import make_folder, write_json
 from utils.inference.predictor import Predictor
 from utils.session import PRECISIONS, session_config
 from utils.settings import Settings, command_line, flag, run, walk
-from utils.studies import scripts
+from utils.studies import conversion, scripts
 from utils.studies.scripts import seconds
 from utils.training import hooks, warm_start
 from utils.training.step import make_step
@@ -42,8 +42,10 @@ MIB, GIB = 2.0**20, 2.0**30
 @dataclasses.dataclass(frozen=True)
 class MeasureSettings(Settings):
   """Flags of all programs that measure; each has a subclass with flags and defaults of its own."""
-  dataset: str | None = flag(None, f'dataset: {", ".join(DATASETS)}; default: that of --data_dir, else shapes')
-  data_dir: str | None = flag(None, 'folder with the TFRecords; default data/DATASET, for shapes a temporary one')
+  dataset: str | None = flag(
+      None, f'dataset: {", ".join(DATASETS)}; default: that of --data_dir, else shapes', path=True)
+  data_dir: str | None = flag(
+      None, 'folder with the TFRecords; default data/DATASET, for shapes a temporary one', path=True)
   net: str = flag('inception_v3', f'network: {", ".join(NETWORKS)}')
   height: int = flag(360, 'height of crops and images in pixels', least=1)
   width: int = flag(480, 'width of crops and images in pixels', least=1)
@@ -51,7 +53,7 @@ class MeasureSettings(Settings):
   precisions: tuple[str, ...] = flag(PRECISIONS, 'precisions to measure, where the CPU has them', choices=PRECISIONS)
   steps: int = flag(40, 'timed steps', least=1)
   warmup_steps: int = flag(5, 'steps before the timed ones', least=0)
-  output: str = flag('benchmark.json', 'JSON to write')
+  output: str = flag('benchmark.json', 'JSON to write', path=True)
 
   def check(self):
     """Raises UserError if a setting is not valid, a list is empty, or only bfloat16 is asked of a CPU without it."""
@@ -257,8 +259,17 @@ def measure_memory(setup):
   return rows
 
 
-PARTS = {'train': measure_train, 'loop': measure_loop, 'pipeline': measure_pipeline, 'inference': measure_inference,
-         'memory': measure_memory}
+def measure_convert(setup):
+  """Images/s from original files to records in one process, and by its CPU time, which others' work disturbs less."""
+  with tempfile.TemporaryDirectory() as folder:
+    times = in_turn(conversion.conversions(folder), steps=setup.steps, warmup_steps=min(1, setup.warmup_steps),
+                    clock=lambda: np.array([time.perf_counter(), time.process_time()]))
+  return [row('convert', name, unit, np.divide(conversion.CASES[name][2], values)) for name in times
+          for unit, values in zip(('images/s', 'images/CPU s'), zip(*times[name]))]
+
+
+PARTS = {'convert': measure_convert, 'train': measure_train, 'loop': measure_loop, 'pipeline': measure_pipeline,
+         'inference': measure_inference, 'memory': measure_memory}
 
 
 @dataclasses.dataclass(frozen=True)

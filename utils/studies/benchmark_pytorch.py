@@ -286,7 +286,7 @@ PARTS = {'answers': measure_answers, 'train': measure_train, 'inference': measur
 class PytorchSettings(benchmark.MeasureSettings):
   """Flags of this program."""
   steps: int = flag(20, 'timed steps', least=1)
-  output: str = flag('benchmark-pytorch.json', 'JSON to write')
+  output: str = flag('benchmark-pytorch.json', 'JSON to write', path=True)
   what: tuple[str, ...] = flag(tuple(PARTS), 'parts to measure, in this order', choices=PARTS)
 
 

@@ -15,10 +15,11 @@ import time
 
 import numpy as np
 
-from datasets import pipeline, records
+from datasets import pipeline
 from utils import settings as settings_lib
 from utils.errors import UserError
 from utils.evaluation import metrics
+from utils.evaluation.data import open_split
 from utils.files import make_folder, write_json
 from utils.inference import crf, stream
 from utils.inference.crf import Crf
@@ -217,9 +218,9 @@ def plain(score):
 @dataclasses.dataclass(frozen=True)
 class SearchSettings(Settings):
   """The settings of the search."""
-  ckpt: str = flag(None, "run's folder, or a checkpoint in it", required=True)
+  ckpt: str = flag(None, "run's folder, or a checkpoint in it", required=True, path=True)
   split: str = flag('val', 'split to search on')
-  data_dir: str | None = flag(None, "folder with the TFRecords; default: the training's own")
+  data_dir: str | None = flag(None, "folder with the TFRecords; default: the training's own", path=True)
   count: int = flag(30, 'number of images to search on, and of other images to score the result', least=1)
   rounds: int = flag(2, 'passes through the parameters', least=1)
   num_workers: int = flag(0, 'processes for the CRF; 0: one per core', least=0)
@@ -230,8 +231,7 @@ def search_run(settings):
   """Searches the parameters and writes the JSON; `settings` is a SearchSettings."""
   crf.require()
   run = load_run(settings.ckpt)
-  data_dir = settings.data_dir or run.config['flags']['data_dir']
-  num_images = records.check_classes(data_dir, settings.split, run.classes, trained=run.folder)
+  data_dir, num_images = open_split(run, settings.split, settings.data_dir)
   if num_images < 2:
     raise UserError(f'split {settings.split!r} in {data_dir} has {num_images} image; a search needs 2')
   make_folder(run.folder)

@@ -14,6 +14,7 @@ from utils.compat import tf
 from utils.drawing import canvas
 from utils.drawing.colors import write_png
 from utils.errors import UserError
+from utils.files import tensorflow_path
 from utils.settings import Settings, flag, run
 from utils.training.summaries import RATIO_PREFIX
 
@@ -35,7 +36,7 @@ def read_ratios(run_dir):
   """
   points = {}
   for path in sorted(glob.glob(os.path.join(glob.escape(run_dir), 'events.out.tfevents.*'))):
-    for event in tf.train.summary_iterator(path):
+    for event in tf.train.summary_iterator(tensorflow_path(path)):
       for value in event.summary.value:
         if value.tag.startswith(RATIO_PREFIX):
           points[value.tag.removeprefix(RATIO_PREFIX), event.step] = _scalar(value)
@@ -90,8 +91,8 @@ def gradient_chart(steps, layers, ratios):
 @dataclasses.dataclass(frozen=True)
 class GradientChartSettings(Settings):
   """Flags of this program."""
-  run_dir: str | None = flag(None, "run's folder", required=True)
-  output: str = flag('gradients.png', 'picture to write')
+  run_dir: str | None = flag(None, "run's folder", required=True, path=True)
+  output: str = flag('gradients.png', 'picture to write', path=True)
 
 
 def work(settings):

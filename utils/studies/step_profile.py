@@ -284,7 +284,7 @@ def chart(summaries):
 class ProfileSettings(benchmark.MeasureSettings):
   """Flags of this program."""
   steps: int = flag(20, 'timed steps', least=1)
-  output: str = flag('profile.json', 'JSON to write')
+  output: str = flag('profile.json', 'JSON to write', path=True)
   product_size: int = flag(PRODUCT_SIZE, 'rows and columns of the matrices whose product is the peak', least=1)
   timeline: bool = flag(False, 'also write traces for chrome://tracing, OUTPUT-PRECISION-timeline.json')
 

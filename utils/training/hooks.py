@@ -8,10 +8,12 @@ import time
 
 import numpy as np
 
+from utils.checkpoint_files import kept, newest_checkpoint
 from utils.compat import tf
-from utils.errors import UserError
+from utils.errors import UserError, shown
+from utils.evaluation.advice import advice
 from utils.evaluation.scorer import Scorer
-from utils.files import make_folder, write_json
+from utils.files import make_folder, tensorflow_path, write_json
 from utils.progress import STEP_LINE, Progress, duration
 from utils.runs import AVERAGE, BEST, BEST_SCORE, read_best
 from utils.training import summaries
@@ -86,8 +88,8 @@ class LogHook(tf.train.SessionRunHook):
     raise UserError(
         f'the {what} is not finite at step {self.step} (loss {values["loss"]}, L2 of the weights '
         f'{values["weight_loss"]}, gradient norm {values["gradient_norm"]}), learning rate {values["rate"]:.3g}, '
-        f'records {", ".join(name.decode() for name in values["names"])}; the last checkpoint is from before. A lower '
-        '--learning_rate or --gradient_clip_norm may help')
+        f'records {", ".join(map(shown, map(os.fsdecode, values["names"])))}; the last checkpoint is from before. '
+        'A lower --learning_rate or --gradient_clip_norm may help')
 
   def _log(self, rate):
     now = time.monotonic()
@@ -169,7 +171,7 @@ class EvaluateHook(tf.train.SessionRunHook):
   """
 
   def __init__(self, batches, logits_fn, *, dataset, split, num_images, every_steps, run_dir, writer, log_hook,
-               early_stop=0):
+               early_stop=0, flags=None):
     """Builds the evaluation beside the training; its variables must exist already.
 
     Args:
@@ -183,6 +185,7 @@ class EvaluateHook(tf.train.SessionRunHook):
       writer: tf.summary.FileWriter for the metrics.
       log_hook: the LogHook; its images/s exclude evaluations, and its `done` calls for the last one.
       early_stop: number of evaluations without a better mean IoU after which the run ends; 0 for never.
+      flags: dict of the run's flags, for the advice at the end.
     """
     self._iterator = tf.data.make_initializable_iterator(batches)
     batch = self._iterator.get_next()
@@ -190,24 +193,32 @@ class EvaluateHook(tf.train.SessionRunHook):
     self._fetches = [batch['name'], batch['label'], tf.argmax(logits, axis=-1, output_type=tf.int32)]
     self._dataset, self._split, self._num_images = dataset, split, num_images
     self._every_steps, self._early_stop = every_steps, early_stop
-    self._writer, self._log_hook = writer, log_hook
+    self._writer, self._log_hook, self._flags = writer, log_hook, flags
+    self._matrix = None  # of the last evaluation
     self._folder = os.path.join(run_dir, BEST)
     self._saver = tf.train.Saver(model_variables_and_step(), max_to_keep=1, save_relative_paths=True)
     self._best = {'mean_iou': -1.0, 'step': 0}
     self._global_step = tf.train.get_global_step()
 
   def after_create_session(self, session, coord):
-    best = read_best(self._folder)
-    if best is not None:
-      state = tf.train.get_checkpoint_state(self._folder)
-      if state is not None:  # the next best checkpoint replaces the recovered one
-        self._saver.recover_last_checkpoints(state.all_model_checkpoint_paths)
-      if best.get('split', self._split) == self._split:
-        self._best = best
-      else:
-        print(f'{self._folder} holds the best checkpoint on {best["split"]}; the best on {self._split} will replace it',
-              flush=True)
+    self._resume()
     self._evaluated = self._step = session.run(self._global_step)
+
+  def _resume(self):
+    """Takes over the best checkpoint of the run so far; one that is broken counts for nothing, and stays there."""
+    try:
+      best, checkpoint = read_best(self._folder), newest_checkpoint(self._folder)
+    except UserError as error:
+      print(f'warning: {error}; the next evaluation makes a new best checkpoint', file=sys.stderr, flush=True)
+      return
+    if best is None or checkpoint is None:
+      return
+    self._saver.set_last_checkpoints_with_time(kept(tensorflow_path(checkpoint)))  # the next best one replaces it
+    if best.get('split', self._split) == self._split:
+      self._best = best
+    else:
+      print(f'{self._folder} holds the best checkpoint on {best["split"]}; the best on {self._split} will replace it',
+            flush=True)
 
   def after_run(self, run_context, run_values):
     self._step += 1
@@ -222,6 +233,9 @@ class EvaluateHook(tf.train.SessionRunHook):
   def end(self, session):
     if self._log_hook.done and self._step != self._evaluated:  # an interrupted run ends without waiting
       self._evaluate(session)
+    if self._matrix is not None and self._step == self._evaluated:
+      for line in advice(self._matrix, self._dataset.classes, flags=self._flags, step=self._step):
+        print(f'advice: {line}', flush=True)
 
   def _evaluate(self, session):
     start = time.monotonic()
@@ -231,9 +245,9 @@ class EvaluateHook(tf.train.SessionRunHook):
       while progress.done < self._num_images:
         names, labels, predictions = session.run(self._fetches)
         for name, truth, prediction in zip(names, labels, predictions):
-          scorer.add(name.decode(errors='replace'), truth, prediction)
+          scorer.add(os.fsdecode(name), truth, prediction)
           progress.update()
-    result = scorer.result()
+    result, self._matrix = scorer.result(), scorer.matrix
     self._writer.add_summary(summaries.evaluation_summary(result, self._dataset.classes, self._split), self._step)
     self._writer.flush()
     self._evaluated = self._step
@@ -249,7 +263,7 @@ class EvaluateHook(tf.train.SessionRunHook):
     self._best = {'split': self._split, 'metric': 'mean_iou', 'mean_iou': mean_iou, 'step': int(self._step)}
     make_folder(self._folder)
     with _one_line_if_unwritable(self._step):
-      self._saver.save(session, os.path.join(self._folder, 'model.ckpt'), global_step=self._step,
+      self._saver.save(session, os.path.join(tensorflow_path(self._folder), 'model.ckpt'), global_step=self._step,
                        write_meta_graph=False)
     write_json(os.path.join(self._folder, BEST_SCORE), self._best)
 

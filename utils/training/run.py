@@ -4,14 +4,18 @@ import contextlib
 import dataclasses
 import functools
 
-from datasets import get_dataset, pipeline, prepare, records
+from datasets import get_dataset, inputs, pipeline, prepare, records, sanity
+from datasets.inputs import Input
 from nets import get_network
 from nets.network import Mode
 from utils import runs
+from utils.checkpoint_files import kept, newest_checkpoint, read_step
 from utils.compat import tf
+from utils.errors import UserError, shown
+from utils.files import tensorflow_path
 from utils.session import session_config
 from utils.settings import changeable, to_dict
-from utils.training import hooks, losses, start, summaries
+from utils.training import finish, hooks, losses, start, summaries
 from utils.training.settings import TrainSettings
 from utils.training.step import averaged, learning_rate, make_step, rate_factor
 
@@ -26,12 +30,14 @@ class Training:
     network: the Network.
     resumed: prefix of the run's own newest checkpoint; None for a new run.
     start_step: step of this checkpoint; 0 for a new run.
+    seen: the inputs.Input of the network.
   """
   settings: TrainSettings
   dataset: object
   network: object
   resumed: str | None
   start_step: int
+  seen: Input = Input()
 
   @property
   def data_dir(self):
@@ -40,11 +46,11 @@ class Training:
 
   @property
   def run_dir(self):
-    """The run's folder."""
-    return self.settings.run_dir
+    """The run's folder, as TensorFlow takes it."""
+    return tensorflow_path(self.settings.run_dir)
 
   def logits(self, images, mode=Mode()):  # noqa: B008, the record is frozen
-    """Builds the network for images float32 [B, H, W, 3] in a Mode; returns `(logits, end_points)`."""
+    """Builds the network for images float32 [B, H, W, N] in a Mode; returns `(logits, end_points)`."""
     return self.network.logits(images, self.dataset.num_classes, mode, **self.settings.shape)
 
 
@@ -66,23 +72,57 @@ def train(settings):
   dataset, network = get_dataset(settings.data.dataset), get_network(settings.model.net)
   run_dir = settings.resolved(dataset).run_dir
   with runs.locked(run_dir):
-    saved = runs.saved_config(run_dir)
+    resumed = newest_checkpoint(run_dir)
+    saved = runs.saved_config(run_dir) if resumed else None  # a start that failed before its first does not bind this
     resolved = settings.resolved(dataset, saved and saved['flags'])
     run_config = runs.make_config(to_dict(resolved), dataset, network, command=settings.command)
     if saved:
       runs.check_config(run_dir, saved, run_config, may_differ=changeable(TrainSettings))
-    prepare.prepare(dataset, resolved.data.data_dir, source_dir=resolved.data.source_dir, splits=resolved.splits)
-    resumed = runs.latest_checkpoint(run_dir)
-    start_step = int(runs.read_tensors(resumed, ['global_step'])['global_step']) if resumed else 0
+    prepare.prepare(dataset, resolved.data.data_dir, source_dir=resolved.data.source_dir, splits=resolved.splits,
+                    told=resolved.data.reading.told, skip_bad=resolved.data.skip_bad)
+    stats = {split: records.read_stats(resolved.data.data_dir, split) for split in resolved.splits}
+    sanity.report(dataset.name, stats)
+    seen = choose_bands(resolved, network, run_dir, saved)
+    run_config['dataset']['reading'], run_config['network']['bands'] = seen.reading.to_json(), seen.numbers
+    run_config['dataset']['label_values'] = stats['train'].get('label_values', [])
+    start_step = read_step(resumed) if resumed else 0
     if start_step >= settings.schedule.max_steps:
       print(f'{run_dir} has reached step {start_step} already; a larger --max_steps continues it')
       return 0
-    training = Training(resolved, dataset, network, resumed, start_step)
+    training = Training(resolved, dataset, network, resumed, start_step, seen)
     with _bad_records_named(training), tf.Graph().as_default():
       tf.set_random_seed(settings.seed)
       outputs, batch, scaffold = build(training)
       runs.save_config(run_dir, run_config)  # not before data and graph are there: a start that fails changes nothing
       return run_to_end(training, outputs, batch, scaffold, config)
+
+
+def choose_bands(settings, network, run_dir, saved):
+  """Chooses the bands that the network sees, by --bands and the records.
+
+  Args:
+    settings: a TrainSettings, resolved.
+    network: the Network.
+    run_dir: the run's folder.
+    saved: config.json of the run to be resumed; None for a new run.
+
+  Returns:
+    an Input.
+
+  Raises:
+    UserError: if there is no such band, the network takes fewer, or the splits or the run have images of another kind.
+  """
+  data_dir = settings.data.data_dir
+  seen = inputs.chosen(records.read_reading(data_dir, 'train'), settings.model.bands)
+  if network.most_bands and len(seen.names) > network.most_bands:
+    raise UserError(f'--net={network.name} sees at most {network.most_bands} bands, and the images have '
+                    f'{len(seen.names)}; choose some by --bands')
+  for split in settings.splits:
+    records.check_reading(data_dir, split, seen.reading, where='train has', ranges=True)
+  if saved:
+    records.check_reading(data_dir, 'train', Input.from_config(saved).reading, where=f'{run_dir} was trained on',
+                          ranges=True)
+  return seen
 
 
 @contextlib.contextmanager
@@ -112,7 +152,7 @@ def build(training):
   schedule, optimizer = settings.schedule, settings.optimizer
   batches = tf.data.make_initializable_iterator(pipeline.training_batches(
       training.data_dir, 'train', batch_size=schedule.batch_size, augmentation=settings.augmentation,
-      seed=settings.seed, start_step=training.start_step))
+      seed=settings.seed, start_step=training.start_step, bands=training.seen.bands))
   tf.add_to_collection(tf.GraphKeys.TABLE_INITIALIZERS, batches.initializer)  # Scaffold runs these
   batch = batches.get_next()
   rate = learning_rate(
@@ -129,11 +169,14 @@ def build(training):
       gradient_accumulation=schedule.gradient_accumulation, clip_norm=optimizer.gradient_clip_norm,
       adam_epsilon=optimizer.adam_epsilon, ema_decay=optimizer.ema_decay)(batch)
   init_fn = start.choose(settings.start, training.network, resumed=training.resumed,
-                         start_step=training.start_step)
+                         start_step=training.start_step, seen=training.seen)
+  if init_fn is None and not training.resumed and tf.get_collection(tf.GraphKeys.UPDATE_OPS):
+    start.say_if_averages_lag(optimizer.batch_norm_decay, schedule)
   print(start.overview(outputs.gradients, schedule.learning_rate, rate_factor(**scopes)), flush=True)
-  scaffold = tf.train.Scaffold(init_fn=init_fn, saver=tf.train.Saver(
-      max_to_keep=settings.bookkeeping.keep_checkpoints, save_relative_paths=True))  # so that a run can be moved
-  return outputs, batch, scaffold
+  saver = tf.train.Saver(max_to_keep=settings.bookkeeping.keep_checkpoints, save_relative_paths=True)  # a run may move
+  if training.resumed:
+    saver.set_last_checkpoints_with_time(kept(tensorflow_path(training.resumed)))
+  return outputs, batch, tf.train.Scaffold(init_fn=init_fn, saver=saver)
 
 
 def class_weights(training):
@@ -158,14 +201,13 @@ def run_to_end(training, outputs, batch, scaffold, config):
   Returns:
     the exit code, see `train`.
   """
-  run_dir = training.run_dir
+  run_dir, resumed = training.settings.run_dir, training.resumed
   try:
     with hooks.StopOnInterruptHook() as interrupt:
       log, chain = make_hooks(training, outputs, batch, scaffold, interrupt)
-      with tf.train.MonitoredTrainingSession(
-          checkpoint_dir=run_dir, scaffold=scaffold, config=config, hooks=chain, save_checkpoint_secs=None,
-          save_checkpoint_steps=None, save_summaries_steps=None, save_summaries_secs=None,
-          log_step_count_steps=None) as session:
+      creator = tf.train.ChiefSessionCreator(
+          scaffold, config=config, checkpoint_filename_with_path=resumed and tensorflow_path(resumed))
+      with tf.train.MonitoredSession(creator, hooks=chain) as session:
         while not session.should_stop():
           session.run(outputs.loss)
   finally:
@@ -174,7 +216,7 @@ def run_to_end(training, outputs, batch, scaffold, config):
     print(f'interrupted at step {log.step} of {training.settings.schedule.max_steps}; the same command goes on from '
           f'there, in {run_dir}')
     return 128 + interrupt.signal
-  print(f'the run is in {run_dir}; next: python evaluate.py --ckpt={run_dir}')
+  print(f'the run is in {shown(run_dir)}; {finish.next_line(training.settings)}')
   return 0
 
 
@@ -198,7 +240,8 @@ def make_hooks(training, outputs, batch, scaffold, interrupt):
       every_steps=keeping.log_steps, writer=writer, max_left_out=3 if settings.device.precision == 'bfloat16' else 0)
   chain = [log, interrupt,
            hooks.SaveHook(training.run_dir, save_secs=60 * keeping.save_minutes, scaffold=scaffold)]
-  summary_ops = [summaries.training_summary(outputs, batch, training.dataset.palette, loss=settings.optimizer.loss)]
+  summary_ops = [summaries.training_summary(outputs, batch, training.dataset.palette, loss=settings.optimizer.loss,
+                                            shown=training.seen.shown)]
   if keeping.summarize_gradients:
     summary_ops.append(summaries.gradient_summary(outputs, training.network.pretrained_scopes))
   chain += [tf.train.SummarySaverHook(save_steps=keeping.summary_steps, summary_writer=writer, summary_op=op)
@@ -221,7 +264,8 @@ def make_evaluation(training, outputs, writer, log):
   getter = averaged(outputs.averages) if outputs.averages else None
   with tf.variable_scope(tf.get_variable_scope(), reuse=True, custom_getter=getter):
     return hooks.EvaluateHook(
-        pipeline.evaluation_batches(training.data_dir, keeping.eval_split), training.logits, dataset=training.dataset,
-        split=keeping.eval_split, run_dir=training.run_dir, writer=writer, log_hook=log,
+        pipeline.evaluation_batches(training.data_dir, keeping.eval_split, training.seen.bands), training.logits,
+        dataset=training.dataset, split=keeping.eval_split, run_dir=training.settings.run_dir, writer=writer,
+        log_hook=log,
         num_images=records.read_stats(training.data_dir, keeping.eval_split)['num_examples'],
-        every_steps=keeping.eval_steps, early_stop=keeping.early_stop)
+        every_steps=keeping.eval_steps, early_stop=keeping.early_stop, flags=to_dict(training.settings))

@@ -5,6 +5,7 @@ import os
 
 from datasets import DATASETS
 from datasets.pipeline import Augmentation
+from datasets.readers.dataset_file import ReadingFlags
 from nets import NETWORKS, get_network
 from utils.errors import UserError
 from utils.session import Device
@@ -18,10 +19,13 @@ NEW_LAYERS_RATE = 10.0  # default of --new_layers_rate beside pretrained layers
 @dataclasses.dataclass(frozen=True)
 class Data(Settings):
   """The dataset and its folders."""
-  dataset: str = flag('shapes', f'dataset: {", ".join(DATASETS)}, or the folder of a dataset of your own')
+  dataset: str = flag('shapes', f'dataset: {", ".join(DATASETS)}, or the folder of a dataset of your own', path=True)
   data_dir: str | None = flag(
-      None, 'folder with the TFRecords, or with the originals; default data/DATASET', may_change=True)
-  source_dir: str | None = flag(None, 'folder with the originals, where it is not --data_dir', may_change=True)
+      None, 'folder with the TFRecords, or with the originals; default data/DATASET', may_change=True, path=True)
+  source_dir: str | None = flag(
+      None, 'folder with the originals, where it is not --data_dir', may_change=True, path=True)
+  skip_bad: bool = flag(False, 'leave out originals that cannot be used instead of failing', may_change=True)
+  reading: ReadingFlags = group(ReadingFlags)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +35,18 @@ class Model(Settings):
   skip: str | None = flag(None, 'finest skip of an FCN: 32s, 16s, 8s, 4s or 2s; default: 8s')
   decoder_channels: int = flag(0, 'features that an FCN fuses beside its class scores; 0: none', least=0)
   input_scale: float = flag(1.0, 'factor by which an FCN resizes images for its backbone', least=0.1, most=10)
+  bands: tuple[str, ...] = flag(
+      (), 'bands that the network sees, in this order: numbers from 1, or names; default: all')
 
 
 @dataclasses.dataclass(frozen=True)
 class Start(Settings):
   """The weights to start from; see utils/training/start.py."""
   checkpoint: str | None = flag(
-      None, 'pretrained checkpoint, or "none"; default: the ImageNet weights, downloaded', may_change=True)
+      None, 'pretrained checkpoint, or "none"; default: the ImageNet weights, downloaded', may_change=True, path=True)
   checkpoint_exclude_scopes: tuple[str, ...] = flag((), 'scopes that are not restored from --checkpoint')
-  init_from: str | None = flag(None, 'run, or a checkpoint in it, to start from: a coarser skip, or other settings')
+  init_from: str | None = flag(
+      None, 'run, or a checkpoint in it, to start from: a coarser skip, or other settings', path=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +105,7 @@ class TrainSettings(Settings):
   data: Data = group(Data)
   model: Model = group(Model)
   start: Start = group(Start)
-  run_dir: str | None = flag(None, 'folder of the run; default runs/DATASET-NET[-SKIP]', may_change=True)
+  run_dir: str | None = flag(None, 'folder of the run; default runs/DATASET-NET[-SKIP]', may_change=True, path=True)
   seed: int = flag(0, 'random seed; makes a run repeatable', least=0)
   schedule: Schedule = group(Schedule)
   optimizer: Optimizer = group(Optimizer)
@@ -137,6 +144,12 @@ class TrainSettings(Settings):
     """The command that trains with these settings."""
     return f'python train.py {command_line(self)}'.strip()
 
+  @property
+  def _dataset_name(self):
+    """--dataset without what makes no difference: 'photos/' is 'photos', but './voc' is another than 'voc'."""
+    name = os.path.normpath(self.data.dataset)
+    return os.path.join('.', name) if name in DATASETS and name != self.data.dataset else name
+
   def resolved(self, dataset, saved=None):
     """Fills in the settings whose defaults depend on the dataset, the network or the initial weights.
 
@@ -158,7 +171,7 @@ class TrainSettings(Settings):
     folder = '-'.join(filter(None, (f'runs/{dataset.name}', network.name, skip)))
     return dataclasses.replace(
         self,
-        data=dataclasses.replace(self.data, dataset=os.path.normpath(self.data.dataset),  # 'photos/' is 'photos'
+        data=dataclasses.replace(self.data, dataset=self._dataset_name,
                                  data_dir=self.data.data_dir or f'data/{dataset.name}'),
         model=dataclasses.replace(self.model, skip=skip),
         run_dir=self.run_dir or folder,

@@ -8,13 +8,20 @@
 4. The random initial values (--checkpoint=none, or a network without pretrained weights).
 """
 
+import math
+
 import checkpoints
+from datasets.inputs import Input
 from utils import runs
+from utils.checkpoint_files import folder_named, newest_checkpoint, without_suffix
 from utils.compat import tf
+from utils.errors import UserError
 from utils.training import warm_start
 
+LAGGING = 0.05  # share of their start in batch norm's averages from which scores are clearly too low
 
-def choose(settings, network, *, resumed, start_step):
+
+def choose(settings, network, *, resumed, start_step, seen=Input()):  # noqa: B008, the record is frozen
   """Chooses the source of the initial weights and prints it.
 
   Args:
@@ -22,6 +29,7 @@ def choose(settings, network, *, resumed, start_step):
     network: the Network; its graph is built already.
     resumed: prefix of the run's own newest checkpoint, or None.
     start_step: step of this checkpoint.
+    seen: the Input of the network.
 
   Returns:
     `init_fn(scaffold, session)` for tf.train.Scaffold; None if the weights are the run's own or random.
@@ -33,17 +41,47 @@ def choose(settings, network, *, resumed, start_step):
     print(f'resumed at step {start_step} from {resumed}', flush=True)
     return None
   if settings.init_from:
-    run = runs.load_run(settings.init_from)
+    run = runs.load_run(settings.init_from, flag='init_from')
     init_fn, names, new_names = warm_start.restore_from_run(run.checkpoint)
     print(warm_start.start_line(names, run.checkpoint) + f'; new: {", ".join(new_names) or "none"}', flush=True)
     return init_fn
   if settings.checkpoint == 'none' or not (settings.checkpoint or network.pretrained):
     print('started from scratch: all weights are random', flush=True)
     return None
-  path = settings.checkpoint or checkpoints.pretrained_checkpoint(network.pretrained)
-  init_fn, names = warm_start.restore_pretrained(path, network.pretrained_scopes, settings.checkpoint_exclude_scopes)
+  path = _given(settings.checkpoint) if settings.checkpoint else checkpoints.pretrained_checkpoint(network.pretrained)
+  init_fn, names = warm_start.restore_pretrained(path, network.pretrained_scopes, settings.checkpoint_exclude_scopes,
+                                                 colors=seen.colors)
   print(warm_start.start_line(names, path), flush=True)
+  if seen.colors != warm_start.RGB or seen.bands:
+    print(warm_start.bands_line(seen.names, seen.colors), flush=True)
   return init_fn
+
+
+def _given(path):
+  """Prefix of the checkpoint that --checkpoint names. Raises UserError if it is a folder without a whole one."""
+  folder = folder_named(path)
+  prefix = newest_checkpoint(folder) if folder else without_suffix(path)
+  if prefix is None:
+    raise UserError(f'--checkpoint={path}: no checkpoint in this folder')
+  return prefix
+
+
+def say_if_averages_lag(decay, schedule):
+  """Prints a hint where batch norm's moving averages, learned from scratch, will not have left their start behind.
+
+  Args:
+    decay: decay of the averages in one update; each part of a step makes one.
+    schedule: a training.settings.Schedule.
+  """
+  updates = schedule.max_steps * schedule.gradient_accumulation
+  share = decay**updates
+  if share <= LAGGING:
+    return
+  better = math.floor(100 * LAGGING**(1 / updates)) / 100
+  enough = f'--max_steps={math.ceil(math.log(LAGGING, decay) / schedule.gradient_accumulation)}' if decay < 1 else ''
+  print(f'note: batch norm is evaluated with averages of which {share:.0%} will still be their start after '
+        f'{schedule.max_steps} steps, so that scores will lag behind what is learned; '
+        f'{" or ".join(filter(None, (f"--batch_norm_decay={better:g}", enough)))} helps', flush=True)
 
 
 def overview(gradients, learning_rate, factor):

@@ -8,7 +8,7 @@ NEW_LAYERS = '00_new_layers'
 RATIO_PREFIX = 'gradient_to_weight_ratio_by_layer/'  # prefix of the tags of gradient norm / weight norm, one per layer
 
 
-def training_summary(outputs, batch, palette, *, loss='cross_entropy', max_images=3):
+def training_summary(outputs, batch, palette, *, loss='cross_entropy', max_images=3, shown=(0, 1, 2)):
   """Losses, learning rate, gradient norm, and pictures: image | truth | prediction.
 
   Args:
@@ -17,6 +17,7 @@ def training_summary(outputs, batch, palette, *, loss='cross_entropy', max_image
     palette: uint8 [C, 3], RGB.
     loss: name of the loss (--loss), for the tag of its curve.
     max_images: pictures per summary.
+    shown: see `pictures`.
 
   Returns:
     Scalar string tensor, a serialized Summary.
@@ -31,24 +32,26 @@ def training_summary(outputs, batch, palette, *, loss='cross_entropy', max_image
   # No collections: each summary is written at its own time, by its own hook.
   parts = [tf.summary.scalar(name, value, collections=[]) for name, value in scalars.items()]
   parts.append(tf.summary.image(
-      'image_truth_prediction', pictures(batch, outputs.predictions, palette), max_outputs=max_images, collections=[]))
+      'image_truth_prediction', pictures(batch, outputs.predictions, palette, shown), max_outputs=max_images,
+      collections=[]))
   return tf.summary.merge(parts, collections=[])
 
 
-def pictures(batch, predictions, palette):
+def pictures(batch, predictions, palette, shown=(0, 1, 2)):
   """Sets images, true labels and predictions side by side, in the dataset's colors.
 
   Args:
-    batch: dict with `image` float32 [B, H, W, 3] in 0..255 and `label` int32 [B, H, W].
+    batch: dict with `image` float32 [B, H, W, N] in 0..255 and `label` int32 [B, H, W].
     predictions: int32 [B, H, W], label ids.
     palette: uint8 [C, 3], RGB.
+    shown: places of the three bands that are drawn as red, green and blue.
 
   Returns:
     uint8 [B, H, 3 W, 3].
   """
   colors = tf.constant(full_palette(palette))
   return tf.concat([
-      tf.saturate_cast(batch['image'], tf.uint8),
+      tf.saturate_cast(tf.gather(batch['image'], shown, axis=-1), tf.uint8),
       tf.gather(colors, batch['label']),
       tf.gather(colors, predictions),
   ], axis=2)

@@ -2,18 +2,27 @@
 
 Both are strict: if variables to be filled are missing in the checkpoint, or have another shape there, a UserError lists
 them all. A variable keeps its initial value only if `exclude_scopes` or `new_scopes` names it.
+
+A network that sees other bands than red, green and blue gets its first convolution from ImageNet's all the same, see
+`inflated`.
 """
 
 import os
 
+import numpy as np
+
+from datasets.reading import COLORS, colors_of
+from utils.checkpoint_files import open_checkpoint, read_tensors
 from utils.compat import slim, tf
 from utils.errors import UserError, listed
-from utils.runs import AVERAGE, open_checkpoint
+from utils.files import tensorflow_path
+from utils.runs import AVERAGE
 
+RGB = (0, 1, 2)  # colors of the bands of a photograph
 _LISTED = 20  # names listed by an error, which only counts the others
 
 
-def restore_pretrained(path, scopes, exclude_scopes=(), variables=None):
+def restore_pretrained(path, scopes, exclude_scopes=(), variables=None, colors=RGB):
   """Fills the model variables under `scopes` from a checkpoint that has them under the same names.
 
   Args:
@@ -23,6 +32,8 @@ def restore_pretrained(path, scopes, exclude_scopes=(), variables=None):
     exclude_scopes: scopes or full variable names under `scopes` that keep their initial values.
     variables: model variables, without optimizer slots and `global_step`; by default slim.get_model_variables(). Call
       this after the network is built and before the graph is finalized: it adds restore ops.
+    colors: for each band of the network's images 0, 1 or 2 if it is red, green or blue, else None; by default those of
+      photographs.
 
   Returns:
     `(init_fn, names)`: `init_fn(scaffold, session)`, as tf.train.Scaffold calls it, and the sorted names of the
@@ -38,8 +49,104 @@ def restore_pretrained(path, scopes, exclude_scopes=(), variables=None):
   wanted = {name: variable for name, variable in wanted.items() if _is_under(name, scopes)}
   _require_matches(exclude_scopes, wanted, '--checkpoint_exclude_scopes')
   wanted = {name: variable for name, variable in wanted.items() if not _is_under(name, exclude_scopes)}
-  _require_all(path, missing=_missing(reader, wanted), misshaped=_misshaped(reader, wanted))
-  return _init_fn(path, wanted), sorted(wanted)
+  first = {} if colors == RGB else _first_kernels(reader, wanted, len(colors))
+  others = {name: variable for name, variable in wanted.items() if name not in first}
+  _require_all(path, missing=_missing(reader, wanted), misshaped=_misshaped(reader, others))
+  restore = _init_fn(path, others)
+
+  def init_fn(scaffold, session):
+    restore(scaffold, session)
+    for name, kernel in _for_bands(read_tensors(path, first), colors).items():
+      first[name].load(kernel, session)
+
+  return init_fn, sorted(wanted)
+
+
+def _first_kernels(reader, variables, num_bands):
+  """The kernels of the layer that sees the images: dict of name -> variable, of those of `variables`.
+
+  It is the layer that sees three channels in the checkpoint; of a separable convolution, both kernels.
+  """
+  shapes = reader.get_variable_to_shape_map()
+  layers = {os.path.dirname(name) for name in variables if tuple(shapes.get(name, ()))[2:3] == (len(RGB),)}
+  found = {}
+  for name, variable in variables.items():
+    there = list(shapes.get(name, ()))
+    if os.path.dirname(name) in layers and len(there) == 4:
+      there[2] = there[2] // len(RGB) * num_bands
+      if there == variable.shape.as_list():
+        found[name] = variable
+  return found
+
+
+def _for_bands(kernels, colors):
+  """Inflates the kernels of `_first_kernels`: dict of name -> array.
+
+  The two kernels of a separable convolution are made one, inflated, and taken apart again as well as the filters of a
+  band can (the nearest matrix of their rank): exactly for bands of their own color.
+  """
+  names = {os.path.basename(name): name for name in kernels}
+  if set(names) != {'depthwise_weights', 'pointwise_weights'}:
+    return {name: inflated(kernel, colors) for name, kernel in kernels.items()}
+  depthwise, pointwise = (kernels[names[key]] for key in ('depthwise_weights', 'pointwise_weights'))
+  height, width, _, filters = depthwise.shape  # [h, w, 3, M]; pointwise: [1, 1, 3 M, C]
+  whole = inflated(np.einsum('hwbm,bmc->hwbc', depthwise, pointwise.reshape(len(RGB), filters, -1)), colors)
+  left, sizes, right = np.linalg.svd(whole.transpose(2, 0, 1, 3).reshape(len(colors), height * width, -1),
+                                     full_matrices=False)
+  roots = np.sqrt(sizes[:, np.newaxis, :filters])
+  left = (left[..., :filters] * roots).reshape(len(colors), height, width, filters).transpose(1, 2, 0, 3)
+  right = (right[:, :filters] * roots.transpose(0, 2, 1)).reshape(1, 1, len(colors) * filters, -1)
+  return {names['depthwise_weights']: left, names['pointwise_weights']: right}
+
+
+def _own_colors(colors):
+  """The colors whose kernels bands take: none if all of one or two bands are colors, for none could take the rest."""
+  return (None,) * len(colors) if len(colors) < len(RGB) and None not in colors else tuple(colors)
+
+
+def inflated(kernel, colors):
+  """Makes the kernel of a first convolution for other bands than red, green and blue.
+
+  Bands that are red, green or blue take their own kernels and all others share what is left: the mean of the three,
+  where all three or none are among the bands. Then all are multiplied by 3 / N. So the sum over the bands stays as it
+  is, and where all bands show the same, activations are exactly those of a gray photograph. Bands of one scene are so
+  much alike that this keeps the activations' size, where the factor for independent inputs, sqrt(3 / N), would not:
+  Carreira and Zisserman, "Quo Vadis, Action Recognition?", CVPR 2017, section 3.1, inflate kernels over frames by the
+  same rule. A filter between colors, whose three kernels cancel each other, would answer to brightness if one of them
+  were left out; hence the sharing.
+
+  Args:
+    kernel: float [h, w, 3, C], of red, green and blue.
+    colors: for each of N bands 0, 1 or 2 if it is red, green or blue, each at most once, else None.
+
+  Returns:
+    float32 [h, w, N, C].
+  """
+  colors = _own_colors(colors)
+  known, scale = [color for color in colors if color is not None], len(RGB) / len(colors)
+  rest = kernel.sum(axis=2) / scale - kernel[:, :, known].sum(axis=2)
+  rest = rest / max(len(colors) - len(known), 1)
+  return np.stack([rest if color is None else kernel[:, :, color] for color in colors], axis=2).astype(
+      np.float32) * np.float32(scale)
+
+
+def bands_line(names, colors):
+  """Line about the kernels that bands get.
+
+  Args:
+    names: names of the bands.
+    colors: see `inflated`.
+
+  Returns:
+    'first kernels of 4 bands: red, green, blue their own; nir the mean of the three colors; all times 0.75'.
+  """
+  colors = _own_colors(colors)
+  own = [name if named == color else f'{name} as {COLORS[color]}'
+         for name, named, color in zip(names, colors_of(names), colors) if color is not None]
+  others = [name for name, color in zip(names, colors) if color is None]
+  rest = 'the mean of the three colors' if len(own) in (0, len(RGB)) else 'their share of what is left'
+  parts = [f'{", ".join(own)} their own'] * bool(own) + [f'{listed(others, 8)} {rest}'] * bool(others)
+  return f'first kernels of {len(names)} bands: {"; ".join(parts)}; all times {len(RGB) / len(names):.3g}'
 
 
 def restore_from_run(prefix, variables=None, new_scopes=('fcn',)):
@@ -144,7 +251,7 @@ def _init_fn(path, variables):
     del scaffold
     try:
       if saver is not None:
-        saver.restore(session, path)
+        saver.restore(session, tensorflow_path(path))
     except (tf.errors.OutOfRangeError, tf.errors.DataLossError, tf.errors.NotFoundError, ValueError) as error:
       raise UserError(f'checkpoint {path} cannot be read, it is truncated or damaged '
                       f'({type(error).__name__})') from error
