@@ -4,7 +4,7 @@ import programs
 import pytest
 
 import train
-from utils import session
+from utils import cuda, session
 from utils.compat import tf
 from utils.errors import UserError
 
@@ -63,3 +63,31 @@ def test_train_refuses_a_missing_gpu_before_it_writes_anything(gpus, tmp_path, m
   result = programs.run(train.main, '--gpu=0', f'--run_dir={tmp_path / "run"}')
   programs.assert_refused(result, '--gpu=0: TensorFlow sees no GPU here')
   assert list(tmp_path.iterdir()) == []
+
+
+DETAILS = {'device_name': 'NVIDIA A10', 'compute_capability': (8, 6)}
+
+
+@pytest.mark.parametrize('options, expected', [
+    ({}, 'GPU 0 NVIDIA A10; precision float32 (products in TF32)'),
+    ({'gpu': '2, 0'}, 'GPU 2 NVIDIA A10; precision float32 (products in TF32)'),
+    ({'gpu': '1', 'precision': 'bfloat16'}, 'GPU 1 NVIDIA A10; precision bfloat16'),
+])
+def test_the_line_of_a_run_names_its_gpu(gpus, monkeypatch, options, expected):
+  gpus(3)
+  monkeypatch.setattr(tf.config.experimental, 'get_device_details', lambda device: DETAILS)
+  assert session.device_line(session.Device(**options)) == f'device: {expected}'
+
+
+def test_a_gpu_of_which_tensorflow_says_nothing_has_no_name(gpus):
+  gpus(2)
+  assert session.device_line(session.Device()) == 'device: GPU 0 of unknown name; precision float32'
+
+
+@pytest.mark.parametrize('gpu, hidden, said', [(None, '0', True), ('none', '0', False), (None, '-1', False)])
+def test_a_card_that_is_not_found_is_said_unless_it_is_not_wanted(gpus, monkeypatch, gpu, hidden, said):
+  gpus(0)
+  monkeypatch.setenv('CUDA_VISIBLE_DEVICES', hidden)
+  monkeypatch.setattr(cuda, 'has_card', lambda: True)
+  line = session.device_line(session.Device(gpu=gpu))
+  assert line.startswith('device: CPU, ') and ('python -m utils.doctor says why' in line) == said

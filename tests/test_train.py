@@ -71,7 +71,7 @@ def whole(tmp_path_factory, data_dir, tiny):
 
 def test_log_and_files(whole):
   run_dir, output = whole
-  assert 'started from scratch' in output
+  assert re.match(r'device: (CPU|GPU \d+).*; precision float32', output) and 'started from scratch' in output
   assert list(losses(output)) == [1, 2, 3, 4, 5, 6]
   assert losses(output)[1] == pytest.approx(np.log(8), abs=1e-3)  # all scores start at zero: eight equal classes
   assert len(re.findall(r'^step [36]  val: mean IoU 0\.\d+, pixel accuracy 0\.\d+', output, re.M)) == 2

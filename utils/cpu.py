@@ -3,6 +3,8 @@
 import functools
 
 CPUINFO = '/proc/cpuinfo'  # Linux only
+# Features that decide how fast TensorFlow computes here, each faster than those before: names, and Linux's for them.
+FEATURES = {'AVX2': 'avx2', 'AVX512': 'avx512f', 'AVX512-BF16': 'avx512_bf16', 'AMX': 'amx_bf16'}
 
 
 def cpu_model():
@@ -14,6 +16,11 @@ def cpu_model():
 def cpu_flags():
   """The CPU's features as Linux names them ('avx2', 'avx512_bf16'): a frozenset, empty if unknown."""
   return frozenset(_field('flags').split())
+
+
+def cpu_features():
+  """Names of FEATURES that this CPU has, a list; empty if unknown."""
+  return [name for name, flag in FEATURES.items() if flag in cpu_flags()]
 
 
 def supports_bfloat16():

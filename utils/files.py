@@ -1,4 +1,4 @@
-"""The project's folder, writing files whole or not at all, locks, and names that TensorFlow takes."""
+"""The project's folder and commit, writing files whole or not at all, locks, and names that TensorFlow takes."""
 
 import contextlib
 import errno
@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import subprocess
 import sys
 import tempfile
 
@@ -41,6 +42,25 @@ def write_json(path, value):
   with replacing(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
     json.dump(value, file, indent=2)
     file.write('\n')
+
+
+def text_of(*path):
+  """The text of a small file, its path in parts, without white space around it; '' if it cannot be read."""
+  try:
+    with open(os.path.join(*path), encoding='utf-8', errors='replace') as file:
+      return file.read().strip()
+  except OSError:
+    return ''
+
+
+@functools.cache  # it asks git, in a process of its own
+def commit():
+  """Commit of the code, followed by '+' where files differ from it; None outside a git checkout."""
+  try:
+    return subprocess.run(['git', 'describe', '--always', '--abbrev=40', '--dirty=+'], cwd=ROOT, check=True,
+                          capture_output=True, text=True).stdout.strip()
+  except (OSError, subprocess.CalledProcessError):
+    return None
 
 
 def read_json(path):

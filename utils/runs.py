@@ -2,18 +2,16 @@
 
 import contextlib
 import dataclasses
-import functools
 import glob
 import importlib.metadata
 import os
-import subprocess
 import sys
 
 import numpy as np
 
 from utils.checkpoint_files import folder_named, newest_checkpoint, problem, read_step, steps_of, without_suffix
 from utils.errors import UserError, listed
-from utils.files import ROOT, make_folder, read_json, take_lock, write_json
+from utils.files import commit, make_folder, read_json, take_lock, write_json
 
 CONFIG = 'config.json'
 LOCK = 'lock'
@@ -163,20 +161,10 @@ def make_config(settings, dataset, network, command=''):
       'network': {'name': network.name, 'skip': settings['skip'],
                   **{name: settings[name] for name in network.options if name in settings}},
       'versions': {'python': sys.version.split()[0], **{name: importlib.metadata.version(name) for name in PACKAGES}},
-      'commit': _commit(),
+      'commit': commit(),
       'command': command,
       'working_folder': os.getcwd(),
   }
-
-
-@functools.cache  # it asks git, in a process of its own
-def _commit():
-  """Commit of the code, followed by '+' where files differ from it; None outside a git checkout."""
-  try:
-    return subprocess.run(['git', 'describe', '--always', '--abbrev=40', '--dirty=+'], cwd=ROOT, check=True,
-                          capture_output=True, text=True).stdout.strip()
-  except (OSError, subprocess.CalledProcessError):
-    return None
 
 
 def saved_config(folder):

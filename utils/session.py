@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from utils import cuda, devices
 from utils.compat import tf
 from utils.cpu import supports_bfloat16
 from utils.errors import UserError
@@ -58,6 +59,33 @@ def session_config(precision='float32', threads=0, *, gpu=None, gpu_memory_fract
       raise UserError('--precision=bfloat16: this CPU has no AVX512-BF16; use --precision=float32')
     config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = 1  # RewriterConfig.ON
   return config
+
+
+def found_gpus():
+  """GPUs that TensorFlow finds, a list of devices.Gpu."""
+  found = []
+  for number, device in enumerate(tf.config.list_physical_devices('GPU')):
+    try:
+      details = tf.config.experimental.get_device_details(device)
+    except (ValueError, RuntimeError):
+      details = {}
+    found.append(devices.Gpu(
+        number, details.get('device_name', 'of unknown name'), tuple(details.get('compute_capability') or ())))
+  return found
+
+
+def device_line(device):
+  """The line that says what sessions of a Device compute on: the first of its GPUs, or the CPU.
+
+  Args:
+    device: a Device that `session_config` takes.
+  """
+  gpus = [] if device.gpu == 'none' else found_gpus()
+  if gpus and device.gpu is not None:
+    gpus = [gpus[int(number)] for number in device.gpu.split(',')]
+  return devices.device_line(
+      gpus[0] if gpus else None, device.precision, tf32=tf.config.experimental.tensor_float_32_execution_enabled(),
+      unused_card=not gpus and device.gpu != 'none' and cuda.unused_card())
 
 
 def _checked_gpus(gpu, available):

@@ -17,7 +17,7 @@ from utils.files import make_folder, write_json
 from utils.inference.stream import Failed, Wanted, labelled
 from utils.progress import Progress
 from utils.runs import load_run
-from utils.session import Device
+from utils.session import Device, device_line
 from utils.settings import walk
 
 NUM_EXAMPLES = 4  # images shown by examples-SPLIT.png
@@ -57,6 +57,7 @@ def evaluate(settings):
   with settings.labelling.open_predictor(run) as predictor:
     print(f'{run.checkpoint} (step {run.step}) on the {num_images} images of {settings.split} in {data_dir}',
           flush=True)
+    print(device_line(settings.labelling.device), flush=True)
     evaluation = score_split(predictor, settings, data_dir, run.classes, num_images)
   if not evaluation.scorer.matrix.any():
     raise UserError(f'split {settings.split!r} in {data_dir} has no labeled pixel')

@@ -13,7 +13,7 @@ from utils.checkpoint_files import kept, newest_checkpoint, read_step
 from utils.compat import tf
 from utils.errors import UserError, shown
 from utils.files import tensorflow_path
-from utils.session import session_config
+from utils.session import device_line, session_config
 from utils.settings import changeable, to_dict
 from utils.training import finish, hooks, losses, start, summaries
 from utils.training.settings import TrainSettings
@@ -69,6 +69,7 @@ def train(settings):
   device = settings.device
   config = session_config(device.precision, settings.bookkeeping.threads, gpu=device.gpu,
                           gpu_memory_fraction=device.gpu_memory_fraction)
+  print(device_line(device), flush=True)
   dataset, network = get_dataset(settings.data.dataset), get_network(settings.model.net)
   run_dir = settings.resolved(dataset).run_dir
   with runs.locked(run_dir):
