@@ -118,14 +118,68 @@ def test_the_last_step_is_evaluated_unless_it_was_interrupted(done, graph, tmp_p
   assert ('step 3  val' in capsys.readouterr().out) == done
 
 
-def test_a_checkpoint_that_cannot_be_written_is_one_line(graph, tmp_path):
-  tf.train.get_or_create_global_step()
-  hook = hooks.SaveHook(str(tmp_path), save_steps=1, scaffold=tf.train.Scaffold(saver=None))
+def saving(folder, steps, *, every_secs, saver=None):
+  """Runs a SaveHook for some steps."""
+  step = tf.train.get_or_create_global_step()
+  advance = tf.assign_add(step, 1)
+  hook = hooks.SaveHook(str(folder), saver or tf.train.Saver(max_to_keep=9), every_secs=every_secs,
+                        writer=tf.summary.FileWriterCache.get(str(folder)))
+  tf.constant(1, name='after_the_writer')
+  with tf.train.MonitoredSession(hooks=[hook]) as session:
+    for _ in range(steps):
+      session.run(advance)
+  tf.summary.FileWriterCache.clear()
 
-  hook._get_saver = Full
-  hook._summary_writer = tf.summary.FileWriterCache.get(str(tmp_path))
-  with pytest.raises(UserError, match='cannot write the checkpoint of step 3 .No space left'):
-    hook._save(None, 3)
+
+@pytest.mark.parametrize('every_secs, steps, saved', [
+    (3600, 3, {0, 3}),
+    (0, 2, {0, 1, 2}),
+    (3600, 0, {0}),
+])
+def test_checkpoints_are_saved_at_the_start_at_intervals_and_at_the_end(every_secs, steps, saved, graph, tmp_path):
+  saving(tmp_path, steps, every_secs=every_secs)
+  assert {path.name for path in tmp_path.glob('model.ckpt-*.index')} == {f'model.ckpt-{step}.index' for step in saved}
+  assert not list(tmp_path.glob('*.meta')) and not list(tmp_path.glob('*.pbtxt'))
+
+
+def test_tensorboard_gets_the_graph_once_and_the_start(graph, tmp_path):
+  saving(tmp_path, 3, every_secs=0)
+  [path] = tmp_path.glob('events*')
+  events = list(tf.train.summary_iterator(str(path)))
+  [written] = [event for event in events if event.graph_def]
+  names = {node.name for node in tf.GraphDef.FromString(written.graph_def).node}
+  assert 'global_step' in names and 'after_the_writer' not in names
+  [start] = [event for event in events if event.session_log.status == tf.SessionLog.START]
+  assert start.step == 1
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_line(graph, tmp_path):
+  with pytest.raises(UserError, match='cannot write the checkpoint of step 0 .No space left'):
+    saving(tmp_path, 1, every_secs=3600, saver=Full())
+
+
+@pytest.mark.parametrize('every_steps, start, wanted', [
+    (2, 0, [1, 3, 5]),
+    (1, 0, [1, 2, 3, 4, 5]),
+    (4, 3, [5]),
+    (9, 4, []),
+])
+def test_summaries_are_written_at_intervals_of_the_runs_steps(every_steps, start, wanted, graph, tmp_path):
+  """Counted from the run's first step, also where it is resumed; the summary is built once and sees its own step."""
+  step = tf.train.get_or_create_global_step()
+  with tf.control_dependencies([tf.assign_add(step, 1)]):
+    outputs = Outputs(tf.identity(7.0), None, None, None)
+  hook = hooks.SummaryHook(lambda: tf.summary.scalar('loss', outputs.loss, collections=[]), outputs,
+                           every_steps=every_steps, writer=tf.summary.FileWriterCache.get(str(tmp_path)))
+  with tf.train.MonitoredSession(hooks=[hook]) as session:
+    step.load(start, session._tf_sess())
+    for _ in range(5 - start):
+      session.run(outputs.loss)
+  tf.summary.FileWriterCache.clear()
+  [path] = tmp_path.glob('events*')
+  found = [(event.step, value.simple_value) for event in tf.train.summary_iterator(str(path))
+           for value in event.summary.value]
+  assert found == [(number, 7.0) for number in wanted]
 
 
 def test_a_best_checkpoint_that_cannot_be_written_is_one_line(graph, tmp_path):

@@ -115,12 +115,79 @@ class LogHook(tf.train.SessionRunHook):
       print()
 
 
-class SaveHook(tf.train.CheckpointSaverHook):
-  """Saves checkpoints at intervals and at the end; on a full disk, raises UserError and keeps the older checkpoints."""
+class SaveHook(tf.train.SessionRunHook):
+  """Saves checkpoints at the start, at intervals and at the end.
 
-  def _save(self, session, step):
+  Checkpoints come without their .meta, a copy of the graph: the network's own code builds it. On a full disk, raises
+  UserError and keeps the older checkpoints.
+  """
+
+  def __init__(self, run_dir, saver, *, every_secs, writer):
+    """Makes the hook.
+
+    Args:
+      run_dir: the run's folder.
+      saver: tf.train.Saver.
+      every_secs: seconds between two checkpoints.
+      writer: tf.summary.FileWriter that tells TensorBoard where the run starts.
+    """
+    self._prefix, self._saver = os.path.join(run_dir, 'model.ckpt'), saver
+    self._every_secs, self._writer = every_secs, writer
+    self._global_step = tf.train.get_global_step()
+
+  def after_create_session(self, session, coord):
+    self._save(session)
+    # From its next step on, what a run wrote that was killed and is resumed here is out of date to TensorBoard.
+    self._writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), self._saved + 1)
+
+  def after_run(self, run_context, run_values):
+    if time.monotonic() - self._time >= self._every_secs:
+      self._save(run_context.session)
+
+  def end(self, session):
+    if session.run(self._global_step) != self._saved:
+      self._save(session)
+
+  def _save(self, session):
+    step = session.run(self._global_step)
     with _one_line_if_unwritable(step):
-      return super()._save(session, step)
+      self._saver.save(session, self._prefix, global_step=step, write_meta_graph=False)
+    self._saved, self._time = step, time.monotonic()
+
+
+class SummaryHook(tf.train.SessionRunHook):
+  """Writes summaries at intervals of steps.
+
+  The interval is counted in the graph. A summary that is fetched at some steps alone, as by SummarySaverHook, makes two
+  graphs of a step, each of which TensorFlow prepares for seconds at its first call.
+  """
+
+  def __init__(self, summarize, outputs, *, every_steps, writer):
+    """Builds the summaries behind the training step.
+
+    Args:
+      summarize: `summarize()` builds the summaries: string scalar, a serialized Summary.
+      outputs: the step.StepOutputs of the step.
+      every_steps: steps between two summaries; the first is that of the run's first step.
+      writer: tf.summary.FileWriter.
+    """
+    with tf.control_dependencies([outputs.loss]):
+      step = tf.train.get_global_step().read_value()
+
+    def tagged():
+      with tf.name_scope(None):  # tags are names of ops, without `cond`
+        return summarize()
+
+    due = tf.equal((step - 1) % every_steps, 0)
+    self._fetches = {'step': step, 'summary': tf.cond(due, tagged, lambda: tf.constant(b''))}
+    self._writer = writer
+
+  def before_run(self, run_context):
+    return tf.train.SessionRunArgs(self._fetches)
+
+  def after_run(self, run_context, run_values):
+    if run_values.results['summary']:
+      self._writer.add_summary(run_values.results['summary'], run_values.results['step'])
 
 
 @contextlib.contextmanager

@@ -177,7 +177,10 @@ def build(training):
   saver = tf.train.Saver(max_to_keep=settings.bookkeeping.keep_checkpoints, save_relative_paths=True)  # a run may move
   if training.resumed:
     saver.set_last_checkpoints_with_time(kept(tensorflow_path(training.resumed)))
-  return outputs, batch, tf.train.Scaffold(init_fn=init_fn, saver=saver)
+  # A variable is initialized or restored, or that fails: asking each whether it is would build thousands of ops.
+  all_ready = tf.constant([], tf.string)
+  return outputs, batch, tf.train.Scaffold(
+      init_fn=init_fn, saver=saver, ready_op=all_ready, ready_for_local_init_op=all_ready)
 
 
 def class_weights(training):
@@ -235,18 +238,17 @@ def make_hooks(training, outputs, batch, scaffold, interrupt):
     `(log, hooks)`: the LogHook, and the list of all hooks.
   """
   settings, keeping = training.settings, training.settings.bookkeeping
-  writer = tf.summary.FileWriterCache.get(training.run_dir)
+  writer = tf.summary.FileWriterCache.get(training.run_dir)  # writes the graph so far, for TensorBoard
   log = hooks.LogHook(
       outputs, batch['name'], max_steps=settings.schedule.max_steps, batch_size=settings.schedule.batch_size,
       every_steps=keeping.log_steps, writer=writer, max_left_out=3 if settings.device.precision == 'bfloat16' else 0)
   chain = [log, interrupt,
-           hooks.SaveHook(training.run_dir, save_secs=60 * keeping.save_minutes, scaffold=scaffold)]
-  summary_ops = [summaries.training_summary(outputs, batch, training.dataset.palette, loss=settings.optimizer.loss,
-                                            shown=training.seen.shown)]
+           hooks.SaveHook(training.run_dir, scaffold.saver, every_secs=60 * keeping.save_minutes, writer=writer)]
+  summarize = [lambda: summaries.training_summary(
+      outputs, batch, training.dataset.palette, loss=settings.optimizer.loss, shown=training.seen.shown)]
   if keeping.summarize_gradients:
-    summary_ops.append(summaries.gradient_summary(outputs, training.network.pretrained_scopes))
-  chain += [tf.train.SummarySaverHook(save_steps=keeping.summary_steps, summary_writer=writer, summary_op=op)
-            for op in summary_ops]
+    summarize.append(lambda: summaries.gradient_summary(outputs, training.network.pretrained_scopes))
+  chain += [hooks.SummaryHook(parts, outputs, every_steps=keeping.summary_steps, writer=writer) for parts in summarize]
   if keeping.eval_steps:
     chain.append(make_evaluation(training, outputs, writer, log))
   return log, chain

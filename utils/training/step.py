@@ -158,7 +158,8 @@ def _update(pairs, factors, rate, *, skip, adam_epsilon, ema_decay):
   Returns:
     `(advance, averages)`: the op that does both, and the tf.train.ExponentialMovingAverage, or None.
   """
-  with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
+  # One op stands for all batch norms' updates: each op inside the tf.cond waits for what it is given here.
+  with tf.control_dependencies([tf.group(*tf.get_collection(tf.GraphKeys.UPDATE_OPS))]):
     update = tf.cond(skip, tf.no_op, lambda: _adam(pairs, factors, rate, epsilon=adam_epsilon))
   averages, global_step = None, tf.train.get_or_create_global_step()
   with tf.control_dependencies([update]):
