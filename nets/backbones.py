@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable
 
 from nets.batch_norm import batch_norm_scope
+from nets.dropout import dropout
 from nets.geometry import mirrored_pad, spatial_size
 from utils.compat import slim, tf
 
@@ -81,7 +82,7 @@ def _inception_features(images, mode, *, base, scope):
   # The arg_scope of v3 serves v1 and v2: their own are the same, but have no argument for the decay.
   arg_scope = slim.nets.inception_v3.inception_v3_arg_scope(
       weight_decay=mode.weight_decay, batch_norm_decay=mode.batch_norm_decay)
-  with slim.arg_scope(arg_scope), slim.arg_scope(batch_norm_scope(mode.learns_batch_norm)):
+  with slim.arg_scope(arg_scope), slim.arg_scope(batch_norm_scope(mode.learns_batch_norm, mode.fold_batch_norm)):
     # Images enter slim's nets in [-1, 1]. The scope is named, because a second build would not share a default one.
     _, end_points = base(images / 127.5 - 1.0, scope=scope)
   return end_points
@@ -91,7 +92,7 @@ def _resnet_v1_features(images, mode, *, net, scope):
   """Features of the ResNet that slim's function `net` builds under `scope`; end points are named without the scope."""
   arg_scope = slim.nets.resnet_v1.resnet_arg_scope(
       weight_decay=mode.weight_decay, batch_norm_decay=mode.batch_norm_decay)
-  with slim.arg_scope(arg_scope), slim.arg_scope(batch_norm_scope(mode.learns_batch_norm)):
+  with slim.arg_scope(arg_scope), slim.arg_scope(batch_norm_scope(mode.learns_batch_norm, mode.fold_batch_norm)):
     _, end_points = net(without_mean(images), is_training=mode.learns_batch_norm, global_pool=False, scope=scope)
   return {name.rpartition(f'{scope}/')[2]: end_point for name, end_point in end_points.items()}
 
@@ -114,7 +115,7 @@ def _vgg_features(images, mode, *, scope):
     # [B, H/32 + 6, W/32 + 6, 512]
     end_points['fc6'] = net = slim.conv2d(
         net, VGG_FC_CHANNELS, VGG_FC_KERNEL, padding='VALID', scope='fc6')  # [B, H/32, W/32, 4096]
-    net = slim.dropout(net, mode.dropout_keep_prob, is_training=mode.drops, scope='dropout6')
+    net = dropout(net, mode.dropout_keep_prob, mode=mode, scope='dropout6')
     end_points['fc7'] = slim.conv2d(net, VGG_FC_CHANNELS, 1, scope='fc7')  # [B, H/32, W/32, 4096]
   return end_points
 

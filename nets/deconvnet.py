@@ -6,6 +6,7 @@ open follow the model that the authors released (github.com/HyeonwooNoh/DeconvNe
 
 from nets import vgg_encoder
 from nets.backbones import VGG_FC_CHANNELS, VGG_FC_KERNEL, without_mean
+from nets.dropout import dropout
 from nets.geometry import centered, crop, mirrored_pad, spatial_size
 from nets.network import Network
 from nets.unpooling import max_pool
@@ -39,7 +40,7 @@ def deconvnet_logits(images, num_classes, mode):
   padded = tuple(_padded_size(length) for length in size)
   before = centered(size, padded)
   end_points, tokens = {}, {}
-  with vgg_encoder.arg_scope(mode), slim.arg_scope([slim.dropout], is_training=mode.drops):
+  with vgg_encoder.arg_scope(mode):
     net = without_mean(mirrored_pad(images, before, padded))  # [B, 32h, 32w, 3]
     for block in range(1, len(vgg_encoder.LAYERS) + 1):
       net, tokens[block] = max_pool(vgg_encoder.encode_block(net, block, SCOPE))
@@ -48,7 +49,7 @@ def deconvnet_logits(images, num_classes, mode):
     for name, kernel in [('fc6', VGG_FC_KERNEL), ('fc7', 1)]:
       net = vgg_encoder.vgg_conv(net, VGG_FC_CHANNELS, kernel, name, SCOPE, padding='VALID')  # [B, h - 6, w - 6, 4096]
       end_points[name] = net
-      net = slim.dropout(net, mode.dropout_keep_prob or 1.0, scope=f'dropout_{name}')
+      net = dropout(net, mode.dropout_keep_prob or 1.0, mode=mode, scope=f'dropout_{name}')
     end_points |= _deconvolution(net, tokens)
     with tf.variable_scope(SCOPE):
       score = slim.conv2d(end_points['deconv1'], num_classes, 1, activation_fn=None, normalizer_fn=None,

@@ -7,6 +7,7 @@ arXiv:1606.02147, 2016.
 import functools
 
 from nets.batch_norm import batch_norm_scope
+from nets.dropout import dropout
 from nets.geometry import centered, crop, mirrored_pad, spatial_size
 from nets.network import Network
 from nets.unpooling import max_pool, max_unpool
@@ -38,14 +39,13 @@ def enet_logits(images, num_classes, mode):
   size = spatial_size(images)
   padded = tuple((length + STRIDE - 1) // STRIDE * STRIDE for length in size)
   before = centered(size, padded)
-  early, late = (functools.partial(_spatial_dropout, dropout=mode.drops,
-                                   keep_prob=mode.dropout_keep_prob or keep_prob)
-                 for keep_prob in (EARLY_KEEP_PROB, KEEP_PROB))
+  early, late = (functools.partial(dropout, keep_prob=mode.dropout_keep_prob or keep_prob, mode=mode,
+                                   whole_channels=True) for keep_prob in (EARLY_KEEP_PROB, KEEP_PROB))
   with tf.variable_scope(SCOPE), slim.arg_scope(
       [slim.conv2d, slim.conv2d_transpose], activation_fn=prelu,
       weights_initializer=slim.variance_scaling_initializer(),
       weights_regularizer=slim.l2_regularizer(mode.weight_decay)), slim.arg_scope(
-          batch_norm_scope(mode.learns_batch_norm, decay=mode.batch_norm_decay, scale=True)):
+          batch_norm_scope(mode.learns_batch_norm, mode.fold_batch_norm, decay=mode.batch_norm_decay, scale=True)):
     net = mirrored_pad(images, before, padded) / 127.5 - 1.0  # [B, 8h, 8w, 3]
     end_points, pools = _encoder(net, early, late)
     end_points |= _decoder(end_points['bottleneck3.8'], pools, late)
@@ -177,11 +177,6 @@ def _asymmetric(branch):
   branch = slim.conv2d(branch, channels, [5, 1], activation_fn=None, normalizer_fn=None, biases_initializer=None,
                        scope='conv_5x1')
   return slim.conv2d(branch, channels, [1, 5], scope='conv_1x5')
-
-
-def _spatial_dropout(branch, *, keep_prob, dropout):
-  """Drops whole channels of each image: Tompson et al., "Efficient Object Localization", CVPR 2015, section 3.2."""
-  return slim.dropout(branch, keep_prob, noise_shape=[None, 1, 1, None], is_training=dropout, scope='dropout')
 
 
 # Convolutions of bottlenecks 1 to 8 of stages 2 and 3.

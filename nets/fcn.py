@@ -7,6 +7,7 @@ import dataclasses
 import functools
 
 from nets.batch_norm import batch_norm_scope
+from nets.dropout import dropout
 from nets.geometry import bilinear_kernel, bilinear_upsample, centered, crop, mirrored_pad, spatial_size
 from nets.network import Network
 from utils.compat import slim, tf
@@ -68,12 +69,12 @@ def fcn_logits(backbone, images, num_classes, mode, *, skip=DEFAULT_SKIP, decode
       end_points[tap.end_point] *= tap.scale
 
   taps = backbone.taps[:backbone.skips.index(skip) + 1]
-  drop = functools.partial(slim.dropout, keep_prob=mode.dropout_keep_prob, is_training=mode.drops, scope='dropout')
+  drop = functools.partial(dropout, keep_prob=mode.dropout_keep_prob, mode=mode)
   with tf.variable_scope(SCOPE), slim.arg_scope(
       [slim.conv2d], weights_regularizer=slim.l2_regularizer(mode.weight_decay)):
     score = _fused_scores(taps, end_points, num_classes, drop)  # [B, 39, 51, num_classes]
     if decoder_channels:
-      with slim.arg_scope(batch_norm_scope(mode.is_training, decay=mode.batch_norm_decay)):
+      with slim.arg_scope(batch_norm_scope(mode.is_training, mode.fold_batch_norm, decay=mode.batch_norm_decay)):
         features = _decoded(taps, end_points, decoder_channels)  # [B, 39, 51, decoder_channels]
       score += _score(features, num_classes, 'score_decoder')
 

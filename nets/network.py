@@ -14,15 +14,20 @@ class Mode:
     is_training: whether batch norms, unless frozen, use the batch's statistics; also the default of `dropout`.
     dropout: whether dropout drops; None: as `is_training`.
     dropout_keep_prob: share of the features that dropout keeps, above 0 to 1; None: the network's own value.
+    dropout_seed: (seed of the run, step), an int and an int or int32 scalar, from which all dropout masks follow;
+      None: TensorFlow draws them from a state of its own.
     freeze_batch_norm: whether batch norms keep their moving averages while training; offsets and gains are trained all
       the same. The batch norms of an FCN's decoder are new, and never frozen.
+    fold_batch_norm: whether batch norms that keep their averages are folded into the convolutions before them.
     batch_norm_decay: decay of the moving averages. slim's 0.9997 takes ten thousand steps to forget its start.
     weight_decay: weight of the L2 loss on convolution weights; None: the network's own value.
   """
   is_training: bool = False
   dropout: bool | None = None
   dropout_keep_prob: float | None = None
+  dropout_seed: tuple | None = None
   freeze_batch_norm: bool = False
+  fold_batch_norm: bool = True
   batch_norm_decay: float = 0.99
   weight_decay: float | None = None
 

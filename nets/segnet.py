@@ -7,6 +7,7 @@ leave open follow the models that the authors released (github.com/alexgkendall/
 
 from nets import vgg_encoder
 from nets.backbones import without_mean
+from nets.dropout import dropout
 from nets.network import Network
 from nets.unpooling import max_pool, max_unpool
 from utils.compat import slim, tf
@@ -105,7 +106,7 @@ def _dropout_at(units, mode):
   def drop(features, unit):
     if unit not in units or mode.dropout_keep_prob is None:
       return features
-    return slim.dropout(features, mode.dropout_keep_prob, is_training=mode.drops, scope='dropout')
+    return dropout(features, mode.dropout_keep_prob, mode=mode)
 
   return drop
 

@@ -7,6 +7,7 @@ import functools
 
 import numpy as np
 
+from nets.dropout import dropout
 from nets.geometry import centered, crop, mirrored_pad, spatial_size
 from nets.network import Network
 from utils.compat import slim, tf
@@ -62,7 +63,7 @@ def he_normal(connections):
 
 def _contracting(net, mode):
   """The left side: from images [B, 16k + 188, 16m + 188, 3] down to `down_4`, [B, k + 4, m + 4, 1024]."""
-  drop = functools.partial(slim.dropout, keep_prob=mode.dropout_keep_prob or KEEP_PROB, is_training=mode.drops)
+  drop = functools.partial(dropout, keep_prob=mode.dropout_keep_prob or KEEP_PROB, mode=mode)
   end_points = {}
   for level, channels in enumerate(CHANNELS):
     lowest = level == len(CHANNELS) - 1

@@ -54,7 +54,8 @@ def test_folded_is_slims_own(name):
 @pytest.mark.parametrize('layer', [
     lambda images: slim.conv2d_transpose(images, 5, 3, normalizer_fn=folded_batch_norm),
     lambda images: folded_batch_norm(slim.conv2d(images, 5, 3, normalizer_fn=None)),  # biases, and a ReLU
-    lambda images: slim.conv2d(images, 5, 3, normalizer_fn=folded_batch_norm, normalizer_params={'fold': False}),
+    lambda images: slim.conv2d(images, 5, 3, normalizer_fn=batch_norm(False, fold=False),
+                               normalizer_params={'is_training': False}),
 ])
 def test_other_layers_have_slims_batch_norm(layer):
   assert outputs_and_gradients(layer)[2] == 1

@@ -10,6 +10,7 @@ from programs import assert_refused
 
 import nets
 from datasets import get_dataset
+from nets.dropout import dropout
 from nets.network import Network
 from utils.compat import slim, tf
 from utils.errors import UserError
@@ -23,7 +24,7 @@ def two_layers(images, num_classes, mode):
   assert mode.freeze_batch_norm or not mode.is_training
   net = slim.conv2d(images / 127.5 - 1.0, 6, 3, normalizer_fn=slim.batch_norm, scope='Old/conv',
                     normalizer_params={'is_training': False})
-  net = slim.dropout(net, 0.5, is_training=mode.drops, scope='dropout')
+  net = dropout(net, 0.5, mode=mode)
   return slim.conv2d(net, num_classes, 1, activation_fn=None, scope='new/score'), {}
 
 

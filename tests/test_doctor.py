@@ -177,7 +177,8 @@ def test_a_probe_that_fails_is_said_and_the_others_go_on(monkeypatch):
 
 @pytest.mark.parametrize('gpu, flags, expected', [
     (None, {'avx2'}, 'float32'), (None, {'avx2', 'avx512f', 'avx512_bf16'}, 'bfloat16'),
-    (None, {'amx_bf16'}, 'bfloat16'), (devices.Gpu(0, 'T4', (7, 5)), {'avx512_bf16'}, 'float32'),
+    (None, {'amx_bf16'}, 'bfloat16'), (devices.Gpu(0, 'T4', (7, 5)), {'avx512_bf16'}, 'float16'),
+    (devices.Gpu(0, 'P100', (6, 0)), {'avx512_bf16'}, 'float32'), (devices.Gpu(0, 'unknown'), set(), 'float32'),
 ])
 def test_the_fastest_precision_is_that_of_the_device(monkeypatch, gpu, flags, expected):
   monkeypatch.setattr(cpu, 'cpu_flags', lambda: frozenset(flags))

@@ -40,24 +40,13 @@ def gradients_of(case, context, *, known):
     return session.run(made), {op.type for op in graph.get_operations()}
 
 
-@pytest.mark.parametrize('products', [True, False])
+@pytest.mark.parametrize('products', ['none', 'pointwise', 'all'])
 @pytest.mark.parametrize('known', [True, False])
 @pytest.mark.parametrize('case', CASES)
-def test_gradients_are_tensorflows_own(case, known, products, monkeypatch):
-  monkeypatch.setattr(gradients, 'prefers_products', lambda: products)
-  fast, types = gradients_of(case, gradients.fast_gradients, known=known)
+def test_gradients_are_tensorflows_own(case, known, products):
+  fast, types = gradients_of(case, lambda: gradients.fast_gradients(products), known=known)
   own, _ = gradients_of(case, contextlib.nullcontext, known=known)
   for value, expected in zip(fast, own):
     np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
   plain = 'strided' not in case and 'dilated' not in case
-  assert ('MatMul' in types) == (case == 'pointwise' or products and plain)
-
-
-@pytest.mark.parametrize('flags, expected', [
-    ({'avx', 'avx2'}, True), ({'avx2', 'avx512f', 'avx512_bf16'}, False), ({'sse4_2'}, False), (set(), False)])
-def test_products_are_for_cpus_without_avx512_or_a_gpu(flags, expected, monkeypatch):
-  monkeypatch.setattr(gradients, 'cpu_flags', lambda: frozenset(flags))
-  monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: [])
-  assert gradients.prefers_products() == expected
-  monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: [kind])
-  assert not gradients.prefers_products()
+  assert ('MatMul' in types) == (products != 'none' and case == 'pointwise' or products == 'all' and plain)

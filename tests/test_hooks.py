@@ -19,17 +19,17 @@ class Full:
     raise tf.errors.ResourceExhaustedError(None, None, 'No space left on device')
 
 
-Outputs = collections.namedtuple('Outputs', 'loss weight_loss learning_rate gradient_norm')
+Outputs = collections.namedtuple('Outputs', 'loss weight_loss learning_rate gradient_norm scaling')
 
 
-def train(folder, losses, norms, *, max_left_out=0, max_steps=None):
+def train(folder, losses, norms, *, max_left_out=0, max_steps=None, scaling=None):
   """Runs LogHook over given losses and gradient norms, a value for each step; returns the last step."""
   step = tf.train.get_or_create_global_step()
   advance = tf.assign_add(step, 1)
   with tf.control_dependencies([advance]):
     index = tf.identity(advance) - 1
     outputs = Outputs(tf.gather(tf.constant(losses, tf.float32), index), tf.constant(0.5), tf.constant(1e-3),
-                      tf.gather(tf.constant(norms, tf.float32), index))
+                      tf.gather(tf.constant(norms, tf.float32), index), scaling and scaling(index))
   writer = tf.summary.FileWriterCache.get(str(folder))
   log = hooks.LogHook(outputs, tf.constant(['left', 'right']), max_steps=max_steps or len(losses), batch_size=2,
                       every_steps=2, writer=writer, max_left_out=max_left_out)
@@ -44,6 +44,21 @@ def test_the_line_holds_step_loss_rate_speed_and_time_left(graph, tmp_path, caps
   lines = capsys.readouterr().out.splitlines()
   assert [line.split('  ')[0] for line in lines] == ['step 2/5', 'step 4/5', 'step 5/5']
   assert 'loss 3.0000  learning rate 0.001' in lines[0] and 'images/s' in lines[0] and lines[0].endswith('left')
+
+
+def test_the_line_of_a_scaled_run_holds_the_scale_and_the_runs_count(graph, tmp_path, capsys):
+  """The count is the checkpoint's: here one step was left out before the run was resumed."""
+  def scaling(index):
+    return {'loss_scale': tf.gather(tf.constant([1024.0, 512, 512, 512]), index),
+            'left_out': tf.gather([2, 2, 3, 3], index)}
+
+  train(tmp_path, [1] * 4, [np.inf, 1, np.nan, 1], max_left_out=1, scaling=scaling)
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0].endswith('left  loss scale 512  (2 steps skipped)') and lines[1].endswith('512  (3 steps skipped)')
+  tf.summary.FileWriterCache.clear()
+  events = [value for path in tmp_path.iterdir() for event in tf.train.summary_iterator(str(path))
+            for value in event.summary.value]
+  assert {'training/loss_scale', 'training/left_out'} <= {value.tag for value in events}
 
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf])
@@ -168,7 +183,7 @@ def test_summaries_are_written_at_intervals_of_the_runs_steps(every_steps, start
   """Counted from the run's first step, also where it is resumed; the summary is built once and sees its own step."""
   step = tf.train.get_or_create_global_step()
   with tf.control_dependencies([tf.assign_add(step, 1)]):
-    outputs = Outputs(tf.identity(7.0), None, None, None)
+    outputs = Outputs(tf.identity(7.0), None, None, None, None)
   hook = hooks.SummaryHook(lambda: tf.summary.scalar('loss', outputs.loss, collections=[]), outputs,
                            every_steps=every_steps, writer=tf.summary.FileWriterCache.get(str(tmp_path)))
   with tf.train.MonitoredSession(hooks=[hook]) as session:

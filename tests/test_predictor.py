@@ -13,6 +13,7 @@ from random_run import load, random_values
 from nets import get_network
 from nets.backbones import Backbone, Tap
 from nets.batch_norm import batch_norm_scope
+from nets.dropout import dropout
 from nets.fcn import fcn
 from nets.network import Mode, Network
 from utils.compat import slim, tf
@@ -31,7 +32,8 @@ IMAGES = np.random.default_rng(3).integers(0, 256, (2, 67, 90, 3)).astype(np.uin
 def _small_features(images, mode):
   """Five convolutions under batch norm, each of stride 2."""
   end_points, net = {}, images / 127.5 - 1
-  with tf.variable_scope('small'), slim.arg_scope(batch_norm_scope(mode.learns_batch_norm)):
+  with tf.variable_scope('small'), slim.arg_scope(
+      batch_norm_scope(mode.learns_batch_norm, mode.fold_batch_norm)):
     for number, channels in enumerate((8, 8, 16, 16, 16)):
       net = end_points[f'conv{number}'] = slim.conv2d(net, channels, 3, stride=2, scope=f'conv{number}')
   return end_points
@@ -164,7 +166,7 @@ def _tiny_logits(images, num_classes, mode):
   """Convolution, batch norm, dropout, convolution."""
   features = slim.conv2d(images / 255, 30, 3, normalizer_fn=slim.batch_norm,
                          normalizer_params={'is_training': mode.is_training}, scope='first')
-  features = slim.dropout(features, mode.dropout_keep_prob or 0.5, is_training=mode.drops)
+  features = dropout(features, mode.dropout_keep_prob or 0.5, mode=mode)
   return slim.conv2d(features, num_classes, 1, activation_fn=None, scope='second'), {}
 
 

@@ -4,16 +4,19 @@ import programs
 import pytest
 
 import train
-from utils import cuda, session
+from utils import cpu, cuda, session
 from utils.compat import tf
 from utils.errors import UserError
 
 pytestmark = pytest.mark.fast
 
+DETAILS = {'device_name': 'NVIDIA A10', 'compute_capability': (8, 6)}
+
 
 @pytest.fixture
 def gpus(monkeypatch):
   """Returns `gpus(number)`, which makes TensorFlow list this number of GPUs."""
+  monkeypatch.setattr(tf.config.experimental, 'enable_tensor_float_32_execution', lambda enabled: None)
   return lambda number: monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: [kind] * number)
 
 
@@ -57,6 +60,41 @@ def test_without_gpus_choosing_one_is_refused(gpus):
     session.session_config(gpu='0')
 
 
+@pytest.mark.parametrize('precision, number, gpu, bfloat16, expected', [
+    ('float32', 0, None, True, 'float32'), ('float32', 2, '1', True, 'float32'),
+    ('bfloat16', 0, None, True, 'bfloat16'), ('bfloat16', 1, 'none', True, 'bfloat16'),
+    ('float16', 1, None, False, 'float16'),
+    ('auto', 0, None, True, 'bfloat16'), ('auto', 0, None, False, 'float32'), ('auto', 1, None, True, 'float16'),
+    ('auto', 1, 'none', True, 'bfloat16'), ('auto', 1, 'none', False, 'float32')])
+def test_the_device_has_the_precision(gpus, monkeypatch, precision, number, gpu, bfloat16, expected):
+  gpus(number)
+  monkeypatch.setattr(cpu, 'cpu_flags', lambda: frozenset({'avx512_bf16'} if bfloat16 else ()))
+  monkeypatch.setattr(tf.config.experimental, 'get_device_details', lambda device: DETAILS)
+  switched = []
+  monkeypatch.setattr(tf.config.experimental, 'enable_tensor_float_32_execution', switched.append)
+  assert session.Device(precision, gpu).chosen == expected
+  options = session.session_config(precision, gpu=gpu).graph_options.rewrite_options
+  assert (options.auto_mixed_precision, options.auto_mixed_precision_onednn_bfloat16) == (
+      expected == 'float16', expected == 'bfloat16')
+  session.session_config(precision, gpu=gpu, tf32=True)
+  assert switched == ([False, True] if number and gpu != 'none' else [])  # scores in float32 are never in TF32
+
+
+@pytest.mark.parametrize('precision, number, gpu, bfloat16, message', [
+    ('float16', 0, None, True, 'only for GPUs, and this runs on the CPU; use --precision=bfloat16'),
+    ('float16', 0, None, False, 'only for GPUs, and this runs on the CPU; use --precision=float32'),
+    ('float16', 2, 'none', False, 'only for GPUs, and this runs on the CPU; use --precision=float32'),
+    ('bfloat16', 1, None, True, 'CPUs alone; use --precision=float16'),
+    ('bfloat16', 0, None, False, 'this CPU has no AVX512-BF16; use --precision=float32'),
+    ('float64', 0, None, True, 'valid are float32, bfloat16, float16, auto')])
+def test_a_precision_that_the_device_lacks_is_refused(gpus, monkeypatch, precision, number, gpu, bfloat16, message):
+  gpus(number)
+  monkeypatch.setattr(cpu, 'cpu_flags', lambda: frozenset({'avx512_bf16'} if bfloat16 else ()))
+  monkeypatch.setattr(tf.config.experimental, 'get_device_details', lambda device: DETAILS)
+  with pytest.raises(UserError, match=f'^--precision={precision}: .*{message}$'):
+    session.session_config(precision, gpu=gpu)
+
+
 def test_train_refuses_a_missing_gpu_before_it_writes_anything(gpus, tmp_path, monkeypatch):
   gpus(0)
   monkeypatch.chdir(tmp_path)
@@ -65,13 +103,11 @@ def test_train_refuses_a_missing_gpu_before_it_writes_anything(gpus, tmp_path, m
   assert list(tmp_path.iterdir()) == []
 
 
-DETAILS = {'device_name': 'NVIDIA A10', 'compute_capability': (8, 6)}
-
-
 @pytest.mark.parametrize('options, expected', [
     ({}, 'GPU 0 NVIDIA A10; precision float32 (products in TF32)'),
     ({'gpu': '2, 0'}, 'GPU 2 NVIDIA A10; precision float32 (products in TF32)'),
-    ({'gpu': '1', 'precision': 'bfloat16'}, 'GPU 1 NVIDIA A10; precision bfloat16'),
+    ({'gpu': '1', 'precision': 'float16'}, 'GPU 1 NVIDIA A10; precision float16'),
+    ({'precision': 'auto'}, 'GPU 0 NVIDIA A10; precision float16'),
 ])
 def test_the_line_of_a_run_names_its_gpu(gpus, monkeypatch, options, expected):
   gpus(3)

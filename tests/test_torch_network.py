@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from nets.dropout import dropout
 from nets.geometry import bilinear_upsample, mirrored_pad
+from nets.network import Mode
 from utils.compat import slim, tf
 from utils.errors import UserError
 
@@ -87,7 +89,7 @@ def test_folding_changes_no_answer(converted):
 
 def test_dropout_drops(graph):
   images = tf.placeholder(tf.float32, [2, 40, 50, 3])
-  network, _ = torch_network.convert(slim.dropout(images, 0.75, is_training=True), images, {})
+  network, _ = torch_network.convert(dropout(images, 0.75, mode=Mode(dropout=True)), images, {})
   found = network(torch.ones(2, 40, 50, 3)).numpy()
   assert found.shape == (2, 3, 40, 50)
   np.testing.assert_allclose(np.unique(found), [0, 4 / 3], rtol=1e-6)

@@ -21,7 +21,7 @@ def _features(images, mode):
   net, end_points = images / 127.5 - 1.0, {}  # [B, 32k + 1, 32k + 1, 3]
   with tf.variable_scope(SCOPE), slim.arg_scope(
       [slim.conv2d], weights_regularizer=slim.l2_regularizer(mode.weight_decay)), slim.arg_scope(
-          batch_norm_scope(mode.learns_batch_norm, decay=mode.batch_norm_decay)):
+          batch_norm_scope(mode.learns_batch_norm, mode.fold_batch_norm, decay=mode.batch_norm_decay)):
     for number, channels in enumerate(CHANNELS, start=1):
       # Cell 0 of each map lies on pixel 0: SAME pads odd lengths by as much on both sides.
       net = end_points[f'conv{number}'] = slim.conv2d(net, channels, 3, stride=2, scope=f'conv{number}')

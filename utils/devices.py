@@ -5,6 +5,7 @@ import dataclasses
 from utils.cpu import cpu_features, supports_bfloat16
 from utils.limits import usable_cores
 
+FLOAT16_SINCE = (7, 0)  # compute capability of the first GPUs (Volta) with matrix units for float16
 TF32_SINCE = (8, 0)  # compute capability of the first GPUs (Ampere) that have TF32
 
 
@@ -28,7 +29,9 @@ def fastest_precision(gpu):
   Args:
     gpu: the Gpu; None for this CPU.
   """
-  return 'bfloat16' if gpu is None and supports_bfloat16() else 'float32'
+  if gpu is not None:
+    return 'float16' if gpu.capability >= FLOAT16_SINCE else 'float32'
+  return 'bfloat16' if supports_bfloat16() else 'float32'
 
 
 def device_line(gpu, precision, *, tf32=True, unused_card=False):

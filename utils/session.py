@@ -8,7 +8,8 @@ from utils.cpu import supports_bfloat16
 from utils.errors import UserError
 from utils.settings import Settings, flag
 
-PRECISIONS = ('float32', 'bfloat16')
+PRECISIONS = ('float32', 'bfloat16', 'float16')
+_REWRITERS = {'bfloat16': 'auto_mixed_precision_onednn_bfloat16', 'float16': 'auto_mixed_precision'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,8 +17,9 @@ class Device(Settings):
   """The arithmetic and the devices of a session.
 
   Attributes:
-    precision: 'float32', or 'bfloat16' to let TensorFlow's graph rewriter run convolutions and the ops between them in
-      bfloat16; variables, and ops that need the range of float32, stay float32.
+    precision: 'float32'; 'bfloat16' (CPUs) or 'float16' (GPUs) to let TensorFlow's graph rewriter run convolutions and
+      the ops between them in it, where variables, and ops that need the range of float32, stay float32; 'auto', see
+      `chosen_precision`.
     gpu: numbers of the GPUs to use, '0' or '0,1', counted from 0 among those that TensorFlow sees (so after
       CUDA_VISIBLE_DEVICES); 'none' for the CPU alone; None for all GPUs. TensorFlow fixes the choice with the first
       session of a process that has a GPU: later sessions must ask for the same GPUs.
@@ -25,15 +27,45 @@ class Device(Settings):
       allocate memory as needed.
   """
   precision: str = flag(
-      'float32', 'arithmetic of the convolutions: float32, or bfloat16 on a CPU with AVX512-BF16', choices=PRECISIONS,
-      may_change=True)
+      'float32', 'arithmetic of the convolutions: float32, bfloat16 on CPUs with AVX512-BF16, float16 on GPUs, or auto',
+      choices=(*PRECISIONS, 'auto'), may_change=True)
   gpu: str | None = flag(
       None, 'numbers of the GPUs to make visible, as 0 or 0,1; none for the CPU alone; default: all', may_change=True)
   gpu_memory_fraction: float = flag(
       0.0, "share of each GPU's memory to allocate; 0: as needed", least=0, most=1, may_change=True)
 
+  @property
+  def chosen(self):
+    """The precision that `precision` means on the device, see `chosen_precision`."""
+    return chosen_precision(self.precision, self.gpu)
 
-def session_config(precision='float32', threads=0, *, gpu=None, gpu_memory_fraction=0.0):
+
+def device_type(gpu=None):
+  """'GPU' if a session with this --gpu (see Device) computes on GPUs, else 'CPU'."""
+  return 'GPU' if gpu != 'none' and tf.config.list_physical_devices('GPU') else 'CPU'
+
+
+def chosen_precision(precision, gpu=None):
+  """The precision, one of PRECISIONS, that a --precision (see Device) means on the device of a --gpu.
+
+  'auto' is devices.fastest_precision.
+
+  Raises:
+    UserError: if the device has no such precision.
+  """
+  on_gpu, fastest = device_type(gpu) == 'GPU', devices.fastest_precision(_first_gpu(gpu))
+  if precision == 'auto':
+    return fastest
+  if precision == 'float16' and not on_gpu:
+    raise UserError(f'--precision=float16: only for GPUs, and this runs on the CPU; use --precision={fastest}')
+  if precision == 'bfloat16' and on_gpu:
+    raise UserError("--precision=bfloat16: TensorFlow's graph rewriter has it on CPUs alone; use --precision=float16")
+  if precision == 'bfloat16' and not supports_bfloat16():
+    raise UserError('--precision=bfloat16: this CPU has no AVX512-BF16; use --precision=float32')
+  return precision
+
+
+def session_config(precision='float32', threads=0, *, gpu=None, gpu_memory_fraction=0.0, tf32=False):
   """Returns the tf.ConfigProto of a session.
 
   Args:
@@ -41,9 +73,11 @@ def session_config(precision='float32', threads=0, *, gpu=None, gpu_memory_fract
     threads: size of the pool that runs an op in parallel; 0 for one thread per core.
     gpu: see Device.
     gpu_memory_fraction: see Device.
+    tf32: whether products of float32 may round their factors to 10 bits on GPUs that have TF32. In one process, the
+      latest call decides for all sessions.
 
   Raises:
-    UserError: if the CPU has no bfloat16, a GPU does not exist, or a value is not valid.
+    UserError: if the device has no such precision, a GPU does not exist, or a value is not valid.
   """
   device = Device(precision, gpu, gpu_memory_fraction)
   device.check()
@@ -54,10 +88,11 @@ def session_config(precision='float32', threads=0, *, gpu=None, gpu_memory_fract
     config.device_count['GPU'] = 0
   elif device.gpu is not None:
     config.gpu_options.visible_device_list = _checked_gpus(device.gpu, len(tf.config.list_physical_devices('GPU')))
-  if device.precision == 'bfloat16':
-    if not supports_bfloat16():
-      raise UserError('--precision=bfloat16: this CPU has no AVX512-BF16; use --precision=float32')
-    config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = 1  # RewriterConfig.ON
+  chosen = chosen_precision(precision, gpu)
+  if chosen != 'float32':
+    setattr(config.graph_options.rewrite_options, _REWRITERS[chosen], 1)  # RewriterConfig.ON
+  if device_type(gpu) == 'GPU':
+    tf.config.experimental.enable_tensor_float_32_execution(tf32)
   return config
 
 
@@ -80,12 +115,18 @@ def device_line(device):
   Args:
     device: a Device that `session_config` takes.
   """
-  gpus = [] if device.gpu == 'none' else found_gpus()
-  if gpus and device.gpu is not None:
-    gpus = [gpus[int(number)] for number in device.gpu.split(',')]
+  first = _first_gpu(device.gpu)
   return devices.device_line(
-      gpus[0] if gpus else None, device.precision, tf32=tf.config.experimental.tensor_float_32_execution_enabled(),
-      unused_card=not gpus and device.gpu != 'none' and cuda.unused_card())
+      first, device.chosen, tf32=tf.config.experimental.tensor_float_32_execution_enabled(),
+      unused_card=first is None and device.gpu != 'none' and cuda.unused_card())
+
+
+def _first_gpu(gpu):
+  """The first devices.Gpu of a --gpu that session_config takes; None for the CPU."""
+  gpus = [] if gpu == 'none' else found_gpus()
+  if not gpus:
+    return None
+  return gpus[0 if gpu is None else int(gpu.split(',')[0])]
 
 
 def _checked_gpus(gpu, available):

@@ -122,8 +122,8 @@ def variant(settings):
     add('samples', labelling.samples)
     if labelling.seed:
       add('seed', labelling.seed)
-  if device.precision != Device.precision:
-    add(device.precision)
+  if device.chosen != Device.precision:
+    add(device.chosen)
   for name, field, value in walk(settings.tiles):
     if value != field.default:
       add(name, value)
@@ -153,7 +153,7 @@ def report(run, evaluation, settings, num_images, output_dir):
   print(metrics.table(result, run.classes))
   value = metrics.to_json(result, run.classes, num_images, matrix=scorer.matrix)
   value |= {'checkpoint': os.path.basename(run.checkpoint), 'step': run.step,
-            'precision': labelling.device.precision, 'samples': labelling.samples,
+            'precision': labelling.device.chosen, 'samples': labelling.samples,
             'test_flip': labelling.views.flip, 'test_scales': list(labelling.views.scales),
             'advice': advice(scorer.matrix, run.classes, flags=run.config.get('flags'), step=run.step)}
   for line in value['advice']:

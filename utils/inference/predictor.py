@@ -40,7 +40,7 @@ class Predictor:
 
     Args:
       run: a utils.runs.Run.
-      precision: 'float32' or 'bfloat16', see utils.session.Device.
+      precision: see utils.session.Device.
       samples: number of passes with dropout that are averaged (mc_dropout.py); 0 for one pass without dropout.
       seed: random seed of the dropout passes; a pass's masks depend on the seed and the number of the pass alone.
       views: a tta.Views, the views of each image over which probabilities are averaged.

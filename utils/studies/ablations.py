@@ -28,8 +28,9 @@ from utils.studies import scripts
 
 BASELINE = ('--dataset=camvid --crop_size=223,287 --trainable_scopes=fcn,InceptionV3/Mixed_* --learning_rate=2e-4 '
             '--new_layers_rate=5 --max_steps=500 --eval_steps=0')
-# Files in a run's folder: scores of the plain evaluation, in either precision; CPU time of the training.
-METRICS, COST = ('metrics-val.json', 'metrics-val-bfloat16.json'), 'cost.json'
+# Files in a run's folder: scores of the plain evaluation, in any precision; CPU time of the training.
+METRICS = ('metrics-val.json', 'metrics-val-bfloat16.json', 'metrics-val-float16.json')
+COST = 'cost.json'
 # Flags of each choice, a string for each stage; a stage starts from the stage before.
 CHOICES = {
     'baseline': [''],
@@ -73,7 +74,7 @@ class AblationSettings(Settings):
   data_dir: str = flag('data/camvid', 'folder with the TFRecords, or with the originals', path=True)
   checkpoint: str | None = flag(None, 'pretrained checkpoint; default: the ImageNet weights, downloaded', path=True)
   output_dir: str = flag('runs/choices', 'folder for the runs, the table and the chart', path=True)
-  precision: str = flag('float32', 'arithmetic of the convolutions; bfloat16 needs a CPU with AVX512-BF16',
+  precision: str = flag('float32', 'arithmetic of the convolutions, see train.py',
                         choices=PRECISIONS)
   only: tuple[str, ...] = flag((), 'choices to measure; default: all', choices=CHOICES)
   seeds: tuple[int, ...] = flag((0,), 'seeds to train each choice with', least=0)

@@ -26,14 +26,16 @@ from utils.cpu import cpu_model, supports_bfloat16
 from utils.errors import UserError
 from utils.files import make_folder, write_json
 from utils.inference.predictor import Predictor
-from utils.session import PRECISIONS, session_config
+from utils.rewritings import rewritings
+from utils.session import device_type, session_config
 from utils.settings import Settings, command_line, flag, run, walk
 from utils.studies import conversion, scripts
 from utils.studies.scripts import seconds
 from utils.training import hooks, warm_start
-from utils.training.step import make_step
+from utils.training.step import dropout_seed, make_step
 from utils.workers import default_workers
 
+CPU_PRECISIONS = ('float32', 'bfloat16')
 INFERENCE_BATCHES = (1, 8)
 BLOCK = 5  # steps of train.py between two lines of its log; batches of the pipeline that are timed as one
 MIB, GIB = 2.0**20, 2.0**30
@@ -50,7 +52,8 @@ class MeasureSettings(Settings):
   height: int = flag(360, 'height of crops and images in pixels', least=1)
   width: int = flag(480, 'width of crops and images in pixels', least=1)
   batch_size: int = flag(4, 'images per training step', least=1)
-  precisions: tuple[str, ...] = flag(PRECISIONS, 'precisions to measure, where the CPU has them', choices=PRECISIONS)
+  precisions: tuple[str, ...] = flag(
+      CPU_PRECISIONS, 'precisions to measure, where the CPU has them', choices=CPU_PRECISIONS)
   steps: int = flag(40, 'timed steps', least=1)
   warmup_steps: int = flag(5, 'steps before the timed ones', least=0)
   output: str = flag('benchmark.json', 'JSON to write', path=True)
@@ -76,7 +79,7 @@ class Setup:
     checkpoint: prefix of an untrained run's checkpoint, see save_run.
     size: (height, width) of the crops trained on and of the labeled images.
     batch_size: images per training step.
-    precisions: tuple of some of session.PRECISIONS.
+    precisions: tuple of some of CPU_PRECISIONS.
     steps: number of timed steps.
     warmup_steps: number of steps before them.
   """
@@ -158,12 +161,16 @@ def bare_step(setup, precision):
 
     batch = {'image': stored(rng.uniform(0, 255, (*pixels, 3)).astype(np.float32)),
              'label': stored(rng.integers(0, setup.dataset.num_classes, pixels, np.int32))}
+    rewritten = rewritings(device_type())
     step = make_step(
         functools.partial(network.logits, num_classes=setup.dataset.num_classes,
-                          mode=Mode(is_training=True, freeze_batch_norm=network.pretrained_batch_norm)),
-        rate=tf.constant(1e-4), pretrained_scopes=network.pretrained_scopes, new_layers_rate=10.0, clip_norm=10.0)
+                          mode=Mode(is_training=True, dropout_seed=dropout_seed(0),
+                                    freeze_batch_norm=network.pretrained_batch_norm,
+                                    fold_batch_norm=rewritten.fold_batch_norm)),
+        rate=tf.constant(1e-4), pretrained_scopes=network.pretrained_scopes, new_layers_rate=10.0, clip_norm=10.0,
+        products=rewritten.products, scaled=precision == 'float16')
     loss = step(batch).loss
-    with tf.Session(config=session_config(precision)) as session:
+    with tf.Session(config=session_config(precision, tf32=True)) as session:
       session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
       if network.pretrained:
         init_fn, _ = warm_start.restore_pretrained(setup.checkpoint, network.pretrained_scopes)

@@ -20,10 +20,9 @@ import sys
 
 import numpy as np
 
-from nets.batch_norm import folded_batch_norm
 from nets.network import Mode
 from utils import runs
-from utils.compat import slim, tf
+from utils.compat import tf
 from utils.errors import UserError
 from utils.inference.predictor import Predictor
 from utils.labels import IGNORE_LABEL
@@ -61,9 +60,9 @@ def reference(setup, batch_size, *, dropout=False, folded=False):
   network, rng, values = setup.network, np.random.default_rng(0), {}
   with tf.Graph().as_default() as graph:
     images = tf.placeholder(tf.float32, [batch_size, *setup.size, 3])
-    with slim.arg_scope([folded_batch_norm], fold=folded):
-      logits, _ = network.logits(images, setup.dataset.num_classes,
-                                 Mode(is_training=True, dropout=dropout, freeze_batch_norm=True))
+    logits, _ = network.logits(
+        images, setup.dataset.num_classes,
+        Mode(is_training=True, dropout=dropout, freeze_batch_norm=True, fold_batch_norm=folded))
   for variable in graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES):
     shape, name = variable.shape.as_list(), variable.op.name
     if len(shape) == 4:  # keeps the variance through a ReLU, as in He et al., ICCV 2015, section 2.2

@@ -270,9 +270,9 @@ _COUNTERPARTS = {
     'ConcatV2': _concatenation,
     'Conv2D': _conv2d,
     'Conv2DBackpropInput': _transposed_conv2d,
+    'Floor': _elementwise(torch.floor),
     'FusedBatchNormV3': _batch_norm,
     'GatherV2': _gather,
-    'GreaterEqual': _elementwise(operator.ge),
     'Identity': lambda build, op, value: value,
     'MaxPool': _max_pool,
     'Mul': _elementwise(operator.mul),
@@ -281,7 +281,6 @@ _COUNTERPARTS = {
     'RealDiv': _elementwise(operator.truediv),
     'Relu': _relu,
     'Reshape': _reshape,
-    'SelectV2': _elementwise(torch.where),
     'StridedSlice': _slice,
     'Sub': _elementwise(operator.sub),
 }

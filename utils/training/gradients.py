@@ -1,39 +1,45 @@
 """Faster gradients for convolutions."""
 
-from utils.compat import tf
-from utils.cpu import cpu_flags
+import contextlib
 
-_NAME = 'ConvolutionWithProductsForWeights'
+from utils.compat import tf
+
+_NAMES = {'pointwise': 'ConvolutionWithProductsForPointwiseWeights', 'all': 'ConvolutionWithProductsForWeights'}
 PRODUCT = 'weight_gradient'  # name of the matrix products that are weight gradients
 
 
-def fast_gradients():
+def fast_gradients(products):
   """Returns a context in which the default graph's convolutions get their weight gradients as matrix products.
 
   The gradients keep their values. The weight gradient of a 1x1 convolution is the product of the pixels' features and
-  gradients; as a convolution, oneDNN takes 2 to 5 times as long for it in bfloat16 (tensorflow 2.21, AMX, one core),
-  and 1.1 times in float32. Larger kernels take a product for each place in the kernel, but only on CPUs without AVX512
-  (and without a GPU), where oneDNN's own gradient takes 1 to 3.7 times as long (AMD EPYC, two cores, the layers of an
-  FCN-2s).
+  gradients; larger kernels take a product for each place in the kernel.
+
+  Args:
+    products: `products` of a rewritings.Rewritings.
   """
-  return tf.get_default_graph().gradient_override_map({'Conv2D': _NAME})
+  if products == 'none':
+    return contextlib.nullcontext()
+  return tf.get_default_graph().gradient_override_map({'Conv2D': _NAMES[products]})
 
 
-def prefers_products():
-  """Whether matrix products are the faster weight gradient for kernels larger than 1x1, on this machine."""
-  flags = cpu_flags()
-  return 'avx2' in flags and 'avx512f' not in flags and not tf.config.list_physical_devices('GPU')
+@tf.RegisterGradient(_NAMES['pointwise'])
+def _pointwise_gradients(op, gradient):
+  return _gradients(op, gradient, as_product=op.inputs[1].shape[:2] == [1, 1])
 
 
-@tf.RegisterGradient(_NAME)
-def _gradients(op, gradient):
-  """Gradients of a Conv2D to its input and to its weights."""
+@tf.RegisterGradient(_NAMES['all'])
+def _all_gradients(op, gradient):
+  return _gradients(op, gradient, as_product=True)
+
+
+def _gradients(op, gradient, *, as_product):
+  """Gradients of a Conv2D to its input and to its weights, these as products unless it has strides or dilations."""
   images, weights = op.inputs
   settings = {'padding': op.get_attr('padding').decode(), 'strides': op.get_attr('strides'),
               'dilations': op.get_attr('dilations')}
   to_images = tf.nn.conv2d_backprop_input(tf.shape(images), weights, gradient, **settings)
   plain = settings['strides'] == settings['dilations'] == [1, 1, 1, 1]
-  if plain and (weights.shape[:2] == [1, 1] or prefers_products()):
+  if plain and as_product:
     return to_images, _weight_gradient(images, weights.shape.as_list(), gradient, same=settings['padding'] == 'SAME')
   return to_images, tf.nn.conv2d_backprop_filter(images, tf.shape(weights), gradient, **settings)
 

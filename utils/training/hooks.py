@@ -24,8 +24,8 @@ class LogHook(tf.train.SessionRunHook):
 
   A loss that is not finite ends the run with a UserError. In bfloat16, oneDNN's weight gradient for AMX now and then
   returns NaN, since it multiplies zeros with uninitialized memory (seen with tensorflow 2.21:
-  brgconv_bwd_w:avx10_1_512_amx, 3x3, SAME padding). `step.make_step` skips such a step; this hook counts skipped steps
-  and ends the run after too many in a row.
+  brgconv_bwd_w:avx10_1_512_amx, 3x3, SAME padding); in float16, a scale that is too large overflows (loss_scale.py).
+  `step.make_step` skips such a step; this hook counts skipped steps and ends the run after too many in a row.
 
   Attributes:
     step: number of steps done; None before the session.
@@ -46,7 +46,8 @@ class LogHook(tf.train.SessionRunHook):
     """
     self._max_left_out, self._left_out, self._left_out_in_a_row = max_left_out, 0, 0
     self._fetches = {'step': tf.train.get_global_step(), 'loss': outputs.loss, 'weight_loss': outputs.weight_loss,
-                     'rate': outputs.learning_rate, 'gradient_norm': outputs.gradient_norm, 'names': names}
+                     'rate': outputs.learning_rate, 'gradient_norm': outputs.gradient_norm, 'names': names,
+                     'scaling': outputs.scaling or {}}
     self._max_steps, self._batch_size, self._every_steps = max_steps, batch_size, every_steps
     self._writer = writer
     self.step = None
@@ -71,16 +72,18 @@ class LogHook(tf.train.SessionRunHook):
     self._losses.append(values['loss'])
     self.done = self.step >= self._max_steps
     if self.done or self.step % self._every_steps == 0:
-      self._log(values['rate'])
+      self._log(values['rate'], values['scaling'])
     if self.done:
       run_context.request_stop()
 
   def _refuse_not_finite(self, values):
     finite_loss = np.isfinite(values['loss'] + values['weight_loss'])
-    if finite_loss and np.isfinite(values['gradient_norm']):
+    finite = finite_loss and np.isfinite(values['gradient_norm'])
+    # A scaled run's count is in its checkpoints.
+    self._left_out = int(values['scaling'].get('left_out', self._left_out + (not finite)))
+    if finite:
       self._left_out_in_a_row = 0
       return
-    self._left_out += 1
     self._left_out_in_a_row += 1
     if finite_loss and self._left_out_in_a_row <= self._max_left_out:
       return
@@ -91,7 +94,7 @@ class LogHook(tf.train.SessionRunHook):
         f'records {", ".join(map(shown, map(os.fsdecode, values["names"])))}; the last checkpoint is from before. '
         'A lower --learning_rate or --gradient_clip_norm may help')
 
-  def _log(self, rate):
+  def _log(self, rate, scaling):
     now = time.monotonic()
     seconds = max(now - self._time, 1e-9)
     steps = self.step - self._logged_step
@@ -99,6 +102,10 @@ class LogHook(tf.train.SessionRunHook):
     left = (self._max_steps - self.step) * seconds / steps
     line = (f'{STEP_LINE}{self.step}/{self._max_steps}  loss {np.mean(self._losses):.4f}  learning rate {rate:.3g}  '
             f'{speed:.1f} images/s  {duration(left)} left')
+    more = []
+    if scaling:
+      line += f'  loss scale {scaling["loss_scale"]:.0f}'
+      more = [tf.Summary.Value(tag=f'training/{name}', simple_value=value) for name, value in scaling.items()]
     if self._left_out:
       line += f'  ({self._left_out} steps skipped)'
     if sys.stdout.isatty():
@@ -107,7 +114,7 @@ class LogHook(tf.train.SessionRunHook):
     else:
       print(line, flush=True)
     self._writer.add_summary(
-        tf.Summary(value=[tf.Summary.Value(tag='training/images_per_second', simple_value=speed)]), self.step)
+        tf.Summary(value=[tf.Summary.Value(tag='training/images_per_second', simple_value=speed), *more]), self.step)
     self._time, self._logged_step, self._losses = now, self.step, []
 
   def end(self, session):

@@ -13,11 +13,15 @@ from utils.checkpoint_files import kept, newest_checkpoint, read_step
 from utils.compat import tf
 from utils.errors import UserError, shown
 from utils.files import tensorflow_path
-from utils.session import device_line, session_config
+from utils.rewritings import rewritings
+from utils.session import device_line, device_type, session_config
 from utils.settings import changeable, to_dict
-from utils.training import finish, hooks, losses, start, summaries
+from utils.training import finish, hooks, loss_scale, losses, start, summaries
 from utils.training.settings import TrainSettings
-from utils.training.step import averaged, learning_rate, make_step, rate_factor
+from utils.training.step import averaged, dropout_seed, learning_rate, make_step, rate_factor
+
+# Steps in a row that may be left out because their gradients are not finite: see hooks.LogHook.
+_MOST_LEFT_OUT = {'float32': 0, 'bfloat16': 3, 'float16': loss_scale.MOST_LEFT_OUT}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +53,19 @@ class Training:
     """The run's folder, as TensorFlow takes it."""
     return tensorflow_path(self.settings.run_dir)
 
+  @property
+  def precision(self):
+    """The precision that the run computes in, one of session.PRECISIONS."""
+    return self.settings.device.chosen
+
+  @property
+  def rewritings(self):
+    """The Rewritings of the run's graph, by the device that it computes on."""
+    return rewritings(device_type(self.settings.device.gpu))
+
   def logits(self, images, mode=Mode()):  # noqa: B008, the record is frozen
     """Builds the network for images float32 [B, H, W, N] in a Mode; returns `(logits, end_points)`."""
+    mode = dataclasses.replace(mode, fold_batch_norm=self.rewritings.fold_batch_norm)
     return self.network.logits(images, self.dataset.num_classes, mode, **self.settings.shape)
 
 
@@ -68,7 +83,7 @@ def train(settings):
   """
   device = settings.device
   config = session_config(device.precision, settings.bookkeeping.threads, gpu=device.gpu,
-                          gpu_memory_fraction=device.gpu_memory_fraction)
+                          gpu_memory_fraction=device.gpu_memory_fraction, tf32=True)
   print(device_line(device), flush=True)
   dataset, network = get_dataset(settings.data.dataset), get_network(settings.model.net)
   run_dir = settings.resolved(dataset).run_dir
@@ -160,6 +175,7 @@ def build(training):
       tf.train.get_or_create_global_step(), schedule=schedule.schedule, base=schedule.learning_rate,
       max_steps=schedule.max_steps, warmup_steps=schedule.warmup_steps)
   mode = Mode(is_training=True, dropout_keep_prob=optimizer.dropout_keep_prob,
+              dropout_seed=dropout_seed(settings.seed),
               freeze_batch_norm=optimizer.freeze_batch_norm, batch_norm_decay=optimizer.batch_norm_decay,
               weight_decay=optimizer.weight_decay)
   scopes = {'pretrained_scopes': training.network.pretrained_scopes, 'new_layers_rate': schedule.new_layers_rate,
@@ -168,7 +184,8 @@ def build(training):
       functools.partial(training.logits, mode=mode), rate=rate, **scopes, scopes=optimizer.trainable_scopes,
       offsets=optimizer.train_offsets, loss=optimizer.loss, class_weights=class_weights(training),
       gradient_accumulation=schedule.gradient_accumulation, clip_norm=optimizer.gradient_clip_norm,
-      adam_epsilon=optimizer.adam_epsilon, ema_decay=optimizer.ema_decay)(batch)
+      adam_epsilon=optimizer.adam_epsilon, ema_decay=optimizer.ema_decay,
+      products=training.rewritings.products, scaled=training.precision == 'float16')(batch)
   init_fn = start.choose(settings.start, training.network, resumed=training.resumed,
                          start_step=training.start_step, seen=training.seen)
   if init_fn is None and not training.resumed and tf.get_collection(tf.GraphKeys.UPDATE_OPS):
@@ -210,7 +227,8 @@ def run_to_end(training, outputs, batch, scaffold, config):
     with hooks.StopOnInterruptHook() as interrupt:
       log, chain = make_hooks(training, outputs, batch, scaffold, interrupt)
       creator = tf.train.ChiefSessionCreator(
-          scaffold, config=config, checkpoint_filename_with_path=resumed and tensorflow_path(resumed))
+          scaffold, config=config,
+          checkpoint_filename_with_path=tensorflow_path(resumed) if resumed and not scaffold.init_fn else None)
       with tf.train.MonitoredSession(creator, hooks=chain) as session:
         while not session.should_stop():
           session.run(outputs.loss)
@@ -241,7 +259,7 @@ def make_hooks(training, outputs, batch, scaffold, interrupt):
   writer = tf.summary.FileWriterCache.get(training.run_dir)  # writes the graph so far, for TensorBoard
   log = hooks.LogHook(
       outputs, batch['name'], max_steps=settings.schedule.max_steps, batch_size=settings.schedule.batch_size,
-      every_steps=keeping.log_steps, writer=writer, max_left_out=3 if settings.device.precision == 'bfloat16' else 0)
+      every_steps=keeping.log_steps, writer=writer, max_left_out=_MOST_LEFT_OUT[training.precision])
   chain = [log, interrupt,
            hooks.SaveHook(training.run_dir, scaffold.saver, every_secs=60 * keeping.save_minutes, writer=writer)]
   summarize = [lambda: summaries.training_summary(

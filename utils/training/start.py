@@ -1,7 +1,8 @@
 """Initial weights of a run, from the first of these sources that exists.
 
 1. The run's own newest checkpoint in --run_dir: the run is resumed, with its step, its optimizer and its place in the
-   shuffled data. tf.train.Scaffold restores it, and calls no `init_fn`.
+   shuffled data. tf.train.Scaffold restores it, and calls no `init_fn`; but where the run goes on in float16 and was
+   in another precision before, the `init_fn` restores all but the scale of the loss.
 2. The checkpoint of another run, --init_from: moving averages if the run has them, since these were evaluated. Layers
    that only the new network has keep their initial values.
 3. A pretrained checkpoint, --checkpoint or by default the network's ImageNet weights: it fills the backbone.
@@ -16,7 +17,7 @@ from utils import runs
 from utils.checkpoint_files import folder_named, newest_checkpoint, without_suffix
 from utils.compat import tf
 from utils.errors import UserError
-from utils.training import warm_start
+from utils.training import loss_scale, warm_start
 
 LAGGING = 0.05  # share of their start in batch norm's averages from which scores are clearly too low
 
@@ -32,14 +33,15 @@ def choose(settings, network, *, resumed, start_step, seen=Input()):  # noqa: B0
     seen: the Input of the network.
 
   Returns:
-    `init_fn(scaffold, session)` for tf.train.Scaffold; None if the weights are the run's own or random.
+    `init_fn(scaffold, session)` for tf.train.Scaffold; None if the weights are random, or the run's own and its
+    checkpoint is whole.
 
   Raises:
     UserError: if the checkpoint is missing, cannot be downloaded, or does not fit the network.
   """
   if resumed:
     print(f'resumed at step {start_step} from {resumed}', flush=True)
-    return None
+    return warm_start.restore_without(resumed, loss_scale.SCOPE)
   if settings.init_from:
     run = runs.load_run(settings.init_from, flag='init_from')
     init_fn, names, new_names = warm_start.restore_from_run(run.checkpoint)

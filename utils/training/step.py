@@ -2,9 +2,11 @@
 
 import collections
 import fnmatch
+import functools
 
 from utils.compat import tf
 from utils.errors import UserError
+from utils.training import loss_scale
 from utils.training.gradients import fast_gradients
 from utils.training.losses import segmentation_loss
 
@@ -23,6 +25,7 @@ StepOutputs = collections.namedtuple('StepOutputs', [
     'gradients',  # list of (gradient, variable), after clipping
     'predictions',  # int32 [B, H, W]
     'averages',  # the tf.train.ExponentialMovingAverage of the trained weights, or None
+    'scaling',  # None, or dict: 'loss_scale', float32 scalar of this step, and 'left_out', int32 scalar with this step
 ])
 
 
@@ -73,6 +76,11 @@ def trainable_variables(scopes, *, offsets=True):
   return variables
 
 
+def dropout_seed(seed):
+  """The `dropout_seed` of a training Mode: masks follow from the run's seed and the global step, also when resumed."""
+  return seed, tf.cast(tf.train.get_or_create_global_step(), tf.int32)
+
+
 def rate_factor(pretrained_scopes, new_layers_rate, new_scopes=()):
   """Returns `factor(name)`: the factor on a variable's learning rate.
 
@@ -90,7 +98,7 @@ def rate_factor(pretrained_scopes, new_layers_rate, new_scopes=()):
 
 def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, new_scopes=(), scopes=(), offsets=True,
               loss='cross_entropy', class_weights=None, gradient_accumulation=1, clip_norm=0.0, adam_epsilon=1e-8,
-              ema_decay=0.0):
+              ema_decay=0.0, products='none', scaled=False):
   """Returns `step(batch)`, which builds one training step.
 
   Args:
@@ -109,23 +117,27 @@ def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, new_sc
     adam_epsilon: Adam's epsilon.
     ema_decay: decay of moving averages of the trained weights, 0 for none. They are kept in the checkpoint under
       `NAME/ExponentialMovingAverage`, and replace the weights in evaluation and inference.
+    products: `products` of a rewritings.Rewritings.
+    scaled: whether the loss is scaled for gradients in float16, see loss_scale.py.
 
   Returns:
     `step(batch)` -> StepOutputs, for a batch from pipeline.training_batches. It advances the global step, and raises
     UserError if a scope matches no variable.
   """
 
-  def part_of_step(images, labels):
-    with fast_gradients():
+  def part_of_step(images, labels, scale=None):
+    with fast_gradients(products):
       logits, _ = logits_fn(images)
     data_loss = segmentation_loss(logits, labels, kind=loss, class_weights=class_weights)
     weight_loss = tf.add_n(tf.losses.get_regularization_losses() or [tf.constant(0.0)])
-    gradients = tf.gradients(data_loss + weight_loss, trainable_variables(scopes, offsets=offsets))
+    gradients = tf.gradients(data_loss + weight_loss, trainable_variables(scopes, offsets=offsets), grad_ys=scale)
     return data_loss, weight_loss, gradients, tf.argmax(logits, axis=-1, output_type=tf.int32)
 
   def step(batch):
+    state, scale = loss_scale.loss_scale() if scaled else (None, None)
     data_loss, weight_loss, gradients, predictions = _accumulated(
-        part_of_step, batch['image'], batch['label'], parts=gradient_accumulation)
+        functools.partial(part_of_step, scale=scale), batch['image'], batch['label'], parts=gradient_accumulation)
+    gradients = loss_scale.unscaled(gradients, scale)  # before their norm, which would overflow
     variables = trainable_variables(scopes, offsets=offsets)
     gradient_norm = tf.linalg.global_norm(gradients)
     if clip_norm:
@@ -133,34 +145,39 @@ def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, new_sc
     factor = rate_factor(pretrained_scopes, new_layers_rate, new_scopes)
     factors = [factor(variable.op.name) for variable in variables]
     pairs = list(zip(gradients, variables))
-    advance, averages = _update(pairs, factors, rate, skip=tf.logical_not(tf.is_finite(gradient_norm)),
+    advance, averages = _update(pairs, factors, rate, finite=tf.is_finite(gradient_norm), scaling=state,
                                 adam_epsilon=adam_epsilon, ema_decay=ema_decay)
     with tf.control_dependencies([advance]):
       trained_loss = tf.identity(data_loss, name='loss')
+      scaling = {'loss_scale': scale, 'left_out': state.left_out.read_value()} if scaled else None
     lowest = rate * min((factor for factor in factors if factor > 0), default=0.0)
-    return StepOutputs(trained_loss, weight_loss, lowest, gradient_norm, pairs, predictions, averages)
+    return StepOutputs(trained_loss, weight_loss, lowest, gradient_norm, pairs, predictions, averages, scaling)
 
   return step
 
 
-def _update(pairs, factors, rate, *, skip, adam_epsilon, ema_decay):
+def _update(pairs, factors, rate, *, finite, scaling, adam_epsilon, ema_decay):
   """Changes the weights and advances the global step.
 
   Args:
     pairs: list of (gradient, variable).
     factors: factors on the learning rate, one for each variable.
     rate: scalar tensor, the learning rate.
-    skip: bool scalar tensor, whether to keep the weights: a gradient that is not finite would spoil all of them.
+    finite: bool scalar tensor, whether to change the weights: a gradient that is not finite would spoil all of them.
       hooks.LogHook decides whether training goes on.
+    scaling: the LossScale to adjust; None without scaling.
     adam_epsilon: Adam's epsilon.
     ema_decay: decay of moving averages of the weights, 0 for none.
 
   Returns:
     `(advance, averages)`: the op that does both, and the tf.train.ExponentialMovingAverage, or None.
   """
+  skip = tf.logical_not(finite)
   # One op stands for all batch norms' updates: each op inside the tf.cond waits for what it is given here.
   with tf.control_dependencies([tf.group(*tf.get_collection(tf.GraphKeys.UPDATE_OPS))]):
     update = tf.cond(skip, tf.no_op, lambda: _adam(pairs, factors, rate, epsilon=adam_epsilon))
+  if scaling:
+    update = tf.group(update, loss_scale.adjusted(scaling, finite=finite))
   averages, global_step = None, tf.train.get_or_create_global_step()
   with tf.control_dependencies([update]):
     if ema_decay:

@@ -243,6 +243,24 @@ def _require_all(path, **problems):
     raise UserError(f'checkpoint {path} does not fit this network; variables {"; ".join(parts)}')
 
 
+def restore_without(path, scope):
+  """Restores a checkpoint of a whole run where it may lack the variables of a scope, which keep their initial values.
+
+  Args:
+    path: prefix of the checkpoint's files.
+    scope: outermost variable scope.
+
+  Returns:
+    `init_fn(scaffold, session)`, as tf.train.Scaffold calls it; None if the checkpoint lacks none of these variables.
+  """
+  variables = _by_name(tf.global_variables())
+  there = open_checkpoint(path).get_variable_to_shape_map()
+  lacking = {name for name in variables if name.startswith(f'{scope}/') and name not in there}
+  if not lacking:
+    return None
+  return _init_fn(path, {name: variable for name, variable in variables.items() if name not in lacking})
+
+
 def _init_fn(path, variables):
   """Adds the restore ops for `variables` (name in the file -> variable); returns `init_fn(scaffold, session)`."""
   saver = tf.train.Saver(variables, name='warm_start') if variables else None

@@ -1,0 +1,45 @@
+"""Dropout of all networks: features times a mask, in ops that layout optimizer, XLA and mixed precision pass through.
+
+slim's and TensorFlow's own end in SelectV2 with a scalar, at which the layout optimizer gives up on the whole graph.
+"""
+
+import zlib
+
+from utils.compat import tf
+
+
+def dropout(features, keep_prob, *, mode, scope='dropout', whole_channels=False):
+  """Sets a random share of the features to zero and scales up the others, so that the expected sum stays.
+
+  Args:
+    features: float [B, H, W, C].
+    keep_prob: share of the features that are kept, above 0 to 1.
+    mode: a Mode: whether it drops, and by which seed.
+    scope: name scope of the ops.
+    whole_channels: whether channels of an image are dropped as a whole: Tompson et al., "Efficient Object
+      Localization", CVPR 2015, section 3.2.
+
+  Returns:
+    float [B, H, W, C]; `features` themselves where nothing is dropped.
+  """
+  if not mode.drops or keep_prob == 1:
+    return features
+  with tf.name_scope(scope) as name:
+    known, shape = features.shape.as_list(), tf.shape(features)
+    kept = [1 if whole_channels and axis in (1, 2) else shape[axis] if length is None else length
+            for axis, length in enumerate(known)]
+    # Floor of keep_prob + [0, 1): 1 for the share keep_prob, else 0.
+    mask = tf.floor(keep_prob + _uniform(kept, name, mode.dropout_seed)) * (1 / keep_prob)
+    return tf.multiply(features, mask, name='dropped')
+
+
+def _uniform(shape, name, seed):
+  """float32 of a shape in [0, 1): from (seed, step) and the layer's name, or without them from TensorFlow's own state.
+
+  A second build of a layer, for another part of the batch, has another name and so another mask.
+  """
+  if seed is None:
+    return tf.random.uniform(shape)
+  run, step = seed
+  layer = zlib.crc32(f'{run} {name}'.encode()) >> 1  # fits in an int32
+  return tf.random.stateless_uniform(shape, tf.stack([layer, step]))
