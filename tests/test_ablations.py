@@ -168,6 +168,21 @@ def test_a_study_reports_failures_and_goes_on(measured, capsys):
   assert {'--data_dir=records', '--precision=float32', '--checkpoint=start.ckpt', '--seed=1'} <= set(call)
 
 
+def test_table_and_chart_grow_with_every_run(measured, capsys):
+  seen = []
+
+  def script(name, arguments, log):
+    if name == 'train.py':  # of lovasz with seed 1, after the runs that are there
+      seen.append((measured / 'choices.md').read_text())
+      assert (measured / 'choices.png').exists() and 'lovasz, seed 0: mean IoU 56.0' in capsys.readouterr().out
+      return 1
+    raise AssertionError(name)
+
+  ablations.study(ablations.AblationSettings(only=('baseline', 'lovasz'), seeds=(0, 1), output_dir=str(measured)),
+                  script=script)
+  assert len(seen) == 1 and '+5.0' in seen[0]
+
+
 def test_collect_reads_what_is_whole_in_the_order_of_the_choices(measured):
   found = ablations.collect(str(measured))
   assert list(found) == ['baseline', 'lovasz']

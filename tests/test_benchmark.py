@@ -16,23 +16,7 @@ from datasets.convert import convert
 from nets import segnet
 from utils.errors import UserError
 from utils.settings import parse
-from utils.studies import benchmark, conversion
-
-
-def test_row_has_the_quartiles():
-  line = benchmark.row('train', 'step', 's', [5.0, 1.0, 2.0, 4.0, 9.0], note='x')
-  assert line == {'what': 'train', 'case': 'step', 'unit': 's', 'median': 4.0, 'quartiles': [2.0, 5.0],
-                  'mean': pytest.approx(4.2), 'count': 5, 'note': 'x'}
-  json.dumps(benchmark.row('loop', 'ratio', 'ratio', np.divide([2.0, 3.0], [1.0, 2.0])))
-
-
-def test_table():
-  rows = [benchmark.row('train', 'float32: bare step', 's', [1.0, 2.0, 3.0]),
-          benchmark.row('memory', 'peak', 'GiB', [1234.5678])]
-  assert benchmark.table(rows) == '\n'.join([
-      'what    case                median  quartiles     unit  count',
-      'train   float32: bare step  2       1.5 .. 2.5    s     3',
-      'memory  peak                1235    1235 .. 1235  GiB   1'])
+from utils.studies import benchmark, conversion, results
 
 
 def test_in_turn_warms_up_then_alternates_and_pauses():
@@ -97,7 +81,7 @@ def test_a_part_is_measured_once_in_the_order_asked_for(tmp_path, monkeypatch):
     raise UserError('no memory left')
 
   monkeypatch.setattr(benchmark, 'save_run', lambda folder, dataset, network: '')
-  part = lambda name: lambda setup: [benchmark.row(name, 'x', 's', [1.0])]
+  part = lambda name: lambda setup: [results.row(name, 'x', 's', [1.0])]
   output = tmp_path / 'out.json'
   settings = benchmark.BenchmarkSettings(dataset='camvid', output=str(output), precisions=('float32',),
                                          what=('loop', 'train', 'loop', 'memory', 'pipeline'))

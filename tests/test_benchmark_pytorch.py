@@ -94,7 +94,7 @@ def test_loss_leaves_void_out():
   logits = torch.zeros(1, 2, 2, 2)
   logits[0, 1, 0] = 50.0  # the upper row is class 1
   loss = benchmark_pytorch.loss_function(lambda images: logits, 'float32')
-  assert loss(None, torch.tensor([[[1, 1], [0, 255]]])).item() == pytest.approx(np.log(2) / 3)
+  assert loss(logits, torch.tensor([[[1, 1], [0, 255]]])).item() == pytest.approx(np.log(2) / 3)
 
 
 @needs_torch

@@ -12,7 +12,7 @@ from datasets import get_dataset
 from nets import get_network
 from utils.compat import tf
 from utils.drawing import canvas
-from utils.studies import benchmark, step_profile
+from utils.studies import benchmark, results, step_profile
 from utils.training.gradients import fast_gradients
 
 
@@ -163,10 +163,10 @@ def test_whole(tmp_path, run_program):
            'convolutions / product']
   assert [line['case'] for line in written['results']] == [f'float32: {case}' for case in cases]
   assert all(line['median'] > 0 for line in written['results'])
-  profiled, = written['profiles']
+  profiled = written['parts']['float32']['summary']
   assert sum(line['share'] for line in profiled['kinds']) == pytest.approx(1)
   assert sum(line.get('multiply_adds', 0) for line in profiled['kinds']) == profiled['multiply_adds'] > 0
   assert len(profiled['top']) == step_profile.TOP
-  assert step_profile.text(profiled) in result.stdout and benchmark.table(written['results']) in result.stdout
+  assert step_profile.text(profiled) in result.stdout and results.table(written['results']) in result.stdout
   assert Image.open(output.with_suffix('.png')).mode == 'RGB'
   assert json.loads((output.parent / 'profile-float32-timeline.json').read_text())['traceEvents']

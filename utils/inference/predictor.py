@@ -57,7 +57,7 @@ class Predictor:
     config.experimental.optimize_for_static_graph = True
     self.num_classes, self.seen = len(run.classes), Input.from_config(run.config)
     self._samples, self._seed, self.views = samples, seed, views
-    frozen = _frozen(run, dropout=samples > 0)
+    frozen = frozen_graph(run, dropout=samples > 0)
     if samples:
       self._seeds = mc_dropout.take_seeds(frozen)
       self._shared = mc_dropout.shared_tensors(frozen, 'images', self._seeds)
@@ -173,7 +173,7 @@ def _described(run):
   return name + (f' with --dropout_keep_prob={keep_prob:g}' if keep_prob else '')
 
 
-def _frozen(run, *, dropout=False):
+def frozen_graph(run, *, dropout=False):
   """The GraphDef of a run's network from `images` to _OUTPUTS, weights as constants; `dropout` as in training."""
   config = run.config['network']
   network = get_network(config['name'])

@@ -6,9 +6,9 @@
 
 Each of CHOICES is a run of train.py with BASELINE's flags and its own, then evaluate.py --details on the last stage.
 Runs lie in --output_dir as NAME-SEED, their output beside them as NAME-SEED.log; a finished run is not trained again,
-an interrupted run resumes, and Ctrl-C lets the training in progress save. At the end a Markdown table
-(OUTPUT/choices.md, also printed) and a chart (OUTPUT/choices.png) show all finished runs. A run that fails is reported
-and skipped.
+an interrupted run resumes, and Ctrl-C lets the training in progress save. After each run its mean IoU is printed, and
+a Markdown table (OUTPUT/choices.md, also printed at the end) and a chart (OUTPUT/choices.png) show all finished runs,
+once the baseline is among them. A run that fails is reported and skipped.
 """
 
 import dataclasses
@@ -226,8 +226,29 @@ def study(settings, *, script=scripts.run):
       if not measure(name, seed, settings.output_dir, common, script=script):
         log = os.path.join(settings.output_dir, f'{name}-{seed}.log')
         print(f'{name}, seed {seed}: failed; {log} says why', flush=True)
+      else:
+        tell(name, seed, settings.output_dir)
       progress.update()
   report(settings.output_dir)
+
+
+def tell(name, seed, output_dir):
+  """Prints the mean IoU of a finished run, and writes table and chart of all so far if the baseline is among them."""
+  found = collect(output_dir)
+  for score in found.get(name, []):
+    if score['seed'] == seed:
+      print(f'{name}, seed {seed}: mean IoU {score["mean_iou"]:.1f}', flush=True)
+  if 'baseline' in found:
+    save(found, output_dir)
+
+
+def save(found, output_dir):
+  """Writes table and chart of what `collect` returned; returns the start of their paths."""
+  stem = os.path.join(output_dir, 'choices')
+  with replacing(f'{stem}.md') as temporary, open(temporary, 'w', encoding='utf-8') as file:
+    file.write(table(found) + '\n')
+  write_png(f'{stem}.png', chart(found))
+  return stem
 
 
 def report(output_dir):
@@ -236,10 +257,7 @@ def report(output_dir):
   if 'baseline' not in found:
     raise UserError(f'{output_dir}: the baseline has not been measured, so there is nothing to compare with; '
                     'leave --only out, or name baseline in it')
-  stem = os.path.join(output_dir, 'choices')
-  with replacing(f'{stem}.md') as temporary, open(temporary, 'w', encoding='utf-8') as file:
-    file.write(table(found) + '\n')
-  write_png(f'{stem}.png', chart(found))
+  stem = save(found, output_dir)
   print(f'{table(found)}\nwritten to {stem}.md and {stem}.png')
 
 

@@ -2,7 +2,8 @@
 
     python -m utils.studies.benchmark --data_dir=data/camvid
 
-prints a table and writes the same figures, with a description of the machine, to a JSON. Machines are noisy, so a
+prints a table and writes the same figures, with a description of the machine, to a JSON, each as soon as it is there: a
+run that is stopped loses only the part that it was measuring, and --resume measures the rest. Machines are noisy, so a
 figure is the median of many steps after a warm-up; and two variants run in turn within a measurement, so that their
 ratio (the median of the ratios of neighbors) keeps its value on a machine that slows down meanwhile. Needs Linux.
 """
@@ -24,12 +25,13 @@ from utils import runs
 from utils.compat import tf
 from utils.cpu import cpu_model, supports_bfloat16
 from utils.errors import UserError
-from utils.files import make_folder, write_json
+from utils.files import write_json
 from utils.inference.predictor import Predictor
 from utils.rewritings import rewritings
 from utils.session import device_type, session_config
-from utils.settings import Settings, command_line, flag, run, walk
-from utils.studies import conversion, scripts
+from utils.settings import Settings, command_line, flag, run, to_dict, walk
+from utils.studies import conversion, results, scripts
+from utils.studies.results import row
 from utils.studies.scripts import seconds
 from utils.training import hooks, warm_start
 from utils.training.step import dropout_seed, make_step
@@ -57,6 +59,7 @@ class MeasureSettings(Settings):
   steps: int = flag(40, 'timed steps', least=1)
   warmup_steps: int = flag(5, 'steps before the timed ones', least=0)
   output: str = flag('benchmark.json', 'JSON to write', path=True)
+  resume: bool = flag(False, 'keep the parts that have ended in --output, measured with the same settings')
 
   def check(self):
     """Raises UserError if a setting is not valid, a list is empty, or only bfloat16 is asked of a CPU without it."""
@@ -82,6 +85,8 @@ class Setup:
     precisions: tuple of some of CPU_PRECISIONS.
     steps: number of timed steps.
     warmup_steps: number of steps before them.
+    shape: dict of further keywords of the network's `logits`.
+    options: dict of further keywords of training.step.make_step.
   """
   dataset: object
   network: object
@@ -92,22 +97,12 @@ class Setup:
   precisions: tuple
   steps: int
   warmup_steps: int
+  shape: dict = dataclasses.field(default_factory=dict)
+  options: dict = dataclasses.field(default_factory=dict)
 
-
-def row(what, case, unit, values, **more):
-  """Returns a line of the results: a dict with the median, quartiles, mean and count of `values`."""
-  low, middle, high = np.percentile(values, [25, 50, 75]).tolist()
-  return {'what': what, 'case': case, 'unit': unit, 'median': middle, 'quartiles': [low, high],
-          'mean': float(np.mean(values)), 'count': len(values), **more}
-
-
-def table(rows):
-  """Formats lines of results for people."""
-  cells = [('what', 'case', 'median', 'quartiles', 'unit', 'count')]
-  cells += [(line['what'], line['case'], f'{line["median"]:.4g}', '{:.4g} .. {:.4g}'.format(*line['quartiles']),
-             line['unit'], str(line['count'])) for line in rows]
-  widths = [max(map(len, column)) for column in zip(*cells)]
-  return '\n'.join('  '.join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells)
+  def resized(self, batch_size):
+    """This Setup with another batch size."""
+    return dataclasses.replace(self, batch_size=batch_size)
 
 
 def in_turn(functions, *, steps, warmup_steps, pause=0.0, clock=time.perf_counter, sleep=time.sleep):
@@ -137,7 +132,7 @@ def in_turn(functions, *, steps, warmup_steps, pause=0.0, clock=time.perf_counte
 
 def save_run(folder, dataset, network):
   """Writes a run with random weights, for warm starts and inference; returns its checkpoint's prefix."""
-  with tf.Graph().as_default(), tf.Session(config=session_config()) as session:
+  with tf.Graph().as_default(), tf.Session(config=session_config(gpu='none')) as session:
     network.logits(tf.zeros([1, 75, 75, 3]), dataset.num_classes)
     tf.train.get_or_create_global_step()
     session.run(tf.global_variables_initializer())
@@ -147,10 +142,16 @@ def save_run(folder, dataset, network):
 
 
 @contextlib.contextmanager
-def bare_step(setup, precision):
+def bare_step(setup, precision, *, config=None, rewritten=None):
   """Yields a function that runs one training step of the graph, with train.py's defaults, on a constant batch.
 
   The function is a functools.partial of the session's `run` and the loss, and takes the arguments of `run`.
+
+  Args:
+    setup: a Setup.
+    precision: one of session.PRECISIONS.
+    config: the session's tf.ConfigProto; None for that of the precision.
+    rewritten: a rewritings.Rewritings; None for that of the device.
   """
   rng, network = np.random.default_rng(0), setup.network
   pixels = (setup.batch_size, *setup.size)
@@ -161,16 +162,15 @@ def bare_step(setup, precision):
 
     batch = {'image': stored(rng.uniform(0, 255, (*pixels, 3)).astype(np.float32)),
              'label': stored(rng.integers(0, setup.dataset.num_classes, pixels, np.int32))}
-    rewritten = rewritings(device_type())
+    rewritten = rewritten or rewritings(device_type())
+    mode = Mode(is_training=True, dropout_seed=dropout_seed(0), freeze_batch_norm=network.pretrained_batch_norm,
+                fold_batch_norm=rewritten.fold_batch_norm)
     step = make_step(
-        functools.partial(network.logits, num_classes=setup.dataset.num_classes,
-                          mode=Mode(is_training=True, dropout_seed=dropout_seed(0),
-                                    freeze_batch_norm=network.pretrained_batch_norm,
-                                    fold_batch_norm=rewritten.fold_batch_norm)),
-        rate=tf.constant(1e-4), pretrained_scopes=network.pretrained_scopes, new_layers_rate=10.0, clip_norm=10.0,
-        products=rewritten.products, scaled=precision == 'float16')
+        functools.partial(network.logits, num_classes=setup.dataset.num_classes, mode=mode, **setup.shape),
+        rate=tf.constant(1e-4), pretrained_scopes=network.pretrained_scopes, products=rewritten.products,
+        scaled=precision == 'float16', **{'new_layers_rate': 10.0, 'clip_norm': 10.0, **setup.options})
     loss = step(batch).loss
-    with tf.Session(config=session_config(precision, tf32=True)) as session:
+    with tf.Session(config=config or session_config(precision, tf32=True)) as session:
       session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
       if network.pretrained:
         init_fn, _ = warm_start.restore_pretrained(setup.checkpoint, network.pretrained_scopes)
@@ -196,29 +196,28 @@ def script_command(script, **options):
 def train_command(setup, precision, run_dir, **options):
   """The command that trains as users do; `options` are flags of train.py beside those that the setup fixes."""
   return script_command('train.py', **{
-      'dataset': setup.dataset.name, 'net': setup.network.name, 'data_dir': setup.data_dir, 'run_dir': run_dir,
+      'dataset': getattr(setup.dataset, 'root', setup.dataset.name),  # an OwnDataset is given by its folder
+      'net': setup.network.name, 'data_dir': setup.data_dir, 'run_dir': run_dir,
       'checkpoint': setup.checkpoint if setup.network.pretrained else 'none', 'batch_size': setup.batch_size,
       'crop_size': '{},{}'.format(*setup.size), 'precision': precision, **options})
 
 
 def measure_loop(setup):
   """Seconds of a step in train.py, without evaluations, and of the bare step, in turn."""
-  rows = []
   block = min(BLOCK, setup.steps)
   for precision in setup.precisions:
     with tempfile.TemporaryDirectory() as run_dir, bare_step(setup, precision) as step:
-      in_turn({'bare': step}, steps=0, warmup_steps=setup.warmup_steps)
+      in_turn({'bare': step}, steps=0, warmup_steps=1 + setup.warmup_steps)
       loop, bare = scripts.against(
           train_command(setup, precision, run_dir, max_steps=10**6, log_steps=block, eval_steps=0), step, block=block,
           blocks=setup.steps // block, warmup_blocks=-(-setup.warmup_steps // block))
-    rows += [row('loop', f'{precision}: step of train.py', 's', loop),
-             row('loop', f'{precision}: bare step', 's', bare),
-             row('loop', f'{precision}: train.py / bare', 'ratio', np.divide(loop, bare))]
-  return rows
+    yield row('loop', f'{precision}: step of train.py', 's', loop)
+    yield row('loop', f'{precision}: bare step', 's', bare)
+    yield row('loop', f'{precision}: train.py / bare', 'ratio', np.divide(loop, bare))
 
 
-def measure_pipeline(setup):
-  """Batches/s of train.py's input pipeline by itself, and the CPU time that training loses to a batch."""
+def pipeline_rates(setup):
+  """Batches/s of train.py's input pipeline by itself, and the CPU time that training loses to a batch: two lists."""
   augmentation = pipeline.Augmentation(crop_size=setup.size, scale_range=(0.7, 1.6), flip=True)
   rates, cpu_seconds = [], []
   with tf.Graph().as_default(), tf.Session(config=session_config()) as session:
@@ -232,12 +231,18 @@ def measure_pipeline(setup):
       if number > setup.warmup_steps:
         rates.append(BLOCK / wall)
         cpu_seconds.append((time.process_time() - cpu) / BLOCK)
+  return rates, cpu_seconds
+
+
+def measure_pipeline(setup):
+  """Batches/s and CPU time of the input pipeline."""
+  rates, cpu_seconds = pipeline_rates(setup)
   return [row('pipeline', 'alone', 'batches/s', rates), row('pipeline', 'CPU time, all cores', 's/batch', cpu_seconds)]
 
 
 def measure_inference(setup):
   """Images/s from pixels to labels."""
-  rng, rows = np.random.default_rng(0), []
+  rng = np.random.default_rng(0)
   untrained = runs.load_run(setup.checkpoint)
   for precision in setup.precisions:
     with Predictor(untrained, precision) as predictor:
@@ -245,25 +250,21 @@ def measure_inference(setup):
         images = rng.integers(0, 256, (batch_size, *setup.size, 3), np.uint8)
         times = in_turn({'labels': functools.partial(predictor.labels, images)}, steps=setup.steps,
                         warmup_steps=setup.warmup_steps)
-        rows.append(row('inference', f'{precision}, batch {batch_size}', 'images/s',
-                        np.divide(batch_size, times['labels'])))
-  return rows
+        yield row('inference', f'{precision}, batch {batch_size}', 'images/s', np.divide(batch_size, times['labels']))
 
 
 def measure_memory(setup):
   """Resident memory of train.py, with a checkpoint and an evaluation at its end, and of evaluate.py over val."""
-  rows = []
   for precision in setup.precisions:
     with tempfile.TemporaryDirectory() as run_dir:
       peak, _ = scripts.watched(train_command(setup, precision, run_dir, max_steps=setup.warmup_steps + setup.steps))
-    rows.append(row('memory', f'{precision}: train.py, peak', 'GiB', [peak / GIB]))
+    yield row('memory', f'{precision}: train.py, peak', 'GiB', [peak / GIB])
     peak, samples = scripts.watched(script_command(
         'evaluate.py', ckpt=setup.checkpoint, split='val', data_dir=setup.data_dir, precision=precision))
     growth = scripts.growth([size / MIB for _, size in samples])
     thinned = [(round(when, 2), round(size / GIB, 4)) for when, size in samples[::max(1, len(samples) // 100)]]
-    rows += [row('memory', f'{precision}: evaluate.py, peak', 'GiB', [peak / GIB]),
-             row('memory', f'{precision}: evaluate.py, growth', 'MiB', [growth], seconds_and_gib=thinned)]
-  return rows
+    yield row('memory', f'{precision}: evaluate.py, peak', 'GiB', [peak / GIB])
+    yield row('memory', f'{precision}: evaluate.py, growth', 'MiB', [growth], seconds_and_gib=thinned)
 
 
 def measure_convert(setup):
@@ -320,6 +321,7 @@ def about(setup, settings, module):
       **{name: config[name] for name in ('versions', 'commit', 'network')},
       **{name: getattr(setup, name) for name in ('size', 'batch_size', 'steps', 'warmup_steps')},
       'dataset': setup.dataset.name,
+      'flags': {name: value for name, value in to_dict(settings).items() if name not in results.FREE},
   }
 
 
@@ -333,23 +335,21 @@ def prepared(settings, module, *, data=True):
     data: whether the dataset's records are needed, or only its number of classes.
 
   Yields:
-    `(setup, result)`: a Setup, and the dict that the JSON is to hold, with an empty list of `results`.
+    `(setup, result)`: a Setup, and the dict for the JSON, see results.begin.
 
   Raises:
-    UserError: if this is not Linux, the JSON cannot be written, or there is no such dataset or network.
+    UserError: if this is not Linux, the JSON cannot be written or taken up, or there is no such dataset or network.
   """
   if not sys.platform.startswith('linux'):
     raise UserError(f'this reads /proc, which only Linux has; here is {sys.platform}')
   precisions = available(settings.precisions)
-  make_folder(os.path.dirname(os.path.abspath(settings.output)))
   load = os.getloadavg()[0]  # processes at work during the last minute
   if load > 0.5:
     print(f'something else is running here (load average {load:.1f}): rely on the ratios alone', flush=True)
   with scripts.ended_by_sigterm(), tempfile.TemporaryDirectory(prefix='benchmark-') as folder:
     setup = make_setup(settings, folder, precisions, data=data)
-    result = {**about(setup, settings, module), 'load_average_before': load, 'results': []}
-    write_json(settings.output, result)  # an unwritable file ends the program now
-    yield setup, result
+    yield setup, results.begin(settings.output, {**about(setup, settings, module), 'load_average_before': load},
+                               resume=settings.resume)
 
 
 def measure(settings, module, parts, *, data=True):
@@ -358,15 +358,17 @@ def measure(settings, module, parts, *, data=True):
   Args:
     settings: a MeasureSettings with `what`.
     module: see `prepared`.
-    parts: dict from name to a function of a Setup that returns rows.
+    parts: dict from name to a function of a Setup that returns rows, or yields them as they are measured.
     data: see `prepared`.
   """
   with prepared(settings, module, data=data) as (setup, result):
     for name in dict.fromkeys(settings.what):
+      if name in result['parts']:
+        print(f'{name} is in {settings.output} already', flush=True)
+        continue
       print(f'measuring: {name}', flush=True)
-      result['results'] += parts[name](setup)
-      write_json(settings.output, result)  # a later failure loses only the parts still to come
-  print(f'{table(result["results"])}\nwritten to {settings.output}')
+      results.add(settings.output, result, name, parts[name](setup))
+  print(f'{results.table(result["results"])}\nwritten to {settings.output}')
 
 
 def work(settings):

@@ -6,11 +6,12 @@
 The PyTorch network is made from this project's own graph, layer by layer (utils/studies/torch_network.py), and its
 outputs are first compared with TensorFlow's. A training step is forward and backward pass over a constant batch,
 clipping of the gradients' global norm and Adam, with batch norm statistics frozen; inference is from pixels to labels.
-PyTorch runs as its documentation advises for CPUs: channels last, torch.autocast for bfloat16, inference mode, fused
-Adam; eager, with batch norms folded, and compiled (which needs a C++ compiler, and minutes).
+PyTorch runs as its documentation advises: channels last, torch.autocast for bfloat16, inference mode, fused Adam;
+eager, with batch norms folded, and compiled (which needs a C++ compiler, and minutes). Where PyTorch sees a GPU, it
+runs there, as TensorFlow does where it sees one.
 
-Needs an idle machine: PyTorch's threads wait for each other after every operation, so that other work slows PyTorch
-down many times as much as TensorFlow.
+On CPUs this needs an idle machine: PyTorch's threads wait for each other after every operation, so that other work
+slows PyTorch down many times as much as TensorFlow.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ from utils.labels import IGNORE_LABEL
 from utils.session import session_config
 from utils.settings import flag, run
 from utils.studies import benchmark, step_profile
-from utils.studies.benchmark import row
+from utils.studies.results import row
 from utils.workers import default_workers
 
 try:
@@ -73,6 +74,17 @@ def reference(setup, batch_size, *, dropout=False, folded=False):
   return logits, images, values
 
 
+def device():
+  """The name of the device that PyTorch's side runs on: its GPU if it sees one, else the CPU."""
+  return 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
+def converted(setup, batch_size, **options):
+  """The network and its parameters, see torch_network.convert, on the device; `options` are those of `reference`."""
+  network, parameters = torch_network.convert(*reference(setup, batch_size, **options))
+  return network.to(device()), parameters
+
+
 def measure_answers(setup):
   """Compares the two networks' logits and labels for a random image, in float32.
 
@@ -82,9 +94,9 @@ def measure_answers(setup):
   pixels = np.random.default_rng(1).integers(0, 256, (1, *setup.size, 3)).astype(np.float32)
   logits, images, values = reference(setup, 1, folded=True)
   expected = tensorflow_answer(logits, {images: pixels}, values)
-  network, _ = torch_network.convert(*reference(setup, 1))
-  with torch.inference_mode():
-    found = network(torch.from_numpy(pixels)).permute(0, 2, 3, 1).numpy()
+  network, _ = converted(setup, 1)
+  with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    found = network(torch.from_numpy(pixels).to(device())).permute(0, 2, 3, 1).cpu().numpy()
   apart, reach = np.abs(found - expected).max(), np.abs(expected).max()
   print(f"PyTorch's logits are up to {apart:.2g} from TensorFlow's, which reach {reach:.3g}", flush=True)
   if not apart <= MOST_APART * reach:
@@ -97,7 +109,7 @@ def measure_answers(setup):
 
 
 def tensorflow_answer(tensor, feeds, values):
-  """Evaluates a tensor, or a list of tensors, in TensorFlow.
+  """Evaluates a tensor, or a list of tensors, in TensorFlow on the CPU, whose float32 is float32 (GPUs have TF32).
 
   Args:
     tensor: tf.Tensor, or a list of tf.Tensor.
@@ -107,10 +119,16 @@ def tensorflow_answer(tensor, feeds, values):
   graph = next(iter(feeds)).graph
   initializers = {variable.op.name: variable.initializer
                   for variable in graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES)}
-  with tf.Session(graph=graph, config=session_config()) as session:
+  with tf.Session(graph=graph, config=session_config(gpu='none')) as session:
     session.run(list(initializers.values()),
                 {initializer.inputs[1]: values[name] for name, initializer in initializers.items()})
     return session.run(tensor, feeds)
+
+
+def mixed(images, precision):
+  """A context in which PyTorch computes in a precision, see loss_function, on the device of the images."""
+  low = precision != 'float32'
+  return torch.autocast(images.device.type, dtype=getattr(torch, precision) if low else None, enabled=low)
 
 
 def loss_function(network, precision):
@@ -118,11 +136,11 @@ def loss_function(network, precision):
 
   Args:
     network: a module of torch_network.convert.
-    precision: 'float32', or 'bfloat16' for PyTorch's own mixed precision (torch.autocast).
+    precision: 'float32', or 'bfloat16' or 'float16' for PyTorch's own mixed precision (torch.autocast).
   """
 
   def loss(images, labels):
-    with torch.autocast('cpu', dtype=torch.bfloat16, enabled=precision == 'bfloat16'):
+    with mixed(images, precision):
       logits = network(images)
     return torch.nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE_LABEL)
 
@@ -130,7 +148,7 @@ def loss_function(network, precision):
 
 
 def training_step(network, parameters, batch, *, precision, compiled, pretrained_scopes, rate=1e-4,
-                  new_layers_rate=10.0, clip_norm=10.0, weight_decay=4e-5):
+                  new_layers_rate=10.0, clip_norm=10.0, weight_decay=4e-5, graphed=lambda function: function):
   """Returns a function that trains the network by one step on a constant batch, and returns the loss.
 
   Like training.step.make_step: Adam, new layers at a higher rate, gradients clipped by their global norm. The L2 loss
@@ -147,6 +165,7 @@ def training_step(network, parameters, batch, *, precision, compiled, pretrained
     new_layers_rate: factor on the rate of the new layers.
     clip_norm: greatest global norm of the gradients.
     weight_decay: factor of the L2 loss on convolution weights.
+    graphed: function that turns a function of no arguments on the device into another, see gpu_pytorch.graphed.
   """
   groups = {}
   for name, parameter in parameters.items():
@@ -155,20 +174,22 @@ def training_step(network, parameters, batch, *, precision, compiled, pretrained
         'params': [], 'lr': rate * (1.0 if pretrained else new_layers_rate),
         'weight_decay': weight_decay if decays else 0.0})
     group['params'].append(parameter)
-  optimizer = torch.optim.Adam(list(groups.values()), fused=True)
-  images, labels = torch.tensor(batch[0]), torch.tensor(batch[1]).long()
+  place = next(iter(parameters.values())).device
+  optimizer = torch.optim.Adam(list(groups.values()), fused=True, capturable=place.type == 'cuda')
+  images, labels = torch.tensor(batch[0]).to(place), torch.tensor(batch[1]).long().to(place)
   loss_of = loss_function(network, precision)
   loss_of = torch.compile(loss_of) if compiled else loss_of
 
-  def step():
+  def update():
     optimizer.zero_grad(set_to_none=True)
     loss = loss_of(images, labels)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(list(parameters.values()), clip_norm, foreach=True)
     optimizer.step()
-    return loss.item()
+    return loss.detach()
 
-  return step
+  update = graphed(update)
+  return lambda: update().item()
 
 
 def labeler(network, precision, *, folded=False, compiled=False):
@@ -182,6 +203,7 @@ def labeler(network, precision, *, folded=False, compiled=False):
     compiled: whether the network goes through torch.compile, with constant weights (`freezing`).
   """
   network = folded_network(network, precision) if folded else network
+  place = next(network.parameters()).device
   # torch.compile freezes graphs under no_grad, but not in inference mode.
   no_gradients = torch.no_grad if compiled else torch.inference_mode
   classify = functools.partial(_classes, network, precision)
@@ -189,66 +211,73 @@ def labeler(network, precision, *, folded=False, compiled=False):
 
   def labels(images):
     with no_gradients():
-      return classify(torch.from_numpy(images)).numpy()
+      return classify(torch.from_numpy(images).to(place)).cpu().numpy()
 
   return labels
 
 
 def _classes(network, precision, images):
-  with torch.autocast('cpu', dtype=torch.bfloat16, enabled=precision == 'bfloat16'):
+  with mixed(images, precision):
     return network(images.float()).argmax(dim=1).to(torch.uint8)
 
 
 def folded_network(network, precision):
   """Copies a network, with batch norms folded into the convolutions, and convolution weights in the precision."""
   folded = optimization.fuse(network).to(memory_format=torch.channels_last)
-  if precision == 'bfloat16':
-    for module in folded.modules():
-      if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
-        module.to(torch.bfloat16)
+  for module in folded.modules():
+    if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+      module.to(getattr(torch, precision))
   return folded
+
+
+def random_batch(setup):
+  """A batch: float32 [B, H, W, 3] and int64 [B, H, W]."""
+  rng, shape = np.random.default_rng(0), (setup.batch_size, *setup.size)
+  return rng.uniform(0, 255, (*shape, 3)).astype(np.float32), rng.integers(0, setup.dataset.num_classes, shape)
 
 
 def measure_train(setup):
   """Seconds of a training step in TensorFlow and in PyTorch, eager and compiled, in turn."""
-  rng, rows = np.random.default_rng(0), []
-  shape = (setup.batch_size, *setup.size)
-  batch = (rng.uniform(0, 255, (*shape, 3)).astype(np.float32), rng.integers(0, setup.dataset.num_classes, shape))
-  network, parameters = torch_network.convert(*reference(setup, setup.batch_size, dropout=True))
-  make_step = functools.partial(training_step, network, parameters, batch,
+  network, parameters = converted(setup, setup.batch_size, dropout=True)
+  make_step = functools.partial(training_step, network, parameters, random_batch(setup),
                                 pretrained_scopes=setup.network.pretrained_scopes)
   for precision in setup.precisions:
     with benchmark.bare_step(setup, precision) as step:
-      rows += compared(setup, 'train', precision, {
+      yield from compared(setup, 'train', precision, {
           'TensorFlow': step, 'PyTorch eager': make_step(precision=precision, compiled=False),
           'PyTorch compiled': make_step(precision=precision, compiled=True)})
-  return rows
 
 
 def measure_inference(setup):
   """Seconds from a batch of pixels to labels in TensorFlow and in PyTorch, in turn."""
   images = np.random.default_rng(0).integers(0, 256, (setup.batch_size, *setup.size, 3), np.uint8)
-  untrained, rows = runs.load_run(setup.checkpoint), []
-  network, _ = torch_network.convert(*reference(setup, setup.batch_size))
+  untrained = runs.load_run(setup.checkpoint)
+  network, _ = converted(setup, setup.batch_size)
   for precision in setup.precisions:
     with Predictor(untrained, precision) as predictor:
       functions = {'TensorFlow': predictor.labels, 'PyTorch eager': labeler(network, precision),
                    'PyTorch folded': labeler(network, precision, folded=True),
                    'PyTorch folded and compiled': labeler(network, precision, folded=True, compiled=True)}
-      rows += compared(setup, 'inference', precision, {
+      yield from compared(setup, 'inference', precision, {
           name: functools.partial(function, images) for name, function in functions.items()})
-  return rows
 
 
 def measure_product(setup):
   """Seconds of a large square matrix product in TensorFlow and in PyTorch, in turn: the peak of each."""
-  rows, size = [], step_profile.PRODUCT_SIZE
+  size = step_profile.PRODUCT_SIZE
   for precision in setup.precisions:
-    factors = [torch.randn(size, size, dtype=getattr(torch, precision)) for _ in range(2)]
+    factors = [torch.randn(size, size, dtype=getattr(torch, precision), device=device()) for _ in range(2)]
     with step_profile.square_product(precision, size) as product:
-      rows += compared(setup, 'product', precision, {
-          'TensorFlow': product, 'PyTorch': functools.partial(torch.matmul, *factors)})
-  return rows
+      yield from compared(setup, 'product', precision, {
+          'TensorFlow': product, 'PyTorch': functools.partial(multiplied, *factors)})
+
+
+def multiplied(left, right):
+  """Multiplies two matrices and waits for the product."""
+  product = left @ right
+  if product.is_cuda:
+    torch.cuda.synchronize()
+  return product
 
 
 def compared(setup, what, precision, functions):

@@ -5,10 +5,11 @@
 The network labels up to --count even-numbered images of the split and as many odd-numbered images, evenly spread; their
 probabilities are kept. The parameters take all values of GRID in turn, the other parameters staying as they are, and
 keep the value with the best mean IoU on the even-numbered images; --rounds passes are made. At the end the odd-numbered
-images are scored, without the CRF and with the best parameters.
+images are scored, without the CRF and with the best parameters. Scores are printed and written to a JSON as they come.
 """
 
 import dataclasses
+import functools
 import os
 import sys
 import time
@@ -184,8 +185,8 @@ def read_images(data_dir, split, wanted):
   return {number: example for number, example in enumerate(pipeline.examples(data_dir, split)) if number in wanted}
 
 
-def run_search(settings, run, data_dir, num_images):
-  """Searches and prints; returns the content of the JSON file."""
+def run_search(settings, run, data_dir, num_images, save):
+  """Searches and prints; calls `save` with the content of the JSON file after every score."""
   even, odd = pick(num_images, settings.count)
   device = settings.device
   with Predictor(run, device.precision, gpu=device.gpu, gpu_memory_fraction=device.gpu_memory_fraction) as predictor:
@@ -198,15 +199,24 @@ def run_search(settings, run, data_dir, num_images):
   [without] = score(even, [None], 'without')
   print(f'{len(even)} even-numbered images of {settings.split}; CPU seconds an image, the network takes '
         f'{network_seconds:.2f}\n{header()}\n{line(without)}', flush=True)
+  result = {'network_seconds': network_seconds, 'searched_on': even, 'held_out_on': odd, 'without': plain(without),
+            'tried': [], 'held_out': []}
+  save(result)
+
+  def show(one):
+    print(line(one), flush=True)
+    result['tried'].append(plain(one))
+    save(result)
+
   best, tried = search(lambda trials, label: score(even, trials, label), start=START, grid=GRID,
-                       rounds=settings.rounds, show=lambda one: print(line(one), flush=True))
+                       rounds=settings.rounds, show=show)
   print(f'best of {len(tried)}:\n{header()}\n{line(best)}\n\n{len(odd)} odd-numbered images:')
   held_out = score(odd, [None, best.settings], 'odd-numbered')
+  result['held_out'] = [plain(one) for one in held_out]
+  save(result)
   print(comparison(*held_out, run.classes))
   options = ' '.join(f'--crf_{name}={value:g}' for name, value in dataclasses.asdict(best.settings).items())
   print(f'\nto use it: --crf {options}')
-  return {'network_seconds': network_seconds, 'searched_on': even, 'held_out_on': odd, 'without': plain(without),
-          'tried': [plain(one) for one in tried], 'held_out': [plain(one) for one in held_out]}
 
 
 def plain(score):
@@ -224,6 +234,7 @@ class SearchSettings(Settings):
   count: int = flag(30, 'number of images to search on, and of other images to score the result', least=1)
   rounds: int = flag(2, 'passes through the parameters', least=1)
   num_workers: int = flag(0, 'processes for the CRF; 0: one per core', least=0)
+  output: str | None = flag(None, "JSON to write; default: crf-search-SPLIT.json in the run's folder", path=True)
   device: Device = group(Device)
 
 
@@ -234,9 +245,9 @@ def search_run(settings):
   data_dir, num_images = open_split(run, settings.split, settings.data_dir)
   if num_images < 2:
     raise UserError(f'split {settings.split!r} in {data_dir} has {num_images} image; a search needs 2')
-  make_folder(run.folder)
-  path = os.path.join(run.folder, f'crf-search-{settings.split}.json')
-  write_json(path, run_search(settings, run, data_dir, num_images))
+  path = settings.output or os.path.join(run.folder, f'crf-search-{settings.split}.json')
+  make_folder(os.path.dirname(os.path.abspath(path)))
+  run_search(settings, run, data_dir, num_images, functools.partial(write_json, path))
   print(f'written: {path}')
 
 

@@ -26,12 +26,12 @@ import numpy as np
 from utils.compat import tf
 from utils.drawing import canvas
 from utils.drawing.colors import write_png
-from utils.files import replacing, write_json
+from utils.files import replacing
 from utils.runs import AVERAGE
 from utils.session import session_config
 from utils.settings import flag, run
-from utils.studies import benchmark
-from utils.studies.benchmark import row
+from utils.studies import benchmark, results
+from utils.studies.results import row
 from utils.training import gradients
 
 FORWARD, TO_INPUT, TO_WEIGHTS = 'convolution', 'convolution: gradient to input', 'convolution: gradient to weights'
@@ -291,18 +291,18 @@ class ProfileSettings(benchmark.MeasureSettings):
 
 def work(settings):
   """Profiles a step in every precision; `settings` is a ProfileSettings."""
-  stem, summaries = os.path.splitext(settings.output)[0], []
+  stem = os.path.splitext(settings.output)[0]
   with benchmark.prepared(settings, 'utils.studies.step_profile', data=False) as (setup, result):
-    result['profiles'] = summaries
     for precision in setup.precisions:
+      if precision in result['parts']:
+        print(f'{precision} is in {settings.output} already', flush=True)
+        continue
       rows, summary = profile(setup, precision, product_size=settings.product_size,
                               timeline=f'{stem}-{precision}-timeline.json' if settings.timeline else None)
-      result['results'] += rows
-      summaries.append(summary)
-      write_json(settings.output, result)
+      results.add(settings.output, result, precision, rows, summary=summary)
       print(f'{text(summary)}\n', flush=True)
-  write_png(f'{stem}.png', chart(summaries))
-  print(f'{benchmark.table(result["results"])}\nwritten to {settings.output} and {stem}.png')
+      write_png(f'{stem}.png', chart([part['summary'] for part in result['parts'].values()]))
+  print(f'{results.table(result["results"])}\nwritten to {settings.output} and {stem}.png')
 
 
 def main(argv=None):

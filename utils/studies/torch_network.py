@@ -14,6 +14,7 @@ import torch
 from nets.geometry import RESAMPLE_COLUMNS, RESAMPLE_ROWS
 from utils.compat import tf
 from utils.errors import UserError
+from utils.session import session_config
 
 _AXES = (0, 3, 1, 2)  # axes of a [B, H, W, C] tensor in PyTorch's order
 _SOURCES = ('Placeholder', 'VarHandleOp', 'RandomUniform')  # operations that depend on none of these are constant
@@ -121,7 +122,7 @@ def _constants(operations, varying):
   """Computes the constant inputs of the operations that vary: dict from tensor to array."""
   tensors = list(dict.fromkeys(
       tensor for op in operations if op in varying for tensor in op.inputs if tensor.op not in varying))
-  with tf.Session(graph=operations[0].graph) as session:
+  with tf.Session(graph=operations[0].graph, config=session_config(gpu='none')) as session:
     return dict(zip(tensors, session.run(tensors)))
 
 
@@ -258,7 +259,9 @@ def _reshape(build, op, features, shape):
 
 
 def _random(build, op, shape):
-  return build.call(torch.permute, build.call(torch.rand, tuple(int(length) for length in shape)), _AXES)
+  """Random numbers on the device of a constant, which moves with the module."""
+  place = build.call(torch.Tensor.expand, build.buffer(op, torch.zeros(())), tuple(int(length) for length in shape))
+  return build.call(torch.permute, build.call(torch.rand_like, place), _AXES)
 
 
 _COUNTERPARTS = {
