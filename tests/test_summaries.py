@@ -17,7 +17,7 @@ def outputs_over(names):
   variables = [tf.get_variable(name, initializer=[3.0, 4.0]) for name in names]
   pairs = [(tf.constant([0.0, 2.0]), variable) for variable in variables]
   zero = tf.constant(0.0)
-  return StepOutputs(zero + 2, zero + 1, zero + .5, zero + 7, pairs, tf.ones([2, 3, 4], tf.int32), None)
+  return StepOutputs(zero + 2, zero + 1, zero + .5, zero + 7, pairs, tf.ones([2, 3, 4], tf.int32), None, None)
 
 
 def parse(op):
@@ -82,7 +82,7 @@ def test_a_layer_of_zeros_has_the_ratio_zero(graph):
   variable = tf.get_variable('fcn/score_32/weights', initializer=[0.0, 0.0])
   zero = tf.constant(0.0)
   pairs = [(tf.constant([0.0, 2.0]), variable)]
-  outputs = StepOutputs(zero, zero, zero, zero, pairs, tf.ones([1, 3, 4], tf.int32), None)
+  outputs = StepOutputs(zero, zero, zero, zero, pairs, tf.ones([1, 3, 4], tf.int32), None, None)
   values = parse(summaries.gradient_summary(outputs, ('InceptionV3',)))
   assert values[f'{summaries.RATIO_PREFIX}00_new_layers'].simple_value == 0
   assert values['gradient_norm_by_layer/00_new_layers'].simple_value == 2

@@ -70,7 +70,7 @@ class GpuSettings(Settings):
 class PartSettings(GpuSettings):
   """Flags of the process of a part."""
   part: str = flag(None, 'the part to measure', choices=TENSORFLOW + PYTORCH, required=True)
-  work_dir: str = flag(None, 'folder that `make_work_dir` has filled', required=True)
+  work_dir: str = flag(None, 'folder that `make_work_dir` has filled', required=True, path=True)
   rows: str = flag(None, 'file to which rows are appended as they come, a line of JSON each', required=True)
 
 
