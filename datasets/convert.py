@@ -22,7 +22,7 @@ from datasets import DATASETS, encoding, get_dataset, label_pictures, records, s
 from datasets.dataset import check_splits
 from datasets.readers import dataset_file
 from datasets.readers.folder import ALL
-from datasets.readers.own import OwnDataset, decided, originals
+from datasets.readers.own import OwnDataset, check_told, decided, originals
 from datasets.reading import Reading
 from utils.compat import tf
 from utils.errors import UserError
@@ -125,7 +125,12 @@ def has_changed(dataset, split, *, source_dir, data_dir, told=None):
 
 
 def _told(dataset, data_dir, told):
-  """What flags say of the user's own pictures: now, and when splits in `data_dir` were converted."""
+  """What flags say of the user's own pictures: now, and when splits in `data_dir` were converted.
+
+  Raises:
+    UserError: if flags are given for a dataset that is not the user's own.
+  """
+  check_told(dataset, told)
   before = {}
   for path in glob.glob(records.stats_path(glob.escape(data_dir), '*')) if isinstance(dataset, OwnDataset) else ():
     with contextlib.suppress(UserError, AttributeError):
@@ -143,8 +148,6 @@ def _decided(dataset, sources, told, say):
       for decision in known[1].decisions:
         say(f'{dataset.name}: {decision}')
     return known[1]
-  if told:
-    return decided(dataset, told)  # refuses the flags
   if dataset.generate or dataset.reading != Reading():
     return dataset
   return dataclasses.replace(dataset, reading=survey.published(sources))

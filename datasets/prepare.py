@@ -5,7 +5,7 @@ import os
 
 from datasets import records
 from datasets.convert import convert, has_changed
-from datasets.readers.own import OwnDataset, decided, originals
+from datasets.readers.own import OwnDataset, check_told, originals
 from utils import download
 from utils.errors import UserError
 
@@ -31,6 +31,7 @@ def prepare(dataset, data_dir, source_dir=None, splits=('train', 'val'), told=No
     UserError: if there are no originals and they cannot be downloaded, naming the file to fetch and its place; if
       originals are bad; or if `data_dir` holds another dataset.
   """
+  check_told(dataset, told)
   source_dir = originals(dataset, source_dir)
   needed = [split for split in splits if not _is_converted(dataset, data_dir, split)]
   if isinstance(dataset, OwnDataset):
@@ -39,8 +40,6 @@ def prepare(dataset, data_dir, source_dir=None, splits=('train', 'val'), told=No
         print(f'{dataset.name}: {split} was converted from other files than are in {source_dir} now, or is read '
               'otherwise', flush=True)
         convert(dataset, split, source_dir=source_dir, data_dir=data_dir, told=told, skip_bad=skip_bad)
-  elif told:
-    decided(dataset, told)  # refuses the flags
   if not needed:
     _refuse_mixed_readings(dataset, data_dir, splits)
     return

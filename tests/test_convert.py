@@ -111,6 +111,15 @@ def test_nothing_is_done_twice(tmp_path):
   assert _state(tmp_path / 'data') == state
 
 
+def test_flags_for_folders_of_ones_own_are_refused_for_published_datasets(tmp_path):
+  """Also where nothing is left to convert."""
+  _originals(tmp_path)
+  for _ in range(2):
+    with pytest.raises(UserError, match=f'--exif: {TOY.name} is read as it was published; the flag is for folders'):
+      _convert(tmp_path, told={'exif': 'turn'})
+    _convert(tmp_path)
+
+
 @pytest.mark.parametrize('change', ['touch', 'new image', 'removed image', 'shards', 'truncated', 'no json', 'bad json',
                                     'classes'])
 def test_a_change_is_noticed(change, tmp_path):

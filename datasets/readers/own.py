@@ -97,7 +97,7 @@ def _of_pictures(root, name, told, listing):
   return OwnDataset(
       name=name, classes=tuple(line.name for line in kept), palette=_palette([line.color for line in kept]),
       splits={split: len(names) for split, names in splits.items()},
-      sources=functools.partial(_sources, pictures, told.get('splits')),
+      sources=functools.partial(_sources, pictures, splits),
       label_map=label_map({**dict.fromkeys(void, IGNORE_LABEL), **{line.raw_id: i for i, line in enumerate(kept)}}),
       url=root, license="the user's own", root=root, told=told,
       decide=functools.partial(_decide_pictures, pictures, classes))
@@ -172,12 +172,17 @@ def decided(dataset, flags=None):
     UserError: if flags are given for a dataset that is not the user's own; or where two readings differ and nothing
       proves one.
   """
+  check_told(dataset, flags)
   if not isinstance(dataset, OwnDataset):
-    for name in flags or ():
-      raise UserError(f'--{name}: {dataset.name} is read as it was published; the flag is for folders of your own')
     return dataset
   told = {**dataset.told, **(flags or {})}
   return dataclasses.replace(dataset, told=told, **dataset.decide(told))
+
+
+def check_told(dataset, flags):
+  """Raises UserError if flags, see `decided`, say how to read a dataset that is not the user's own."""
+  for name in flags or () if not isinstance(dataset, OwnDataset) else ():
+    raise UserError(f'--{name}: {dataset.name} is read as it was published; the flag is for folders of your own')
 
 
 def originals(dataset, source_dir):
@@ -221,10 +226,9 @@ def _palette(colors):
   return np.array([color or next(free) for color in colors], np.uint8)
 
 
-def _sources(pictures, wanted, source_dir, split):
+def _sources(pictures, splits, source_dir, split):
   """Lists a split of the user's folder; names without a partner are kept, for the converter to report."""
   del source_dir
-  splits = folder.find_splits(pictures, wanted)
   if split not in splits:
     raise UserError(f'{pictures.root} has no split {split!r}; it has {", ".join(splits)}')
   sources = []
