@@ -26,7 +26,6 @@ from utils.errors import UserError, listed
 MOST_BYTES = 2**30  # decoded size above which a file may be a decompression bomb, and is too large for a record
 EXTENSIONS = ('.tif', '.tiff', '.png')  # of files that hold one band
 FAR = 10  # value ranges between the value range and a value that is far outside
-_TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # little and big endian; the latter two are BigTIFF
 OTHER_PAGES = 1 | 4  # bits of TIFF's NewSubfileType: a smaller copy of another page, a transparency mask
 _GDAL_METADATA, _GDAL_NODATA, _ORIENTATION = 42112, 42113, 274  # TIFF tags
 _ALPHA = (1, 2)  # values of TIFF's ExtraSamples that mark transparency; 0 says nothing
@@ -79,7 +78,8 @@ def read(path):
     BadFile: if the file is missing, broken, too large, or of pages or values that make no bands.
   """
   start = _start(path)
-  decode = _read_tiff if start.startswith(_TIFF_STARTS) else _read_png if images.png_header(start) else _read_other
+  is_tiff = start.startswith(images.TIFF_STARTS)
+  decode = _read_tiff if is_tiff else _read_png if images.png_header(start) else _read_other
   try:
     array, info = decode(path)
   except (BadFile, MemoryError):

@@ -27,7 +27,7 @@ _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
 _BACK = {**dict(zip(range(2, 9), range(2, 9))), 6: 8, 8: 6}  # orientation -> the one that undoes it
 _TURNED = 'turned'  # key of a TIFF's info: the orientation by which Pillow has turned it in loading
 _PNG_START, _PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'
-_TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # of TIFF and BigTIFF, little and big endian
+TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # of TIFF and BigTIFF, little and big endian
 PNG_HEADER = 26  # bytes at the start of a PNG that `png_header` needs
 PNG_GRAY, PNG_RGB, PNG_RGBA = 0, 2, 6  # color types of PNG's IHDR chunk
 WIDE_MODES = ('I;16', 'I;16L', 'I;16B', 'I;16N', 'I')
@@ -111,7 +111,7 @@ def bands_module():
 def is_tiff(path):
   """Whether a file starts as a TIFF does."""
   with contextlib.suppress(OSError), open(path, 'rb') as file:
-    return file.read(4) in _TIFF_STARTS
+    return file.read(4) in TIFF_STARTS
   return False
 
 
@@ -305,9 +305,9 @@ def _load(path):
   """
   try:
     data, image = open_picture(path)
-  except BadFile as error:
+  except BadFile:
     if not is_tiff(path):
-      raise error
+      raise
     return b'', bands_module().read(path)[0]
   return data, bands_module().read(path)[0] if is_wide(data, image) else image
 

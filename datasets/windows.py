@@ -28,7 +28,6 @@ from datasets.reading import Reading
 
 LARGE_SEGMENT = 2**26  # bytes: a TIFF with larger tiles or strips is decoded as a whole
 SAMPLED = 64  # rows that settle what the values of a picture decide
-_TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # TIFF and BigTIFF, little and big endian
 _JPEG_SCAN, _JPEG_END, _PNG_END = b'\xff\xda', b'\xff\xd9', b'IEND\xaeB`\x82'
 _GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)  # GeoTIFF 1.1: pixel scale, tie points, transformation, keys
 _WORLD_SUFFIXES = {'.tif': '.tfw', '.tiff': '.tfw', '.png': '.pgw', '.jpg': '.jgw', '.jpeg': '.jgw'}
@@ -132,13 +131,6 @@ def _segment_size(page):
   return (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
 
 
-def is_tiff(path):
-  """Whether a file starts as TIFF and BigTIFF do."""
-  with contextlib.suppress(OSError), open(path, 'rb') as file:
-    return file.read(4) in _TIFF_STARTS
-  return False
-
-
 def read_header(path):
   """Reads a picture's header.
 
@@ -146,7 +138,7 @@ def read_header(path):
     a Header; None where the file is missing or no picture: whoever decodes it says why.
   """
   try:
-    if is_tiff(path):
+    if images.is_tiff(path):
       with tifffile.TiffFile(path) as file:
         page = file.pages.first
         others = sum(not int(other.subfiletype) & bands.OTHER_PAGES for other in file.pages) - 1

@@ -45,3 +45,24 @@ def run_program():
   import programs
 
   return programs.run
+
+
+@pytest.fixture(scope='module')
+def predictor(folder):
+  """The Predictor of the run that a module's fixture `folder` makes."""
+  from utils.inference.predictor import Predictor
+  from utils.runs import load_run
+
+  with Predictor(load_run(str(folder))) as made:
+    yield made
+
+
+@pytest.fixture
+def infer(folder, tmp_path, monkeypatch):
+  """`infer(*arguments)` runs inference.py on a module's `folder`, in an empty folder; returns a programs.Result."""
+  import programs
+
+  import inference
+
+  monkeypatch.chdir(tmp_path)
+  return lambda *arguments: programs.run(inference.main, f'--ckpt={folder}', *arguments)

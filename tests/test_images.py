@@ -4,6 +4,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from pictures import save
 from PIL import Image
 
 from datasets import encoding, images, label_pictures, records
@@ -25,16 +26,10 @@ def _photo(height, width, seed=0):
   return np.stack(planes, axis=-1).astype(np.uint8)
 
 
-def _save(path, pixels, mode=None, **options):
-  image = Image.fromarray(pixels)
-  (image.convert(mode) if mode else image).save(path, **options)
-  return str(path)
-
-
 def _save_turned(path, pixels, orientation):
   exif = Image.Exif()
   exif[ORIENTATION] = orientation
-  return _save(path, pixels, exif=exif)
+  return save(path, pixels, exif=exif)
 
 
 def _as_stored(path, reading=Reading()):  # noqa: B008, the record is frozen
@@ -106,12 +101,12 @@ def test_pixels_of_a_real_jpeg_are_the_same_everywhere(shared):
 
 def test_16_bits_are_scaled_not_cut(tmp_path):
   wide = np.array([[0, 128, 129, 32896, 65535]], np.uint16)
-  _, pixels = _as_stored(_save(tmp_path / 'x.png', wide))
+  _, pixels = _as_stored(save(tmp_path / 'x.png', wide))
   np.testing.assert_array_equal(pixels, np.repeat([[[0], [0], [1], [128], [255]]], 3, axis=2))
 
 
 def test_transparent_pixels_lie_on_white(tmp_path):
-  path = _save(tmp_path / 'x.png', np.array([[[9, 8, 7, 255], [0, 0, 0, 128], [255, 0, 0, 0]]], np.uint8))
+  path = save(tmp_path / 'x.png', np.array([[[9, 8, 7, 255], [0, 0, 0, 128], [255, 0, 0, 0]]], np.uint8))
   _, pixels = _as_stored(path)
   np.testing.assert_array_equal(pixels, [[[9, 8, 7], [127, 127, 127], [255, 255, 255]]])
 
@@ -151,7 +146,7 @@ def test_an_image_stays_as_stored_where_the_dataset_says_so(tmp_path):
 @pytest.mark.parametrize('alpha, expected', [('white', [127] * 3), ('drop', [0, 0, 0]), ('auto', [127] * 3)])
 def test_alpha_is_read_as_the_dataset_says(alpha, expected, tmp_path):
   """By hand: black at alpha 128 over white is 255 * 127 / 255 = 127."""
-  path = _save(tmp_path / 'x.png', np.array([[[0, 0, 0, 128], [1, 2, 3, 255], [4, 5, 6, 255]]], np.uint8))
+  path = save(tmp_path / 'x.png', np.array([[[0, 0, 0, 128], [1, 2, 3, 255], [4, 5, 6, 255]]], np.uint8))
   _, pixels = _as_stored(path, Reading(alpha=alpha))
   assert pixels.tolist() == [[expected, [1, 2, 3], [4, 5, 6]]]
 
@@ -159,7 +154,7 @@ def test_alpha_is_read_as_the_dataset_says(alpha, expected, tmp_path):
 @pytest.mark.parametrize('extension', ['png', 'tif'])
 def test_a_fourth_band_is_not_taken_for_transparency(extension, tmp_path):
   pixels = np.dstack([_photo(5, 7), np.arange(40, 75, dtype=np.uint8).reshape(5, 7)])
-  path = _save(tmp_path / f'x.{extension}', pixels)
+  path = save(tmp_path / f'x.{extension}', pixels)
   with pytest.raises(images.BadFile, match='a fourth band with values from 40 to 74.*--alpha=white.*--alpha=drop'):
     images.read_image(path)
   np.testing.assert_array_equal(images.read_image(path, Reading(alpha='drop')), pixels[..., :3])
@@ -239,7 +234,7 @@ def test_kept_files_can_be_decoded_by_tensorflow(kind, tmp_path):
 
 
 def test_floating_point_pixels_need_a_value_range(tmp_path):
-  path = _save(tmp_path / 'x.tif', np.array([[0, 0.5, 1]], np.float32))
+  path = save(tmp_path / 'x.tif', np.array([[0, 0.5, 1]], np.float32))
   with pytest.raises(images.BadFile, match='values from 0 to 1; say which become black and white: --value_range'):
     images.read_rgb(path)
   assert images.read_image(path, Reading(value_range=((0, 1),)))[0, :, 0].tolist() == [0, 128, 255]

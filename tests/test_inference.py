@@ -39,12 +39,6 @@ def folder(tmp_path_factory, tiny):
   return write_run(tmp_path_factory.mktemp('run'), CLASSES, network=tiny, dataset='voc')
 
 
-@pytest.fixture(scope='module')
-def predictor(folder):
-  with Predictor(load_run(str(folder))) as made:
-    yield made
-
-
 def read_label(path):
   with Image.open(path) as picture:
     assert picture.mode == 'P'

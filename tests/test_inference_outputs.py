@@ -6,13 +6,11 @@ import os
 import re
 
 import numpy as np
-import programs
 import pytest
 from PIL import Image
 from programs import assert_refused
 from random_run import write_run
 
-import inference
 from utils.inference.predictor import Predictor
 from utils.runs import load_run
 
@@ -22,19 +20,6 @@ CLASSES = ('road', 'car', 'sky')
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory, tiny):
   return write_run(tmp_path_factory.mktemp('run'), CLASSES, network=tiny, dataset='own')
-
-
-@pytest.fixture(scope='module')
-def predictor(folder):
-  with Predictor(load_run(str(folder))) as made:
-    yield made
-
-
-@pytest.fixture
-def infer(folder, tmp_path, monkeypatch):
-  """`infer(*arguments)` runs inference.py in an empty folder; returns a programs.Result."""
-  monkeypatch.chdir(tmp_path)
-  return lambda *arguments: programs.run(inference.main, f'--ckpt={folder}', *arguments)
 
 
 def photograph(path, height=13, width=22, seed=0, **options):

@@ -5,6 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
+from pictures import save
 from PIL import Image
 
 from datasets import images, label_pictures
@@ -16,24 +17,18 @@ pytestmark = pytest.mark.fast
 LABELS = label_map({0: 0, 1: 1, 2: 2, 255: 255})
 
 
-def _save(path, pixels, mode=None, **options):
-  image = Image.fromarray(pixels)
-  (image.convert(mode) if mode else image).save(path, **options)
-  return str(path)
-
-
 def test_labels_are_palette_indices_or_gray_values(tmp_path):
   ids = np.array([[0, 1, 2], [255, 3, 0]], np.uint8)
-  np.testing.assert_array_equal(label_pictures.read_label(_save(tmp_path / 'gray.png', ids)), ids)
+  np.testing.assert_array_equal(label_pictures.read_label(save(tmp_path / 'gray.png', ids)), ids)
   palette = Image.frombytes('P', (3, 2), ids.tobytes())
   palette.putpalette([255, 255, 255, 0, 0, 0] + [7, 7, 7] * 254)  # colors that say nothing about the ids
   palette.save(tmp_path / 'palette.png')
   np.testing.assert_array_equal(label_pictures.read_label(str(tmp_path / 'palette.png')), ids)
-  wide = _save(tmp_path / 'wide.png', ids.astype(np.uint16))
+  wide = save(tmp_path / 'wide.png', ids.astype(np.uint16))
   np.testing.assert_array_equal(label_pictures.read_label(wide), ids)
   for mode in ('RGB', 'RGBA', 'LA'):  # as OpenCV and painting programs save gray
-    np.testing.assert_array_equal(label_pictures.read_label(_save(tmp_path / f'{mode}.png', ids, mode=mode)), ids)
-  binary = _save(tmp_path / 'binary.png', ids[:1, :2] > 0)
+    np.testing.assert_array_equal(label_pictures.read_label(save(tmp_path / f'{mode}.png', ids, mode=mode)), ids)
+  binary = save(tmp_path / 'binary.png', ids[:1, :2] > 0)
   np.testing.assert_array_equal(label_pictures.read_label(binary), [[0, 1]])
 
 
@@ -56,7 +51,7 @@ def test_labels_of_few_bits_are_not_stretched(bits, row, expected, tmp_path):
     ('x.png', np.full((4, 5), 300, np.uint16), 'has label values from 300 to 300'),
 ])
 def test_a_picture_that_is_no_label_is_named(name, pixels, reason, tmp_path):
-  path = _save(tmp_path / name, pixels)
+  path = save(tmp_path / name, pixels)
   with pytest.raises(images.BadFile, match=reason):
     label_pictures.read_label(path)
 

@@ -3,7 +3,6 @@
 import os
 
 import numpy as np
-import programs
 import pytest
 import tifffile
 from PIL import Image
@@ -11,7 +10,6 @@ from programs import assert_refused
 from random_run import write_run
 from test_windows import GEO_TAGS, pixels, truncated
 
-import inference
 from datasets import windows
 from utils.inference import label_files, large, marks
 from utils.inference.tiles import label_bands, probability_bands
@@ -25,13 +23,6 @@ BY_ROWS = (*TILED, '--window_pixels=1')
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory, tiny):
   return write_run(tmp_path_factory.mktemp('run'), CLASSES, network=tiny, dataset='own')
-
-
-@pytest.fixture
-def infer(folder, tmp_path, monkeypatch):
-  """`infer(*arguments)` runs inference.py in an empty folder; returns a programs.Result."""
-  monkeypatch.chdir(tmp_path)
-  return lambda *arguments: programs.run(inference.main, f'--ckpt={folder}', *arguments)
 
 
 def read(path):

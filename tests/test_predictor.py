@@ -84,12 +84,6 @@ def unfrozen(small):
   return small[1]
 
 
-@pytest.fixture(scope='module')
-def predictor(folder):
-  with Predictor(load_run(str(folder))) as made:
-    yield made
-
-
 def test_probabilities_equal_the_unfrozen_graphs(predictor, unfrozen):
   probabilities = predictor.probabilities(IMAGES)
   assert probabilities.dtype == np.float32 and probabilities.shape == (2, 67, 90, 5)

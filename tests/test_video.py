@@ -4,7 +4,6 @@ import os
 import subprocess
 
 import numpy as np
-import programs
 import pytest
 from PIL import Image
 from programs import assert_refused
@@ -12,11 +11,9 @@ from random_run import write_run
 
 pytest.importorskip('imageio_ffmpeg')
 
-import inference  # noqa: E402
 from datasets.images import BadFile  # noqa: E402
 from utils.errors import UserError  # noqa: E402
 from utils.inference import video  # noqa: E402
-from utils.inference.predictor import Predictor  # noqa: E402
 from utils.inference.stream import Failed  # noqa: E402
 from utils.runs import load_run  # noqa: E402
 
@@ -27,19 +24,6 @@ CONTAINERS = {'mp4': 'libx264', 'mov': 'libx264', 'avi': 'mpeg4', 'mkv': 'libx26
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory, tiny):
   return write_run(tmp_path_factory.mktemp('run'), CLASSES, network=tiny, dataset='own')
-
-
-@pytest.fixture(scope='module')
-def predictor(folder):
-  with Predictor(load_run(str(folder))) as made:
-    yield made
-
-
-@pytest.fixture
-def infer(folder, tmp_path, monkeypatch):
-  """`infer(*arguments)` runs inference.py in an empty folder; returns a programs.Result."""
-  monkeypatch.chdir(tmp_path)
-  return lambda *arguments: programs.run(inference.main, f'--ckpt={folder}', *arguments)
 
 
 def ffmpeg(*arguments):

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import tifffile
 
-from datasets import windows
+from datasets import images, windows
 from utils.inference import marks
 
 TILE = 256  # height and width of a TIFF's tiles, in pixels
@@ -28,7 +28,7 @@ def paths(source, stem, *, is_large=False):
     world file lies beside the picture, `world`, its copy beside the label.
   """
   place = windows.georeference(source)
-  as_tiff = windows.is_tiff(source) and (is_large or place.tags or place.world_file)
+  as_tiff = images.is_tiff(source) and (is_large or place.tags or place.world_file)
   found = {'label': f'{stem}_label.{"tif" if as_tiff else "png"}'}
   return {**found, 'world': f'{stem}_label.{"tfw" if as_tiff else "pgw"}'} if place.world_file else found
 
