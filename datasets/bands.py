@@ -26,9 +26,9 @@ from utils.errors import UserError, listed
 MOST_BYTES = 2**30  # decoded size above which a file may be a decompression bomb, and is too large for a record
 EXTENSIONS = ('.tif', '.tiff', '.png')  # of files that hold one band
 FAR = 10  # value ranges between the value range and a value that is far outside
-OTHER_PAGES = 1 | 4  # bits of TIFF's NewSubfileType: a smaller copy of another page, a transparency mask
+_OTHER_PAGES = 1 | 4  # bits of TIFF's NewSubfileType: a smaller copy of another page, a transparency mask
 _GDAL_METADATA, _GDAL_NODATA, _ORIENTATION = 42112, 42113, 274  # TIFF tags
-_ALPHA = (1, 2)  # values of TIFF's ExtraSamples that mark transparency; 0 says nothing
+ALPHA = (1, 2)  # values of TIFF's ExtraSamples that mark transparency; 0 says nothing
 _PNG_GRAY = (0, 4)  # color types of PNG's IHDR chunk: gray, and gray with alpha
 _OTHERS = ('JPEG', 'BMP', 'GIF', 'PPM', 'WEBP')  # Pillow's names of further formats
 _EXACT = 2**24  # float32 holds all whole numbers up to here
@@ -62,7 +62,7 @@ class Info:
   @property
   def last_is_alpha(self):
     """Whether the last band is marked as transparency."""
-    return bool(self.extras) and self.extras[-1] in _ALPHA
+    return bool(self.extras) and self.extras[-1] in ALPHA
 
 
 def read(path):
@@ -77,7 +77,7 @@ def read(path):
   Raises:
     BadFile: if the file is missing, broken, too large, or of pages or values that make no bands.
   """
-  start = _start(path)
+  start = images.read_bytes(path, images.PNG_HEADER)
   is_tiff = start.startswith(images.TIFF_STARTS)
   decode = _read_tiff if is_tiff else _read_png if images.png_header(start) else _read_other
   try:
@@ -90,24 +90,16 @@ def read(path):
   return known_type(array, path), info
 
 
-def _start(path):
-  """First bytes of a file. Raises BadFile where there are none."""
-  try:
-    with images.open_file(path) as file:
-      start = file.read(images.PNG_HEADER)
-  except OSError as error:
-    reason = 'does not exist' if isinstance(error, FileNotFoundError) else f'cannot be read: {error.strerror}'
-    raise BadFile(path, reason) from error
-  if not start:
-    raise BadFile(path, 'is empty (0 bytes)')
-  return start
+def read_turned(path, reading):
+  """As `read`, with the pixels turned as a Reading says."""
+  array, info = read(path)
+  return np.ascontiguousarray(turned(array, info.orientation)) if reading.exif == 'turn' else array, info
 
 
 def _read_tiff(path):
   """Reads a TIFF. Returns (array [H, W, N] of any type, Info)."""
   with images.open_file(path) as opened, tifffile.TiffFile(opened) as file:
-    pages = [page for page in (file.pages[i] for i in range(len(file.pages)))
-             if not int(page.subfiletype) & OTHER_PAGES]
+    pages = own_pages(file)
     if not pages:
       raise BadFile(path, 'holds no page but reduced copies and masks')
     _check_pages(pages, path)
@@ -131,6 +123,12 @@ def _read_tiff(path):
   if info.photometric == 'miniswhite' and array.dtype.kind in 'ub':
     array = ~array if array.dtype == bool else np.array((1 << info.bits) - 1, array.dtype) - array
   return array, info
+
+
+def own_pages(file):
+  """The pages of a tifffile.TiffFile that are neither smaller copies of another one nor transparency masks, a list."""
+  return [page for page in (file.pages[place] for place in range(len(file.pages)))
+          if not int(page.subfiletype) & _OTHER_PAGES]
 
 
 def _check_pages(pages, path):
@@ -162,7 +160,7 @@ def _check_bytes(count, path):
 
 def tiff_info(page, bands_of_page):
   """The Info of a TIFF by its first page."""
-  tags = {code: page.tags[code].value for code in (_GDAL_METADATA, _GDAL_NODATA, _ORIENTATION) if code in page.tags}
+  tags = {code: page.tags[code].value for code in (_GDAL_METADATA, _GDAL_NODATA) if code in page.tags}
   try:
     nodata = float(str(tags[_GDAL_NODATA]).strip().strip('\0'))
   except (KeyError, ValueError):
@@ -176,9 +174,13 @@ def tiff_info(page, bands_of_page):
   elif photometric == 'rgb' and bands_of_page >= len(COLORS):
     names = (*COLORS, *(f'band {place + 1}' for place in range(len(COLORS), bands_of_page)))
   bits = page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
-  orientation = int(tags.get(_ORIENTATION, 1))
-  return Info(names, nodata, photometric, tuple(map(int, page.extrasamples)),
-              orientation if orientation in _TURNS else 1, bits)
+  return Info(names, nodata, photometric, tuple(map(int, page.extrasamples)), tiff_orientation(page), bits)
+
+
+def tiff_orientation(page):
+  """The orientation, 1 to 8, of a TIFF's page."""
+  orientation = int(page.tags.valueof(_ORIENTATION, 1))
+  return orientation if orientation in _TURNS else 1
 
 
 def _by_palette(array, colors, path):
@@ -195,24 +197,25 @@ def _read_png(path):
   width, height, bits, kind = struct.unpack('>IIBB', data[16:images.PNG_HEADER])
   _check_bytes(width * height * 4 * max(1, bits // 8), path)
   array = imagecodecs.png_decode(data)
+  with Image.open(io.BytesIO(data), formats=('PNG',)) as image:
+    turn = images.orientation(image)
   if array.ndim == 2:
     array = array[..., np.newaxis]
   has_alpha = array.shape[-1] in (2, 4)  # imagecodecs turns palettes into colors, and their transparency into alpha
   is_gray = kind in _PNG_GRAY
   names = ('gray',) if is_gray else COLORS
   return array, Info((*names, 'alpha') if has_alpha else names, None, 'minisblack' if is_gray else 'rgb',
-                     (2,) if has_alpha else (), bits=16 if array.dtype == np.uint16 else 8)
+                     (2,) if has_alpha else (), turn, 16 if array.dtype == np.uint16 else 8)
 
 
 def _read_other(path):
   """Reads a picture of another format by Pillow: uint8 [H, W, 1 or 3]."""
   with warnings.catch_warnings(), images.open_file(path) as file, Image.open(file, formats=_OTHERS) as image:
     warnings.simplefilter('ignore')
-    is_gray, orientation = image.mode in ('1', 'L'), image.getexif().get(_ORIENTATION, 1)
+    is_gray, turn = image.mode in ('1', 'L'), images.orientation(image)
     array = np.asarray(image.convert('L' if is_gray else 'RGB'))
   return array.reshape(*array.shape[:2], -1), Info(
-      ('gray',) if is_gray else COLORS, photometric='minisblack' if is_gray else 'rgb',
-      orientation=orientation if orientation in _TURNS else 1)
+      ('gray',) if is_gray else COLORS, photometric='minisblack' if is_gray else 'rgb', orientation=turn)
 
 
 def known_type(array, path):
@@ -336,9 +339,7 @@ def fit(array, info, path, reading, *, is_whole=True):
 
 def _read_file(path, reading):
   """Reads one file as `read_as`."""
-  array, info = read(path)
-  array = fit(array, info, path, reading)
-  return _turned(array, info.orientation) if reading.exif == 'turn' else array
+  return fit(*read_turned(path, reading), path, reading)
 
 
 def _count(number):
@@ -388,12 +389,12 @@ def _check_values(array, reading, path):
                         f'outside its value range {low[place]:g} to {high[place]:g}')
 
 
-def _turned(array, orientation):
-  """Turns pixels upright as their orientation, 1 to 8, asks."""
+def turned(array, orientation):
+  """A view of pixels [H, W, ...] that is upright, as their orientation, 1 to 8, asks."""
   if orientation not in _TURNS:
     return array
   swapped, rows, columns = _TURNS[orientation]
-  return np.ascontiguousarray((array.swapaxes(0, 1) if swapped else array)[::rows, ::columns])
+  return (array.swapaxes(0, 1) if swapped else array)[::rows, ::columns]
 
 
 def encode(image, reading):

@@ -8,7 +8,9 @@ keeps its bytes; others become PNGs.
 import contextlib
 import dataclasses
 import io
+import os
 import warnings
+import zlib
 
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
@@ -22,14 +24,14 @@ _TURNS = {  # EXIF orientation -> operation that turns the stored pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90}
-_EXIF_PLACES = {'exif', 'Raw profile type exif', 'XML:com.adobe.xmp', 'xmp'}  # keys of Pillow's info
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
 _BACK = {**dict(zip(range(2, 9), range(2, 9))), 6: 8, 8: 6}  # orientation -> the one that undoes it
 _TURNED = 'turned'  # key of a TIFF's info: the orientation by which Pillow has turned it in loading
-_PNG_START, _PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'
+_PNG_START, PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'
 TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # of TIFF and BigTIFF, little and big endian
+_PNG_TAIL = 2**16  # bytes at the end of a PNG in which an EXIF block is looked for
 PNG_HEADER = 26  # bytes at the start of a PNG that `png_header` needs
-PNG_GRAY, PNG_RGB, PNG_RGBA = 0, 2, 6  # color types of PNG's IHDR chunk
+PNG_GRAY, PNG_RGB = 0, 2  # color types of PNG's IHDR chunk
 WIDE_MODES = ('I;16', 'I;16L', 'I;16B', 'I;16N', 'I')
 Image.MAX_IMAGE_PIXELS = 2**28  # above this a picture may be a decompression bomb; Pillow refuses twice as many
 
@@ -66,26 +68,36 @@ def open_file(path):
   return io.BytesIO(path.read_bytes()) if hasattr(path, 'read_bytes') else open(path, 'rb')
 
 
-def open_picture(path):
-  """Reads and wholly decodes a picture by Pillow. Returns (bytes, PIL image); raises BadFile."""
+def read_bytes(path, count=-1):
+  """Reads the first `count` bytes of a picture's file, see `open_file`; all by default.
+
+  Raises:
+    BadFile: if it is missing, cannot be read or is empty.
+  """
   try:
     with open_file(path) as file:
-      data = file.read()
+      data = file.read(count)
   except OSError as error:
     reason = 'does not exist' if isinstance(error, FileNotFoundError) else f'cannot be read: {error.strerror}'
     raise BadFile(path, reason) from error
   if not data:
     raise BadFile(path, 'is empty (0 bytes)')
+  return data
+
+
+def open_picture(path):
+  """Reads and wholly decodes a picture by Pillow. Returns (bytes, PIL image); raises BadFile."""
+  data = read_bytes(path)
   try:
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')
       image = Image.open(io.BytesIO(data), formats=FORMATS)
       if image.format == 'TIFF':
-        image.info[_TURNED] = _orientation(image)
+        image.info[_TURNED] = orientation(image)
       image.load()
       if image.format == 'PNG':  # Pillow shows the readable part of a PNG; TensorFlow refuses a wrong checksum
         Image.open(io.BytesIO(data)).verify()
-        if _PNG_END not in data:
+        if PNG_END not in data:
           raise OSError('truncated PNG file')
   except UnidentifiedImageError as error:
     raise BadFile(path, f'is none of {", ".join(FORMATS)} (it starts with {data[:8]!r})') from error
@@ -207,11 +219,27 @@ def is_transparency(counts):
   return 2 * (counts[0] + counts[255]) >= counts.sum()
 
 
-def _orientation(image):
+def orientation(image):
+  """The EXIF orientation, 1 to 8, of a picture that Pillow has opened; no pixel is decoded for it."""
   try:
-    return image.getexif().get(_ORIENTATION, 1)
+    if image.format == 'PNG' and image.fp and 'exif' not in image.info:
+      image.info.update(_exif_behind_pixels(image.fp))
+    found = Image.Image.getexif(image).get(_ORIENTATION, 1)  # PngImageFile.getexif decodes the picture
   except Exception:  # a broken EXIF block says nothing about the pixels
     return 1
+  return found if found in _TURNS else 1
+
+
+def _exif_behind_pixels(file):
+  """The EXIF block at the end of a PNG, as an entry of Pillow's info; {} without one."""
+  before, size = file.tell(), file.seek(0, os.SEEK_END)
+  file.seek(max(0, size - _PNG_TAIL))
+  tail = file.read()
+  file.seek(before)
+  start = tail.rfind(b'eXIf')
+  length = int.from_bytes(tail[max(0, start - 4):start], 'big')
+  chunk, checksum = tail[start:start + 4 + length], tail[start + 4 + length:start + 8 + length]
+  return {'exif': b'Exif\0\0' + chunk[4:]} if start >= 4 and zlib.crc32(chunk).to_bytes(4, 'big') == checksum else {}
 
 
 def _turn(image, orientation):
@@ -230,13 +258,20 @@ class Header:
     orientation: EXIF orientation, 1 to 8.
     has_alpha: whether it has alpha or transparent colors.
     palette: bytes of the palette, r g b for each index; None without one.
+    samples: of `windows.read_header`, number of values of a pixel that a TIFF of one page stores; else 0.
   """
   format: str
   mode: str
   size: tuple
-  orientation: int
-  has_alpha: bool
-  palette: bytes | None
+  orientation: int = 1
+  has_alpha: bool = False
+  palette: bytes | None = None
+  samples: int = 0
+
+  @property
+  def pixels(self):
+    """Number of pixels."""
+    return self.size[0] * self.size[1]
 
 
 def read_header(path):
@@ -253,14 +288,11 @@ def read_header(path):
 
 def _header(start, image):
   """The Header of a picture that Pillow has opened; `start` are its first PNG_HEADER bytes."""
-  turns = image.format == 'TIFF' or not _EXIF_PLACES.isdisjoint(image.info)  # PNGs are decoded to look further
-  orientation = _orientation(image) if turns else 1
-  size = (image.height, image.width)
-  if image.format == 'TIFF' and orientation in _SIDEWAYS:  # Pillow gives the size that it will have when turned
+  turn, size = orientation(image), (image.height, image.width)
+  if image.format == 'TIFF' and turn in _SIDEWAYS:  # Pillow gives the size that it will have when turned
     size = size[::-1]
   return Header(
-      image.format, 'WIDE' if is_wide(start, image) else image.mode, size,
-      orientation if orientation in _TURNS else 1, image.has_transparency_data,
+      image.format, 'WIDE' if is_wide(start, image) else image.mode, size, turn, image.has_transparency_data,
       bytes(image.palette.palette) if image.mode == 'P' and image.palette else None)
 
 
@@ -289,7 +321,7 @@ def read_image(path, reading=Reading()):  # noqa: B008, the record is frozen
   """
   if not reading.is_plain:
     return bands_module().read_as(path, reading)
-  return to_rgb(_load(path)[1], path, reading)
+  return to_rgb(_load(path, reading)[1], path, reading)
 
 
 def read_rgb(path):
@@ -297,26 +329,27 @@ def read_rgb(path):
   return read_image(path)
 
 
-def _load(path):
+def _load(path, reading):
   """Reads and wholly decodes a picture.
 
   Returns:
-    (bytes, PIL image); or (bytes, values [H, W, N]) where Pillow cannot read the picture or would cut it to 8 bits.
+    (bytes, PIL image); or (bytes, values [H, W, N], turned as the reading says) where Pillow cannot read the picture or
+    would cut it to 8 bits.
   """
   try:
     data, image = open_picture(path)
   except BadFile:
     if not is_tiff(path):
       raise
-    return b'', bands_module().read(path)[0]
-  return data, bands_module().read(path)[0] if is_wide(data, image) else image
+    return b'', bands_module().read_turned(path, reading)[0]
+  return data, bands_module().read_turned(path, reading)[0] if is_wide(data, image) else image
 
 
 def to_rgb(decoded, path, reading):
   """Turns a decoded picture to RGB.
 
   Args:
-    decoded: PIL image, which is turned as the reading says; or values [H, W, 1, 3 or 4] of any type.
+    decoded: PIL image, which is turned as the reading says; or values [H, W, 1, 3 or 4] of any type, already turned.
     path: the image's file, for the message.
     reading: a Reading.
 
@@ -327,10 +360,10 @@ def to_rgb(decoded, path, reading):
     BadFile: if the reading does not fit the picture.
   """
   if not isinstance(decoded, np.ndarray):
-    orientation = _orientation(decoded)
+    turn = orientation(decoded)
     if reading.exif == 'stored':
-      orientation = _BACK.get(decoded.info.get(_TURNED), 1)
-    return np.asarray(_turn(_to_rgb(decoded, path, reading), orientation))
+      turn = _BACK.get(decoded.info.get(_TURNED), 1)
+    return np.asarray(_turn(_to_rgb(decoded, path, reading), turn))
   num_bands = decoded.shape[-1]
   if num_bands not in (1, 3, 4):
     raise BadFile(path, f'has {num_bands} bands; photographs have 1, 3 or 4, and the images of a dataset with more all '
@@ -369,9 +402,9 @@ def encode_image(image, reading=Reading()):  # noqa: B008, the record is frozen
     return bands_module().encode(image, reading)
   if isinstance(image, np.ndarray):
     return Picture(encode_png(image), 'png', *image.shape[:2], image)
-  data, decoded = _load(image)
+  data, decoded = _load(image, reading)
   if isinstance(decoded, Image.Image) and _is_plain(data, decoded) and (
-      reading.exif == 'stored' or _orientation(decoded) not in _TURNS):
+      reading.exif == 'stored' or orientation(decoded) == 1):
     return Picture(data, 'png' if decoded.format == 'PNG' else 'jpeg', decoded.height, decoded.width, decoded)
   pixels = to_rgb(decoded, image, reading)
   return Picture(encode_png(pixels), 'png', *pixels.shape[:2], pixels)

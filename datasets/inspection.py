@@ -18,7 +18,7 @@ import re
 import numpy as np
 from PIL import Image
 
-from datasets import DATASETS, get_dataset, images, prepare, records, sanity
+from datasets import DATASETS, folds, get_dataset, hold_out, images, prepare, records, sanity
 from datasets.dataset import check_splits
 from datasets.readers.dataset_file import ReadingFlags
 from datasets.readers.own import OwnDataset
@@ -30,6 +30,7 @@ from utils.labels import IGNORE_LABEL, median_frequency_weights
 from utils.progress import Progress
 from utils.settings import Settings, flag, group, run
 
+MOST_GROUPS = 50  # groups that are printed one by one
 TINY_SHARE = 0.001  # share of the labeled pixels below which a class is hard to learn
 _GAP, _ROW = 8, 24  # pixels
 PROPOSAL = 'dataset.json'
@@ -48,6 +49,7 @@ class InspectSettings(Settings):
   output_dir: str | None = flag(None, 'folder to write to; default inspect in the data folder', path=True)
   count: int = flag(12, 'images on the contact sheet', least=0)
   reading: ReadingFlags = group(ReadingFlags)
+  held: folds.HoldOutFlags = group(folds.HoldOutFlags)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Scan:
   sanity: dict
 
 
-def scan(data_dir, split, num_classes, *, num_shown=12, progress=True):
+def scan(data_dir, split, num_classes, *, num_shown=12, progress=True, held=hold_out.NOTHING):
   """Reads all records of a split.
 
   Args:
@@ -79,6 +81,7 @@ def scan(data_dir, split, num_classes, *, num_shown=12, progress=True):
     num_classes: number of classes.
     num_shown: number of images kept for the contact sheet, evenly spread.
     progress: print the progress.
+    held: the HoldOut.
 
   Returns:
     a Scan.
@@ -86,13 +89,16 @@ def scan(data_dir, split, num_classes, *, num_shown=12, progress=True):
   Raises:
     UserError: if shards are missing, a record is broken or a label id is out of range.
   """
-  shards, stats = records.shard_paths(data_dir, split), records.read_stats(data_dir, split)
+  shards, stats = hold_out.shard_paths(data_dir, split, held), hold_out.read_stats(data_dir, split, held)
   total, reading = stats['num_examples'], Reading.from_json(stats.get('reading'))
   wanted = set(np.linspace(0, total - 1, min(num_shown, total)).astype(int).tolist())
-  tally = None if 'sanity' in stats else sanity.Tally()  # an older converter noted none
+  is_known = 'different_labels' in stats.get('sanity', {})  # not of parts of a split, nor by an older converter
+  tally = None if is_known else sanity.Tally()
   names, sizes, counts, pictures = [], [], [], []
   with Progress(total, 'images', label=f'inspecting {split}', stream=None if progress else io.StringIO()) as bar:
     for name, image, image_format, label in records.encoded_examples(shards):
+      if not held.keeps(split, name):
+        continue
       ids = np.asarray(Image.open(io.BytesIO(label)))
       if len(names) in wanted or tally:
         image, decoded = _decoded(image, image_format, ids.shape, reading)
@@ -334,7 +340,7 @@ def class_chart(summary, palette):
   return chart.array()
 
 
-def inspect(dataset, data_dir, splits, *, output_dir, num_shown=12):
+def inspect(dataset, data_dir, splits, *, output_dir, num_shown=12, held=hold_out.NOTHING):
   """Inspects converted splits: prints tables and warnings and writes the files.
 
   Args:
@@ -343,6 +349,7 @@ def inspect(dataset, data_dir, splits, *, output_dir, num_shown=12):
     splits: list of names.
     output_dir: folder to write to, made where it is missing.
     num_shown: number of images on a contact sheet; 0 writes none.
+    held: the HoldOut.
 
   Returns:
     a dict of split -> contents of its JSON: those of `summarize` and 'warnings', a list of lines.
@@ -351,10 +358,10 @@ def inspect(dataset, data_dir, splits, *, output_dir, num_shown=12):
     UserError: if shards are missing or broken, or nothing can be written.
   """
   make_folder(output_dir)
-  stats = {split: records.read_stats(data_dir, split) for split in splits}
+  stats = {split: hold_out.read_stats(data_dir, split, held) for split in splits}
   scans, found, written = [], {}, []
   for split in splits:
-    scans.append(scan(data_dir, split, dataset.num_classes, num_shown=num_shown))
+    scans.append(scan(data_dir, split, dataset.num_classes, num_shown=num_shown, held=held))
     stats[split]['sanity'] = scans[-1].sanity
     found[split] = summarize(scans[-1], stats[split], dataset)
     found[split]['warnings'] = warnings_of(found[split])
@@ -406,14 +413,43 @@ def _write(dataset, scanned, summary, output_dir):
   return paths
 
 
+def say_groups(data_dir, splits, group_by, held):
+  """Prints the groups of names, the largest first: the number of images in each split, and which are held out.
+
+  Args:
+    data_dir: folder with the shards.
+    splits: list of converted splits.
+    group_by: regular expression, see folds.HoldOutFlags.
+    held: the HoldOut.
+
+  Raises:
+    UserError: naming names in which no group is found.
+  """
+  names = {split: hold_out.read_names(data_dir, split) for split in splits}
+  sizes = folds.grouped(group_by, [name for of_split in names.values() for name in of_split])
+  by_split = {split: folds.grouped(group_by, of_split) for split, of_split in names.items()}
+  out = folds.grouped(group_by, filter(held.holds, (name for split in held.splits for name in names.get(split, ()))))
+  print(f'{len(sizes)} group{"s" * (len(sizes) != 1)} of --group_by={group_by}')
+  for name, _ in sizes.most_common(MOST_GROUPS):
+    counts = ', '.join(f'{found[name]} in {split}' for split, found in by_split.items() if found[name])
+    print(f'  {shown(name)}: {counts}' + (f'; {out[name]} held out' if out[name] else ''))
+  if len(sizes) > MOST_GROUPS:
+    print(f'  and {len(sizes) - MOST_GROUPS} smaller ones')
+
+
 def inspect_splits(settings):
-  """Prepares --splits as train.py does, and inspects them."""
-  dataset = get_dataset(settings.dataset)
+  """Prepares --splits as train.py does, and inspects them, and what the flags hold out."""
+  dataset, flags, held = get_dataset(settings.dataset), settings.held, hold_out.NOTHING
   data_dir, splits = settings.data_dir or f'data/{dataset.name}', check_splits(dataset, settings.splits)
-  prepare.prepare(dataset, data_dir, source_dir=settings.source_dir, splits=splits, told=settings.reading.told,
+  shown_splits = [*splits, hold_out.HELD_OUT] if flags.given else splits
+  prepare.prepare(dataset, data_dir, source_dir=settings.source_dir, splits=shown_splits, told=settings.reading.told,
                   skip_bad=settings.skip_bad)
-  inspect(dataset, data_dir, splits, output_dir=settings.output_dir or os.path.join(data_dir, 'inspect'),
-          num_shown=settings.count)
+  if flags.given:
+    held = folds.hold_out(flags, data_dir, dataset.splits)
+  if flags.group_by:
+    say_groups(data_dir, splits, flags.group_by, held)
+  inspect(dataset, data_dir, shown_splits, output_dir=settings.output_dir or os.path.join(data_dir, 'inspect'),
+          num_shown=settings.count, held=held)
 
 
 def main(argv=None):

@@ -7,7 +7,7 @@ at a step sees the examples, crops and colors that it would have seen without th
 import dataclasses
 import os
 
-from datasets import records
+from datasets import hold_out, records
 from datasets.inputs import Input
 from utils.compat import tf
 from utils.errors import UserError
@@ -50,7 +50,8 @@ class Augmentation(Settings):
       raise UserError(f'--scale_range={least:g},{greatest:g}: the least scale is above the greatest')
 
 
-def training_batches(data_dir, split, *, batch_size, augmentation, seed, start_step=0, bands=()):
+def training_batches(data_dir, split, *, batch_size, augmentation, seed, start_step=0, bands=(),
+                     places=None, held=hold_out.NOTHING):
   """Endless batches of augmented examples, each epoch in an order of its own.
 
   Args:
@@ -61,18 +62,21 @@ def training_batches(data_dir, split, *, batch_size, augmentation, seed, start_s
     seed: int that fixes orders, crops, flips and colors.
     start_step: number of batches of this stream to skip, for resuming; cheap at any size.
     bands: places of the bands that are chosen, see inputs.Input; () for all.
+    places: ascending places in each batch, from 0, of the examples that are wanted, where other processes train on the
+      others; None for all.
+    held: the HoldOut: the images that are held out of the split.
 
   Returns:
-    tf.data.Dataset of dicts: `image` float32 [batch_size, h, w, N] in 0..255, RGB or the bands, `label` int32
-    [batch_size, h, w] of ids and IGNORE_LABEL, `name` string [batch_size]; h, w = crop_size.
+    tf.data.Dataset of dicts: `image` float32 [B, h, w, N] in 0..255, RGB or the bands, `label` int32 [B, h, w] of ids
+    and IGNORE_LABEL, `name` string [B]; B = batch_size, or the number of places; h, w = crop_size.
 
   Raises:
     UserError: if there are no shards, or no examples in them; or for an Augmentation that is not valid.
   """
   augmentation.check()
-  paths = [tensorflow_path(path) for path in records.shard_paths(data_dir, split)]
-  seen = Input(records.read_reading(data_dir, split), bands)
-  num_examples = records.read_stats(data_dir, split)['num_examples']
+  paths = [tensorflow_path(path) for path in hold_out.shard_paths(data_dir, split, held)]
+  seen = Input(records.read_reading(data_dir, held.parts(split)[0]), bands)
+  num_examples = hold_out.read_stats(data_dir, split, held)['num_examples']
   first = start_step * batch_size
   first_epoch, within_epoch = divmod(first, num_examples)
 
@@ -83,20 +87,26 @@ def training_batches(data_dir, split, *, batch_size, augmentation, seed, start_s
     examples = tf.data.Dataset.from_tensor_slices(order).interleave(
         tf.data.TFRecordDataset, cycle_length=min(len(paths), 16), num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True)
+    examples = hold_out.select(examples, data_dir, split, held)
     return examples.shuffle(SHUFFLE_BUFFER, seed=seed + 1_000_003 * number, reshuffle_each_iteration=False)
 
   stream = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch).skip(within_epoch).enumerate(start=first)
+
+  wanted = range(batch_size) if places is None else places
+  if len(wanted) < batch_size:
+    stream = stream.filter(lambda position, _: tf.reduce_any(tf.equal(position % batch_size, wanted)))
 
   def example(position, serialized):
     return augment(_example(serialized, seen), augmentation, [seed, position], is_photograph=seen.is_photograph)
 
   stream = stream.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  return stream.batch(batch_size, drop_remainder=True).prefetch(4)
+  return stream.batch(len(wanted), drop_remainder=True).prefetch(4)
 
 
-def _stored(data_dir, split):
+def _stored(data_dir, split, held):
   """tf.data.Dataset of a split's serialized records, in order."""
-  return tf.data.TFRecordDataset([tensorflow_path(path) for path in records.shard_paths(data_dir, split)])
+  paths = [tensorflow_path(path) for path in hold_out.shard_paths(data_dir, split, held)]
+  return hold_out.select(tf.data.TFRecordDataset(paths), data_dir, split, held)
 
 
 def _example(serialized, seen):
@@ -105,13 +115,14 @@ def _example(serialized, seen):
   return {**parsed, 'image': seen.levels(parsed['image'])}
 
 
-def evaluation_batches(data_dir, split, bands=()):
+def evaluation_batches(data_dir, split, bands=(), held=hold_out.NOTHING):
   """The whole split once, in order, at native size, in batches of one example.
 
   Args:
     data_dir: folder with the shards.
-    split: name of the split.
+    split: name of the split, or hold_out.HELD_OUT.
     bands: see training_batches.
+    held: the HoldOut.
 
   Returns:
     tf.data.Dataset of dicts as those of `training_batches`, with batch size 1 and sizes that vary.
@@ -119,8 +130,8 @@ def evaluation_batches(data_dir, split, bands=()):
   Raises:
     UserError: if there are no shards, or no examples in them.
   """
-  seen = Input(records.read_reading(data_dir, split), bands)
-  return _stored(data_dir, split).map(lambda serialized: _example(serialized, seen)).batch(1).prefetch(2)
+  seen = Input(records.read_reading(data_dir, held.parts(split)[0]), bands)
+  return _stored(data_dir, split, held).map(lambda serialized: _example(serialized, seen)).batch(1).prefetch(2)
 
 
 def augment(example, augmentation, seed, *, is_photograph=True):
@@ -226,12 +237,13 @@ def _cut_out(image, label, share, draws):
   return tf.where_v2(covered, PAD_VALUE, image), tf.where_v2(covered, IGNORE_LABEL, label)
 
 
-def examples(data_dir, split):
+def examples(data_dir, split, held=hold_out.NOTHING):
   """Reads a split outside of any graph, image by image, at native size.
 
   Args:
     data_dir: folder with the shards.
-    split: name of the split.
+    split: name of the split, or hold_out.HELD_OUT.
+    held: the HoldOut.
 
   Yields:
     (name, image, label int32 [H, W] of ids with IGNORE_LABEL for void); the image is uint8 [H, W, 3], or of a dataset
@@ -242,8 +254,8 @@ def examples(data_dir, split):
   """
   with tf.Graph().as_default(), tf.device('/cpu:0'), tf.Session(config=tf.ConfigProto(
       device_count={'GPU': 0}, use_per_session_threads=True)) as session:
-    reading = records.read_reading(data_dir, split)
-    stored = _stored(data_dir, split).map(lambda serialized: records.parse(serialized, reading)).prefetch(2)
+    reading = records.read_reading(data_dir, held.parts(split)[0])
+    stored = _stored(data_dir, split, held).map(lambda serialized: records.parse(serialized, reading)).prefetch(2)
     example = tf.data.make_one_shot_iterator(stored).get_next()
     fetches = [example['name'], example['image'], example['label']]
     while True:
@@ -252,6 +264,6 @@ def examples(data_dir, split):
       except tf.errors.OutOfRangeError:
         return
       except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-        records.verify(records.shard_paths(data_dir, split))  # names the record
+        records.verify(hold_out.shard_paths(data_dir, split, held))  # names the record
         raise UserError(f'{data_dir}: {error.message.splitlines()[0]}') from error
       yield os.fsdecode(name), image, label

@@ -5,6 +5,7 @@ import os
 
 from datasets import records
 from datasets.convert import convert, has_changed
+from datasets.hold_out import HELD_OUT, SPLITS
 from datasets.readers.own import OwnDataset, check_told, originals
 from utils import download
 from utils.errors import UserError
@@ -23,7 +24,7 @@ def prepare(dataset, data_dir, source_dir=None, splits=('train', 'val'), told=No
     dataset: a Dataset.
     data_dir: the dataset's own folder, made where it is missing.
     source_dir: folder of the originals, where the user has them; the user's own dataset knows it.
-    splits: names of the splits that are needed.
+    splits: names of the splits that are needed; HELD_OUT needs train and val.
     told: see `convert.convert`.
     skip_bad: leave out originals that cannot be used, instead of failing.
 
@@ -33,6 +34,7 @@ def prepare(dataset, data_dir, source_dir=None, splits=('train', 'val'), told=No
   """
   check_told(dataset, told)
   source_dir = originals(dataset, source_dir)
+  splits = _sources_of(dataset, splits)
   needed = [split for split in splits if not _is_converted(dataset, data_dir, split)]
   if isinstance(dataset, OwnDataset):
     for split in splits:
@@ -53,6 +55,13 @@ def prepare(dataset, data_dir, source_dir=None, splits=('train', 'val'), told=No
   for split in needed:
     convert(dataset, split, source_dir=source_dir, data_dir=data_dir, told=told, skip_bad=skip_bad)
   _refuse_mixed_readings(dataset, data_dir, splits)
+
+
+def _sources_of(dataset, splits):
+  """The splits that are to be converted for others: those that images are held out of for HELD_OUT."""
+  parts = {split: [part for part in SPLITS if part in dataset.splits]
+           if split == HELD_OUT and split not in dataset.splits else [split] for split in splits}
+  return list(dict.fromkeys(sum(parts.values(), [])))
 
 
 def _refuse_mixed_readings(dataset, data_dir, splits):

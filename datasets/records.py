@@ -82,6 +82,11 @@ def parse(serialized, reading=Reading()):  # noqa: B008, the record is frozen
   return {'image': image, 'label': tf.cast(label, tf.int32), 'name': features['image/name']}
 
 
+def parse_name(serialized):
+  """The name in a serialized record, in the graph: a string scalar. Its pictures are not read."""
+  return tf.io.parse_single_example(serialized, {'image/name': _FEATURES['image/name']})['image/name']
+
+
 def read_stats(data_dir, split):
   """Reads the converter's statistics of a split.
 

@@ -147,9 +147,9 @@ def warnings(stats):
   return [line for check in checks for line in check(stats)]
 
 
-def report(name, stats):
-  """Prints the warnings about the dataset `name`; `stats` as for `warnings`."""
-  for line in warnings(stats):
+def report(name, *found):
+  """Prints the warnings about the dataset `name`, each once; `found` are one or several stats as for `warnings`."""
+  for line in dict.fromkeys(line for stats in found for line in warnings(stats)):
     print(f'warning: {name}: {line}', flush=True)
 
 

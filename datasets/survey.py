@@ -181,9 +181,9 @@ def _tiff(path):
   """Reads what a TIFF says of its bands; None if it is broken or no TIFF."""
   try:
     with tifffile.TiffFile(path) as file:
-      pages = [page.aspage() for page in file.pages if not int(page.subfiletype) & bands.OTHER_PAGES]
-      first = pages[0]
-      return _Tiff(first.samplesperpixel * len(pages), any(extra in (1, 2) for extra in first.extrasamples))
+      pages = bands.own_pages(file)
+      first = pages[0].aspage()
+      return _Tiff(first.samplesperpixel * len(pages), any(extra in bands.ALPHA for extra in first.extrasamples))
   except Exception:  # the converter names it
     return None
 

@@ -14,7 +14,6 @@ import dataclasses
 import mmap
 import os
 import shutil
-import struct
 import tempfile
 
 import imagecodecs
@@ -23,45 +22,21 @@ import tifffile
 from PIL import Image
 
 from datasets import bands, images
-from datasets.images import BadFile
+from datasets.images import BadFile, Header
 from datasets.reading import Reading
 
 LARGE_SEGMENT = 2**26  # bytes: a TIFF with larger tiles or strips is decoded as a whole
 SAMPLED = 64  # rows that settle what the values of a picture decide
-_JPEG_SCAN, _JPEG_END, _PNG_END = b'\xff\xda', b'\xff\xd9', b'IEND\xaeB`\x82'
+_JPEG_SCAN, _JPEG_END = b'\xff\xda', b'\xff\xd9'
 _GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)  # GeoTIFF 1.1: pixel scale, tie points, transformation, keys
 _WORLD_SUFFIXES = {'.tif': '.tfw', '.tiff': '.tfw', '.png': '.pgw', '.jpg': '.jgw', '.jpeg': '.jgw'}
 
 
-@dataclasses.dataclass(frozen=True)
-class Header:
-  """What is known of a picture before its pixels are decoded.
-
-  Attributes:
-    format: 'TIFF', or Pillow's name: 'PNG', 'JPEG' and others.
-    height: in pixels, as stored.
-    width: in pixels, as stored.
-    mode: Pillow's mode, as 'RGB'; '' for a TIFF.
-    orientation: EXIF orientation, 1 to 8.
-    samples: number of values of a pixel that a TIFF of one page stores; 0 for others.
-  """
-  format: str
-  height: int
-  width: int
-  mode: str = ''
-  orientation: int = 1
-  samples: int = 0
-
-  @property
-  def pixels(self):
-    """Number of pixels."""
-    return self.height * self.width
-
-  def by_rows(self, reading=Reading()):  # noqa: B008, the record is frozen
-    """Whether `open_rows` reads such a picture with a Reading."""
-    if not reading.is_plain:
-      return self.samples >= len(reading.bands)
-    return self.format in ('TIFF', 'PNG') or self.format == 'JPEG' and self.mode in ('L', 'RGB')
+def by_rows(header, reading=Reading()):  # noqa: B008, the record is frozen
+  """Whether `open_rows` reads a picture with a Reading; `header` is of `read_header`."""
+  if not reading.is_plain:
+    return header.samples >= len(reading.bands)
+  return header.format in ('TIFF', 'PNG') or header.format == 'JPEG' and header.mode in ('L', 'RGB')
 
 
 class Rows:
@@ -132,21 +107,21 @@ def _segment_size(page):
 
 
 def read_header(path):
-  """Reads a picture's header.
+  """Reads the header of a picture of any size, also of a TIFF that Pillow does not know, whose mode is ''.
 
   Returns:
-    a Header; None where the file is missing or no picture: whoever decodes it says why.
+    an images.Header; None where the file is missing or no picture: whoever decodes it says why.
   """
+  if not images.is_tiff(path):
+    with pixel_limit():
+      return images.read_header(path)
   try:
-    if images.is_tiff(path):
-      with tifffile.TiffFile(path) as file:
-        page = file.pages.first
-        others = sum(not int(other.subfiletype) & bands.OTHER_PAGES for other in file.pages) - 1
-        samples = 0 if others or page.photometric == tifffile.PHOTOMETRIC.MINISWHITE else page.samplesperpixel
-        return Header('TIFF', page.imagelength, page.imagewidth, '', page.tags.valueof(274, 1), samples)
-    with pixel_limit(), Image.open(path) as image:
-      exif = _png_exif(path) if image.format == 'PNG' else image.info.get('exif', b'')
-      return Header(image.format, image.height, image.width, image.mode, _orientation(exif))
+    with tifffile.TiffFile(path) as file:
+      page = file.pages.first
+      stacked = len(bands.own_pages(file)) > 1
+      samples = 0 if stacked or page.photometric == tifffile.PHOTOMETRIC.MINISWHITE else page.samplesperpixel
+      return Header('TIFF', '', (page.imagelength, page.imagewidth), samples=samples,
+                    orientation=bands.tiff_orientation(page))
   except Exception:  # decoders raise nearly anything on broken data
     return None
 
@@ -162,29 +137,9 @@ def pixel_limit(most=None):
     Image.MAX_IMAGE_PIXELS = before
 
 
-def _png_exif(path):
-  """The EXIF block of a PNG, which may stand behind the pixels; empty if there is none."""
-  with open(path, 'rb') as file:
-    file.seek(8)
-    while len(start := file.read(8)) == 8:
-      length, kind = struct.unpack('>I4s', start)
-      if kind == b'eXIf':
-        return file.read(length)
-      file.seek(length + 4, os.SEEK_CUR)  # its data and checksum
-  return b''
-
-
-def _orientation(exif):
-  block = Image.Exif()
-  with contextlib.suppress(Exception):  # a broken EXIF block says nothing about the pixels
-    block.load(exif)
-  found = block.get(0x0112, 1)
-  return found if found in range(1, 9) else 1
-
-
 @contextlib.contextmanager
 def open_rows(path, scratch, reading=Reading()):  # noqa: B008, the record is frozen
-  """Opens a large picture whose header says `by_rows`.
+  """Opens a large picture that can be read `by_rows`.
 
   Args:
     path: the picture's file.
@@ -206,8 +161,11 @@ def open_rows(path, scratch, reading=Reading()):  # noqa: B008, the record is fr
       fit = _fit_colors(_tiff_colors(page, path)) if reading.is_plain else _fit_bands(page)
     else:
       stored, fit = _decoded(path, header, scratch), _fit_colors(_with_bands)
-    if reading.exif == 'turn':
-      stored = _turned(stored, header.orientation, path)
+    if reading.exif == 'turn' and header.orientation != 1:
+      if isinstance(stored, _Segments):
+        raise BadFile(path, f'is stored turned (orientation {header.orientation}), which is not understood in TIFFs of '
+                            'this size')
+      stored = bands.turned(stored, header.orientation)
     places = np.linspace(0, stored.shape[0] - 1, SAMPLED).astype(int)
     fit(np.concatenate([stored[place:place + 1] for place in places]), path, reading, is_whole=True)
     settled = _settled(stored.dtype, reading)
@@ -220,14 +178,14 @@ def _decoded(path, header, scratch):
     if header.format == 'JPEG':
       if data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN):
         raise BadFile(path, 'cannot be decoded: truncated JPEG file')
-      values = _scratch(path, scratch, (header.height, header.width, *((3,) if header.mode == 'RGB' else ())), np.uint8)
+      values = _scratch(path, scratch, (*header.size, *((3,) if header.mode == 'RGB' else ())), np.uint8)
       with _decoding(path):
         return imagecodecs.jpeg8_decode(data, out=values)
-    if data.rfind(_PNG_END) < 0:
+    if data.rfind(images.PNG_END) < 0:
       raise BadFile(path, 'cannot be decoded: truncated PNG file')
     depth, color = images.png_header(data[:images.PNG_HEADER])
     samples = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}[color] + (_has_transparent_color(path) and color in (0, 2, 3))
-    shape = (header.height, header.width, *((samples,) if samples > 1 else ()))
+    shape = (*header.size, *((samples,) if samples > 1 else ()))
     values = _scratch(path, scratch, shape, np.uint16 if depth == 16 else np.uint8)
     with _decoding(path):
       return imagecodecs.png_decode(data, out=values)
@@ -271,18 +229,6 @@ def _decoding(path):
     raise
   except Exception as error:  # decoders raise nearly anything on broken data
     raise BadFile(path, f'cannot be decoded: {error}') from error
-
-
-def _turned(values, orientation, path):
-  """A view of stored values as their EXIF orientation asks (Exif 2.3, 4.6.4)."""
-  if orientation == 1:
-    return values
-  if isinstance(values, _Segments):
-    raise BadFile(path, f'is stored turned (orientation {orientation}), which is not understood in TIFFs of this size')
-  if orientation >= 5:
-    values = values.swapaxes(0, 1)
-  down, across = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(orientation, (1, 1))
-  return values[::down, ::across]
 
 
 def _with_bands(values):

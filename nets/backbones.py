@@ -70,11 +70,22 @@ class Backbone:
     return tuple(f'{tap.stride}s' for tap in self.taps)
 
 
-def without_mean(images):
-  """Subtracts ImageNet's mean color from images [B, H, W, N] in 0..255; of other bands than three, its mean gray."""
-  if images.shape[3] == len(RGB_MEANS):
-    return images - RGB_MEANS
-  return images - sum(RGB_MEANS) / len(RGB_MEANS)
+def without_mean(images, colors=None):
+  """Subtracts ImageNet's mean color from images: from each band that is a color this color's mean, else the mean gray.
+
+  Args:
+    images: float32 [B, H, W, N] in 0..255.
+    colors: for each band 0, 1 or 2 if it is red, green or blue, else None; None: three bands are red, green and blue in
+      this order, and others no colors.
+
+  Returns:
+    float32 [B, H, W, N].
+  """
+  if colors is None:
+    num_bands = images.shape.as_list()[3]
+    colors = range(num_bands) if num_bands == len(RGB_MEANS) else [None] * num_bands
+  gray = sum(RGB_MEANS) / len(RGB_MEANS)
+  return images - [gray if color is None else RGB_MEANS[color] for color in colors]
 
 
 def _inception_features(images, mode, *, base, scope):
@@ -93,7 +104,8 @@ def _resnet_v1_features(images, mode, *, net, scope):
   arg_scope = slim.nets.resnet_v1.resnet_arg_scope(
       weight_decay=mode.weight_decay, batch_norm_decay=mode.batch_norm_decay)
   with slim.arg_scope(arg_scope), slim.arg_scope(batch_norm_scope(mode.learns_batch_norm, mode.fold_batch_norm)):
-    _, end_points = net(without_mean(images), is_training=mode.learns_batch_norm, global_pool=False, scope=scope)
+    _, end_points = net(without_mean(images, mode.band_colors), is_training=mode.learns_batch_norm, global_pool=False,
+                        scope=scope)
   return {name.rpartition(f'{scope}/')[2]: end_point for name, end_point in end_points.items()}
 
 
@@ -103,7 +115,7 @@ def _vgg_features(images, mode, *, scope):
   fc6 sees the 7x7 cells around each cell, mirrored beyond the borders of the map: it has never seen zeros on ImageNet,
   and padding the image instead, by 100 pixels as in the FCN paper, doubles the time.
   """
-  net, end_points = without_mean(images), {}  # [B, H, W, 3]
+  net, end_points = without_mean(images, mode.band_colors), {}  # [B, H, W, 3]
   with tf.variable_scope(scope), slim.arg_scope(slim.nets.vgg.vgg_arg_scope(weight_decay=mode.weight_decay)):
     for block, (layers, channels) in enumerate(zip(VGG_LAYERS[scope], VGG_CHANNELS), start=1):
       net = slim.repeat(net, layers, slim.conv2d, channels, 3, scope=f'conv{block}')

@@ -41,7 +41,7 @@ def deconvnet_logits(images, num_classes, mode):
   before = centered(size, padded)
   end_points, tokens = {}, {}
   with vgg_encoder.arg_scope(mode):
-    net = without_mean(mirrored_pad(images, before, padded))  # [B, 32h, 32w, 3]
+    net = without_mean(mirrored_pad(images, before, padded), mode.band_colors)  # [B, 32h, 32w, 3]
     for block in range(1, len(vgg_encoder.LAYERS) + 1):
       net, tokens[block] = max_pool(vgg_encoder.encode_block(net, block, SCOPE))
       end_points[f'pool{block}'] = net

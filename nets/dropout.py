@@ -3,6 +3,7 @@
 slim's and TensorFlow's own end in SelectV2 with a scalar, at which the layout optimizer gives up on the whole graph.
 """
 
+import re
 import zlib
 
 from utils.compat import tf
@@ -29,17 +30,21 @@ def dropout(features, keep_prob, *, mode, scope='dropout', whole_channels=False)
     kept = [1 if whole_channels and axis in (1, 2) else shape[axis] if length is None else length
             for axis, length in enumerate(known)]
     # Floor of keep_prob + [0, 1): 1 for the share keep_prob, else 0.
-    mask = tf.floor(keep_prob + _uniform(kept, name, mode.dropout_seed)) * (1 / keep_prob)
+    mask = tf.floor(keep_prob + _uniform(kept, name, mode)) * (1 / keep_prob)
     return tf.multiply(features, mask, name='dropped')
 
 
-def _uniform(shape, name, seed):
+def _uniform(shape, name, mode):
   """float32 of a shape in [0, 1): from (seed, step) and the layer's name, or without them from TensorFlow's own state.
 
-  A second build of a layer, for another part of the batch, has another name and so another mask.
+  A second build of a layer, for another part of the batch, has another name and so another mask. A replica takes its
+  own examples' share of the mask of all.
   """
-  if seed is None:
+  if mode.dropout_seed is None:
     return tf.random.uniform(shape)
-  run, step = seed
+  run, step = mode.dropout_seed
+  name = re.sub(r'^replica_\d+/', '', name)  # the scope in which tf.distribute builds all replicas but the first
   layer = zlib.crc32(f'{run} {name}'.encode()) >> 1  # fits in an int32
-  return tf.random.stateless_uniform(shape, tf.stack([layer, step]))
+  number, count = mode.replica
+  of_all = tf.random.stateless_uniform([count * shape[0], *shape[1:]], tf.stack([layer, step]))
+  return of_all[number * shape[0]:(number + 1) * shape[0]] if count > 1 else of_all

@@ -16,20 +16,26 @@ class Mode:
     dropout_keep_prob: share of the features that dropout keeps, above 0 to 1; None: the network's own value.
     dropout_seed: (seed of the run, step), an int and an int or int32 scalar, from which all dropout masks follow;
       None: TensorFlow draws them from a state of its own.
+    replica: (number, count) of the replicas among which the examples of a batch are dealt out in equal runs; a replica
+      drops what it would drop as a part of the whole batch.
     freeze_batch_norm: whether batch norms keep their moving averages while training; offsets and gains are trained all
       the same. The batch norms of an FCN's decoder are new, and never frozen.
     fold_batch_norm: whether batch norms that keep their averages are folded into the convolutions before them.
     batch_norm_decay: decay of the moving averages. slim's 0.9997 takes ten thousand steps to forget its start.
     weight_decay: weight of the L2 loss on convolution weights; None: the network's own value.
+    band_colors: colors of the images' bands for networks that subtract ImageNet's mean color, see
+      `backbones.without_mean`.
   """
   is_training: bool = False
   dropout: bool | None = None
   dropout_keep_prob: float | None = None
   dropout_seed: tuple | None = None
+  replica: tuple = (0, 1)
   freeze_batch_norm: bool = False
   fold_batch_norm: bool = True
   batch_norm_decay: float = 0.99
   weight_decay: float | None = None
+  band_colors: tuple | None = None
 
   @property
   def drops(self):
@@ -74,19 +80,21 @@ class Network:
   pretrained_batch_norm: bool = False
   most_bands: int | None = None
 
-  def logits(self, images, num_classes, mode=INFERENCE, **shape):
+  def logits(self, images, num_classes, mode=INFERENCE, *, band_colors=None, **shape):
     """Builds the network's graph.
 
     Args:
       images: float32 [B, H, W, N], RGB or any known number of bands in 0..255, any H and W from 1, known or not.
       num_classes: number of classes.
-      mode: a Mode.
+      mode: a Mode; its band_colors are replaced.
+      band_colors: see Mode.
       **shape: `skip` and `options`, as of shape(); a network takes only those that it has.
 
     Returns:
       logits: float32 [B, H, W, num_classes]; a pixel belongs to the same pixel of the images.
       end_points: dict from name to activation.
     """
+    mode = dataclasses.replace(mode, band_colors=band_colors and tuple(band_colors))
     if mode.weight_decay is None:
       mode = dataclasses.replace(mode, weight_decay=self.weight_decay)
     return self.build(images, num_classes, mode, **shape)
@@ -99,7 +107,7 @@ class Network:
         values of None, are ignored.
 
     Returns:
-      dict with `skip`, if the network has skips, and `options`, as far as the settings have them.
+      dict with `skip`, if the network has skips, `options` and `band_colors`, as far as the settings have them.
     """
-    names = ('skip', *self.options) if self.skips else self.options
+    names = (*(('skip',) if self.skips else ()), *self.options, 'band_colors')
     return {name: settings[name] for name in names if settings.get(name) is not None}

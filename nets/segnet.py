@@ -37,7 +37,7 @@ def segnet_logits(images, num_classes, mode):
   drop = _dropout_at(DROPOUT_UNITS, mode)
   end_points, tokens = {}, {}
   with vgg_encoder.arg_scope(mode):
-    net = without_mean(images)  # [B, H, W, 3]
+    net = without_mean(images, mode.band_colors)  # [B, H, W, 3]
     for block in range(1, len(vgg_encoder.LAYERS) + 1):
       net, tokens[block] = max_pool(vgg_encoder.encode_block(net, block, SCOPE))
       end_points[f'pool{block}'] = net = drop(net, block)

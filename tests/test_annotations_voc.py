@@ -1,5 +1,6 @@
 """Folders in Pascal VOC's layout: the user's own, labelme2voc's, VOC's own."""
 
+import os
 import re
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import train
 from datasets import convert, get_dataset, images, label_pictures
 from datasets.dataset import colormap
-from datasets.readers import annotations, voc
+from datasets.readers import annotations, own, voc
 from datasets.readers.camvid import CAMVID
 from utils.errors import UserError
 
@@ -37,9 +38,16 @@ def lay_out(root, names='abc', classes='_background_\ncat\ndog', label=IDS, fold
   return str(root)
 
 
+def ids_of(root, **told):
+  """Yields the ids of each label of a folder, `told` as in dataset.json."""
+  dataset = own.decided(own.own_dataset(str(root)), told)
+  for source in dataset.sources(None, 'all'):
+    yield label_pictures.to_ids(dataset.read_label(source.label), dataset.label_map, source.label).tolist()
+
+
 def raw_of(root):
-  found = annotations.read(str(root))
-  return found.read_label(next(iter(found.splits.values()))[0].label).tolist()
+  """Ids of the first label."""
+  return next(ids_of(root))
 
 
 def test_a_folder_becomes_records(tmp_path):
@@ -84,7 +92,7 @@ def test_what_labelme2voc_writes(folders, tmp_path):
   for name in 'abc':
     np.save(tmp_path / array / f'{name}.npy', np.where(IDS == 255, -1, IDS.astype(np.int32)))
   source = annotations.read(str(tmp_path)).splits['all'][0]
-  assert source.label.endswith('.png' if picture else '.npy')
+  assert os.fspath(source.label).endswith('.png' if picture else '.npy')
   assert raw_of(tmp_path) == IDS.tolist()
 
 
@@ -93,7 +101,7 @@ def test_what_labelme2voc_writes(folders, tmp_path):
     (np.zeros((2, 3, 1), int), 'is an array of int64 .2, 3, 1.'),
     (np.full((2, 3), 256), 'has label values from 256 to 256; ids are 0 to 255, -1 is void'),
     (np.full((2, 3), -2), 'has label values from -2'), (np.array([{}]), 'is no array of numpy'),
-    (np.full((2, 3), 7), 'has label value 7 at row 0, column 0; valid are 0 to 2, 255')])
+    (np.array([[1, 7, 1]]), 'has label value 7 at row 0, column 1; valid are 0 to 2, 255')])
 def test_a_wrong_array_is_named(array, problem, tmp_path):
   lay_out(tmp_path, folder='unused')
   (tmp_path / 'SegmentationClass').mkdir()
@@ -120,8 +128,79 @@ def test_other_labels_need_a_list(tmp_path):
     originals.write(tmp_path / 'SegmentationClass/a.png', wrong)
     with pytest.raises(UserError, match=problem):
       annotations.read(root)
-  originals.write(tmp_path / 'SegmentationClass/a.png', colormap(256)[np.array([[0, 20, 255]])])
+  lay_out(tmp_path, classes='', label=colormap(256)[np.array([[0, 20, 255]])])
   assert raw_of(root) == [[0, 20, 255]]
+
+
+MASK = np.array([[0, 1, 0], [1, 1, 0]], np.uint8)
+TWO = 'background\nobject'
+
+
+@pytest.mark.parametrize('form', ['gray', 'palette', 'rgb', 'npy'])
+def test_masks_of_0_and_255_are_refused_or_told(form, tmp_path):
+  """As in a folder of images and labels: 255 may be void or the object."""
+  lay_out(tmp_path, classes=TWO)
+  for path in tmp_path.glob('SegmentationClass/*'):
+    if form == 'npy':
+      path.unlink()
+      np.save(path.with_suffix('.npy'), MASK.astype(np.int32) * 255)
+    elif form == 'palette':
+      originals.write_palette(path, MASK * 255)
+    else:
+      originals.write(path, MASK * 255 if form == 'gray' else np.repeat(MASK[..., np.newaxis] * 255, 3, axis=-1))
+  with pytest.raises(UserError, match="3 labels such as .*/a.(png|npy) hold the values 0, 255 alone: as ids, 'object' "
+                                      'never occurs, 255 is void; in order, 0 is background and 255 is object; to '
+                                      'choose, give --labels="0:background,255:object" or --labels=ids'):
+    next(ids_of(tmp_path))
+  assert list(ids_of(tmp_path, labels={0: 'background', 255: 'object'})) == [MASK.tolist()] * 3
+  assert list(ids_of(tmp_path, labels='ids')) == [(MASK * 255).tolist()] * 3
+  with pytest.raises(UserError, match="--labels: 'sky' is no class; valid are background, ignore, object"):
+    next(ids_of(tmp_path, labels={0: 'sky'}))
+
+
+def test_masks_in_the_gray_colors_of_classes_are_colors(tmp_path):
+  lay_out(tmp_path, classes='background 0,0,0\nobject 255,255,255', names='ab')
+  for path in tmp_path.glob('SegmentationClass/*'):
+    originals.write(path, MASK * 255)
+  assert list(ids_of(tmp_path)) == [MASK.tolist()] * 2
+
+
+def test_gray_stored_as_rgb_is_ids_where_it_has_no_color_of_vocs(tmp_path):
+  lay_out(tmp_path / 'ids', classes=TWO, label=np.repeat(MASK[..., np.newaxis], 3, axis=-1))
+  assert list(ids_of(tmp_path / 'ids')) == [MASK.tolist()] * 3
+  lay_out(tmp_path / 'colors', classes='\n'.join(voc.CLASSES), label=colormap(256)[MASK * 7])  # a car is gray
+  assert list(ids_of(tmp_path / 'colors')) == [(MASK * 7).tolist()] * 3
+
+
+def test_palettes_decide_as_in_other_folders(tmp_path):
+  swapped = colormap(256)[[1, 0, *range(2, 256)]]
+  lay_out(tmp_path, classes='', label=np.minimum(IDS, 2), names='ab')
+  originals.write_palette(tmp_path / 'SegmentationClass/b.png', np.minimum(IDS, 2), swapped)
+  originals.write(tmp_path / 'class_names.txt', 'background\ncat\ndog')
+  with pytest.raises(UserError, match='palettes of the labels contradict each other: id 0 is 0,0,0 in .*a.png and '
+                                      '128,0,0 in .*b.png'):
+    next(ids_of(tmp_path))
+  originals.write(tmp_path / 'class_names.txt', 'background 0,0,0\ncat 128,0,0\ndog 0,128,0')
+  assert list(ids_of(tmp_path)) == [[[0, 1, 2], [2, 2, 0]], [[1, 0, 2], [2, 2, 1]]]
+
+
+def test_void_has_vocs_color_where_colors_decide(tmp_path):
+  classes = 'background 0,0,0\ncat 0,128,0\ndog 128,0,0'  # ids 1 and 2 change places in VOC's palette
+  lay_out(tmp_path, classes=classes, label=IDS)
+  assert next(ids_of(tmp_path)) == [[0, 2, 1], [255, 1, 0]]
+
+
+def test_ids_among_colors_are_refused(tmp_path):
+  lay_out(tmp_path, label=colormap(256)[IDS])
+  originals.write(tmp_path / 'SegmentationClass/b.png', np.minimum(IDS, 2))
+  with pytest.raises(UserError, match='labels must all be of one kind: 2 are RGB colors, such as .*a.png, and 1 are '
+                                      'grayscale or palette pictures of ids, such as .*b.png'):
+    next(ids_of(tmp_path))
+
+
+def test_a_run_knows_the_values_of_the_labels(tmp_path):
+  lay_out(tmp_path, classes='unclear ignore\ncat\ndog', label=np.minimum(IDS, 2))
+  assert own.decided(own.own_dataset(str(tmp_path))).label_values == (1, 2)
 
 
 def test_names_without_a_label_are_left_out_with_a_word(tmp_path):
@@ -172,13 +251,14 @@ def test_the_real_voc_is_read_as_the_known_dataset(shared):
   """All sources and a few labels, by path alone."""
   root = shared / 'data/voc'
   found = annotations.read(str(root))
+  decided = own.decided(own.own_dataset(str(root)))
   for split in ('train', 'val'):
     expected = {source.name: source for source in voc.VOC.sources(str(root), split)}
     assert {source.name: source.image for source in found.splits[split]} == {
         name: source.image for name, source in expected.items()}
     for source in found.splits[split][::500]:
       label = label_pictures.read_label(expected[source.name].label)
-      np.testing.assert_array_equal(found.read_label(source.label), label)
+      np.testing.assert_array_equal(decided.label_map[decided.read_label(source.label)], label)
 
 
 def test_one_command_trains_on_a_folder(shared, tiny, tmp_path, monkeypatch, run_program):

@@ -6,7 +6,8 @@ import os
 import programs
 import pytest
 
-from utils import cuda, no_gpu
+from utils import cuda
+from utils.doctor import driver, no_gpu
 
 pytestmark = pytest.mark.fast
 
@@ -71,8 +72,8 @@ def loader(opens, reason=MISSING):
     ('something else 1.2\n', ''), ('', ''),
 ])
 def test_the_drivers_version_is_read(tmp_path, text, expected):
-  assert cuda.driver_version(made(tmp_path, {'proc/driver/nvidia/version': text})) == expected
-  assert cuda.driver_version(str(tmp_path / 'none')) == ''
+  assert driver.driver_version(made(tmp_path, {'proc/driver/nvidia/version': text})) == expected
+  assert driver.driver_version(str(tmp_path / 'none')) == ''
 
 
 @pytest.mark.parametrize('files, expected', [
@@ -91,7 +92,7 @@ def test_cards_are_seen_with_and_without_driver(tmp_path, files, expected):
     ({'proc/1/cgroup': '0::/kubepods/pod7\n'}, True), ({'proc/1/cgroup': '0::/init.scope\n'}, False),
 ])
 def test_containers_are_seen(tmp_path, files, expected):
-  assert cuda.in_container(made(tmp_path, files)) == expected
+  assert driver.in_container(made(tmp_path, files)) == expected
 
 
 @pytest.mark.parametrize('value, expected', [(None, False), ('0', False), ('1,0', False), ('', True), ('-1', True)])
@@ -102,10 +103,10 @@ def test_gpus_may_be_hidden(value, expected):
 def test_the_answer_of_nvidia_smi():
   text = ('NVIDIA H100 80GB HBM3, 00000000:65:00.0, 512, 580.65.06\nTesla T4, 00000000:AF:00.0, [N/A], 535.1\n'
           'NVIDIA-SMI has failed\n')
-  assert cuda.read_smi(text) == [
+  assert driver.read_smi(text) == [
       {'name': 'NVIDIA H100 80GB HBM3', 'bus': '0000:65:00.0', 'used': 512, 'driver': '580.65.06'},
       {'name': 'Tesla T4', 'bus': '0000:af:00.0', 'used': None, 'driver': '535.1'}]
-  assert cuda.read_smi('') == []
+  assert driver.read_smi('') == []
 
 
 @pytest.mark.parametrize('cuda_version, cudnn, expected', [
@@ -114,40 +115,40 @@ def test_the_answer_of_nvidia_smi():
     ('11.8.0', '8', {'libcudart.so.11', 'libcublas.so.11', 'libcudnn.so.8'}),
 ])
 def test_libraries_have_the_numbers_of_the_build(cuda_version, cudnn, expected):
-  assert expected <= set(cuda.needed_libraries(cuda_version, cudnn))
+  assert expected <= set(driver.needed_libraries(cuda_version, cudnn))
 
 
 def test_libraries_are_searched_as_tensorflow_does(tmp_path):
   here = made(tmp_path, {'libcudnn.so.9': 'no library', 'libbad.so.1': 'no library'})
   inside = os.path.join(here, 'libcudnn.so.9')
-  assert cuda.failure('libcudart.so.12', load=loader({'libcudart.so.12': 1})) == ''
-  assert cuda.failure('libcudnn.so.9', [here], load=loader({inside: 1})) == ''
-  assert cuda.failure('libcudnn.so.9', ['/nowhere'], load=loader({inside: 1})) == 'not found'
-  assert cuda.failure('libbad.so.1', [here], load=loader({}, 'invalid ELF header')).endswith('invalid ELF header')
-  assert 'file too short' in cuda.failure('libempty.so.1', [made(tmp_path, {'libempty.so.1': ''})])
+  assert driver.failure('libcudart.so.12', load=loader({'libcudart.so.12': 1})) == ''
+  assert driver.failure('libcudnn.so.9', [here], load=loader({inside: 1})) == ''
+  assert driver.failure('libcudnn.so.9', ['/nowhere'], load=loader({inside: 1})) == 'not found'
+  assert driver.failure('libbad.so.1', [here], load=loader({}, 'invalid ELF header')).endswith('invalid ELF header')
+  assert 'file too short' in driver.failure('libempty.so.1', [made(tmp_path, {'libempty.so.1': ''})])
 
 
 def test_the_driver_says_its_gpus():
   gpus = [('NVIDIA H100 80GB HBM3', 79, (9, 0), '0000:65:00.0'), ('Tesla T4', 15, (7, 5), '0000:AF:00.0')]
-  found = cuda.ask_driver(loader({cuda.DRIVER: Driver(gpus)}))
+  found = driver.ask_driver(loader({driver.DRIVER: Driver(gpus)}))
   assert found == {'failure': '', 'cuda': 12080, 'code': 0, 'gpus': [
       {'name': 'NVIDIA H100 80GB HBM3', 'memory': 79 * 2**30, 'bus': '0000:65:00.0', 'capability': [9, 0]},
       {'name': 'Tesla T4', 'memory': 15 * 2**30, 'bus': '0000:af:00.0', 'capability': [7, 5]}]}
-  assert cuda.ask_driver(loader({cuda.DRIVER: Driver(code=100)}))['gpus'] == []
-  assert cuda.ask_driver(loader({})) == {'failure': 'not found'}
+  assert driver.ask_driver(loader({driver.DRIVER: Driver(code=100)}))['gpus'] == []
+  assert driver.ask_driver(loader({})) == {'failure': 'not found'}
 
 
 def test_the_program_prints_what_does_not_open(monkeypatch):
-  monkeypatch.setattr(cuda, 'package_folders', lambda: [])
-  opens = loader({cuda.DRIVER: Driver(), 'libcudart.so.12': 1, 'libcufft.so.11': 1})
-  monkeypatch.setattr(cuda.failure, '__defaults__', ((), opens))
-  monkeypatch.setattr(cuda.ask_driver, '__defaults__', (opens,))
-  result = programs.run(cuda.main, '12.5.1', '9')
+  monkeypatch.setattr(driver, 'package_folders', lambda: [])
+  opens = loader({driver.DRIVER: Driver(), 'libcudart.so.12': 1, 'libcufft.so.11': 1})
+  monkeypatch.setattr(driver.failure, '__defaults__', ((), opens))
+  monkeypatch.setattr(driver.ask_driver, '__defaults__', (opens,))
+  result = programs.run(driver.main, '12.5.1', '9')
   found = json.loads(result.stdout)
   assert found['driver'] == {'failure': '', 'cuda': 12080, 'code': 0, 'gpus': []}
   assert found['libraries'] == dict.fromkeys(
       ['libcublas.so.12', 'libcublasLt.so.12', 'libcusolver.so.11', 'libcusparse.so.12', 'libcudnn.so.9'], 'not found')
-  assert json.loads(programs.run(cuda.main).stdout)['libraries'] == {}
+  assert json.loads(programs.run(driver.main).stdout)['libraries'] == {}
 
 
 ALONE = {'failure': 'not found'}

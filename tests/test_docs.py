@@ -52,6 +52,8 @@ def rows(markdown):
 def records_of(module_name):
   """The Settings classes that a program knows: those of the module that its `main` is defined in."""
   module = importlib.import_module(module_name)
+  if hasattr(module, '__path__'):  # a package, as `python -m` starts it
+    module = importlib.import_module(f'{module_name}.__main__')
   module = sys.modules[module.main.__module__]
   return [value for value in vars(module).values()
           if isinstance(value, type) and issubclass(value, settings.Settings) and value is not settings.Settings]

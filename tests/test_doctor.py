@@ -10,7 +10,11 @@ import time
 import programs
 import pytest
 
-from utils import cpu, cuda, devices, doctor, limits, requirements
+from utils import cpu, cuda, devices, limits
+from utils.doctor import __main__ as doctor
+from utils.doctor import driver, findings, requirements
+from utils.doctor.facts import Facts, answer, gather, started
+from utils.files import ROOT
 
 pytestmark = pytest.mark.fast
 
@@ -23,7 +27,7 @@ ASKED = {'failure': '', 'cuda': 13000, 'code': 0, 'gpus': [
 
 
 def facts(**changes):
-  return doctor.Facts(**{'report': REPORT, 'driver': {'failure': 'not found'}, 'libraries': {}, 'smi': [], **changes})
+  return Facts(**{'report': REPORT, 'driver': {'failure': 'not found'}, 'libraries': {}, 'smi': [], **changes})
 
 
 class Gone:
@@ -45,7 +49,8 @@ def starts(monkeypatch):
 
     def start(command, **environment):
       commands.append(command)
-      return processes[('utils.tensorflow_report' in command, 'utils.cuda' in command, command == cuda.SMI).index(True)]
+      return processes[('utils.doctor.tensorflow_report' in command, 'utils.doctor.driver' in command,
+                        command == driver.SMI).index(True)]
 
     return start, commands
 
@@ -58,7 +63,7 @@ def test_answers_of_all_processes_are_put_together(starts):
            'dlerror: libcudnn.so.9: no such file; LD_LIBRARY_PATH: /a\nmore\n'),
       Gone(json.dumps({'driver': ASKED, 'libraries': {'libcudnn.so.9': 'not found'}})),
       Gone('NVIDIA H100 80GB HBM3, 00000000:65:00.0, 512, 580.65.06\n'))
-  found = doctor.gather(start)
+  found = gather(start)
   assert found.report == REPORT and found.driver == ASKED and found.libraries == {'libcudnn.so.9': 'not found'}
   assert found.smi[0]['used'] == 512 and found.gpus == []
   assert found.words == "Could not load dynamic library 'libcudnn.so.9'  dlerror: libcudnn.so.9: no such file"
@@ -68,8 +73,8 @@ def test_answers_of_all_processes_are_put_together(starts):
 def test_with_a_gpu_no_library_is_tried(starts):
   start, commands = starts(Gone(json.dumps({**REPORT, 'gpus': [H100]})), Gone(json.dumps({'driver': ASKED})),
                            FileNotFoundError(2, 'No such file or directory'))
-  found = doctor.gather(start)
-  assert commands[-1][-1] == 'utils.cuda' and found.smi == [] and found.libraries == {}
+  found = gather(start)
+  assert commands[-1][-1] == 'utils.doctor.driver' and found.smi == [] and found.libraries == {}
   assert found.gpus == [devices.Gpu(0, 'NVIDIA H100 80GB HBM3', (9, 0))]
 
 
@@ -82,41 +87,41 @@ def test_with_a_gpu_no_library_is_tried(starts):
 ])
 def test_a_tensorflow_that_does_not_start_is_missing_for_training(starts, process, expected):
   start, _ = starts(process, Gone(json.dumps({'driver': {'failure': 'not found'}})), Gone())
-  found = doctor.gather(start)
-  assert found.report == {'error': expected} and f'does not start: {expected}' in doctor.tensorflow_text(found)
-  assert any(expected in need and need.startswith('TensorFlow (') for need in doctor.missing_for_training(found))
-  assert doctor.gpu_texts(found) == [('GPU', 'unknown: TensorFlow does not start')]
-  assert 'train.py' not in dict(doctor.rows_of(found))
+  found = gather(start)
+  assert found.report == {'error': expected} and f'does not start: {expected}' in findings.tensorflow_text(found)
+  assert any(expected in need and need.startswith('TensorFlow (') for need in findings.missing_for_training(found))
+  assert findings.gpu_texts(found) == [('GPU', 'unknown: TensorFlow does not start')]
+  assert 'train.py' not in dict(findings.rows_of(found))
 
 
 @pytest.mark.parametrize('card, file', [(False, 'requirements.txt'), (True, 'requirements-gpu.txt')])
 def test_what_to_install_depends_on_the_card(monkeypatch, card, file):
   monkeypatch.setattr(cuda, 'has_card', lambda: card)
-  [need] = doctor.missing_for_training(facts(report={'error': 'broken'}))
+  [need] = findings.missing_for_training(facts(report={'error': 'broken'}))
   assert need == f'TensorFlow (broken; pip install -r {file})'
 
 
 def test_a_program_that_hangs_is_left_behind():
-  started = time.monotonic()
-  process = doctor.started([sys.executable, '-c', 'import time; time.sleep(60)'])
-  assert doctor.answer(process, 0.2) == ('', '', 'no answer within 0.2 s')
-  assert time.monotonic() - started < 5
+  start = time.monotonic()
+  process = started([sys.executable, '-c', 'import time; time.sleep(60)'])
+  assert answer(process, 0.2) == ('', '', 'no answer within 0.2 s')
+  assert time.monotonic() - start < 5
   assert process.wait(10) == -9
-  assert doctor.answer(doctor.started(['/no/such/program']), 1) == ('', '', 'No such file or directory')
+  assert answer(started(['/no/such/program']), 1) == ('', '', 'No such file or directory')
 
 
 def test_the_environment_of_a_program_is_this_one_and_more(monkeypatch):
   monkeypatch.setenv('BEFORE', 'b')
   code = 'import os; print(os.environ["BEFORE"], os.environ["MORE"])'
-  assert doctor.answer(doctor.started([sys.executable, '-c', code], MORE='m'), 20) == ('b m\n', '', '')
+  assert answer(started([sys.executable, '-c', code], MORE='m'), 20) == ('b m\n', '', '')
 
 
 def test_a_gpu_in_one_line():
-  smi = cuda.read_smi('NVIDIA H100 80GB HBM3, 00000000:65:00.0, 512, 580.65.06\n')
-  rows = doctor.gpu_texts(facts(report={**REPORT, 'gpus': [H100]}, driver=ASKED, smi=smi))
+  smi = driver.read_smi('NVIDIA H100 80GB HBM3, 00000000:65:00.0, 512, 580.65.06\n')
+  rows = findings.gpu_texts(facts(report={**REPORT, 'gpus': [H100]}, driver=ASKED, smi=smi))
   assert rows == [('GPU', '0: NVIDIA H100 80GB HBM3, 79.0 GiB (0.5 in use), compute capability 9.0')]
   two = [H100, {**H100, 'number': 1, 'capability': []}]
-  rows = doctor.gpu_texts(facts(report={**REPORT, 'gpus': two}, driver=None))
+  rows = findings.gpu_texts(facts(report={**REPORT, 'gpus': two}, driver=None))
   assert [text for _, text in rows] == ['0: NVIDIA H100 80GB HBM3, compute capability 9.0',
                                         '1: NVIDIA H100 80GB HBM3, compute capability unknown']
 
@@ -126,7 +131,7 @@ def test_a_gpu_in_one_line():
     ((12, 0), 'newer than this TensorFlow'), ((10, 3), 'up to half an hour'), ((5, 2), r'kernels for \(6.0\)'),
 ])
 def test_gpus_without_ready_kernels(capability, expected):
-  text = doctor.kernels_text(capability, BUILD)
+  text = findings.kernels_text(capability, BUILD)
   assert re.search(expected, text) and bool(text) == bool(expected)
 
 
@@ -142,25 +147,25 @@ def test_the_driver_in_a_line(tmp_path, driver, smi, files, expected):
   for path, text in files.items():
     (tmp_path / path).parent.mkdir(parents=True)
     (tmp_path / path).write_text(text)
-  assert doctor.driver_text(facts(driver=driver, smi=smi), str(tmp_path)) == expected
+  assert findings.driver_text(facts(driver=driver, smi=smi), str(tmp_path)) == expected
 
 
 def test_without_gpu_the_reason_the_remedy_and_the_libraries(tmp_path, monkeypatch):
   monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
   libraries = {'libcudart.so.12': 'not found'}
-  rows = doctor.gpu_texts(facts(libraries=libraries), str(tmp_path))
+  rows = findings.gpu_texts(facts(libraries=libraries), str(tmp_path))
   assert [text for _, text in rows] == [
       'none found: this machine has no NVIDIA card (libcuda.so.1: not found)', 'training runs on the CPU',
       'CUDA: libcudart.so.12 (not found); pip install -r requirements-gpu.txt']
   (tmp_path / 'dev').mkdir()
   (tmp_path / 'dev/nvidia0').write_text('')
-  rows = doctor.gpu_texts(facts(driver=ASKED, libraries=libraries), str(tmp_path))
+  rows = findings.gpu_texts(facts(driver=ASKED, libraries=libraries), str(tmp_path))
   assert [text for _, text in rows] == ['none found: libraries of CUDA do not open: libcudart.so.12 (not found)',
                                         'remedy: pip install -r requirements-gpu.txt']
   built = facts(report={**REPORT, 'build': {'is_cuda_build': False}}, driver=ASKED)
-  assert 'built without CUDA' in doctor.gpu_texts(built, str(tmp_path))[0][1]
-  assert doctor.tensorflow_text(built).startswith('2.21.0, built without CUDA; Python 3')
-  hanging = doctor.gpu_texts(facts(report={'error': 'no answer within 120 s'}, driver=None), str(tmp_path))
+  assert 'built without CUDA' in findings.gpu_texts(built, str(tmp_path))[0][1]
+  assert findings.tensorflow_text(built).startswith('2.21.0, built without CUDA; Python 3')
+  hanging = findings.gpu_texts(facts(report={'error': 'no answer within 120 s'}, driver=None), str(tmp_path))
   assert 'does not answer' in hanging[0][1] and 'restart' in hanging[1][1]
 
 
@@ -170,7 +175,7 @@ def test_a_probe_that_fails_is_said_and_the_others_go_on(monkeypatch):
 
   for module, name in ((limits, 'memory'), (cpu, 'cpu_model'), (requirements, 'extras')):
     monkeypatch.setattr(module, name, fails)
-  rows = dict(doctor.rows_of(facts()))
+  rows = dict(findings.rows_of(facts()))
   assert rows['memory'] == rows['CPU'] == rows['packages'] == r'unknown: no\nsuch thing'
   assert rows['TensorFlow'].startswith('2.21.0') and 'GiB free' in rows['disk'] and '; precision' in rows['train.py']
 
@@ -186,13 +191,14 @@ def test_the_fastest_precision_is_that_of_the_device(monkeypatch, gpu, flags, ex
 
 
 @pytest.mark.parametrize('arguments, cores, flags, expected', [
-    ((None, 'float32'), 2, {'avx2', 'avx512f', 'avx512_bf16'}, 'CPU, 2 cores, AVX512-BF16; precision float32'),
-    ((None, 'bfloat16'), 1, {'amx_bf16', 'avx2'}, 'CPU, 1 core, AMX; precision bfloat16'),
-    ((None, 'float32'), 1.5, set(), 'CPU, 1.5 cores; precision float32'),
-    ((devices.Gpu(1, 'NVIDIA H100', (9, 0)), 'float32'), 2, set(),
+    (([], 'float32'), 2, {'avx2', 'avx512f', 'avx512_bf16'}, 'CPU, 2 cores, AVX512-BF16; precision float32'),
+    (([], 'bfloat16'), 1, {'amx_bf16', 'avx2'}, 'CPU, 1 core, AMX; precision bfloat16'),
+    (([], 'float32'), 1.5, set(), 'CPU, 1.5 cores; precision float32'),
+    (([devices.Gpu(1, 'NVIDIA H100', (9, 0))], 'float32'), 2, set(),
      'GPU 1 NVIDIA H100; precision float32 (products in TF32)'),
-    ((devices.Gpu(0, 'Tesla T4', (7, 5)), 'float32'), 2, set(), 'GPU 0 Tesla T4; precision float32'),
-    ((devices.Gpu(0, 'of unknown name'), 'bfloat16'), 2, set(), 'GPU 0 of unknown name; precision bfloat16'),
+    (([devices.Gpu(0, 'Tesla T4', (7, 5)), devices.Gpu(2, 'Tesla T4', (7, 5))], 'float32'), 2, set(),
+     'GPU 0 Tesla T4, GPU 2 Tesla T4; precision float32'),
+    (([devices.Gpu(0, 'of unknown name')], 'bfloat16'), 2, set(), 'GPU 0 of unknown name; precision bfloat16'),
 ])
 def test_the_line_of_a_device(monkeypatch, arguments, cores, flags, expected):
   monkeypatch.setattr(cpu, 'cpu_flags', lambda: frozenset(flags))
@@ -201,7 +207,7 @@ def test_the_line_of_a_device(monkeypatch, arguments, cores, flags, expected):
 
 
 def test_a_card_that_tensorflow_does_not_find_is_said():
-  assert 'python -m utils.doctor says why); precision' in devices.device_line(None, 'float32', unused_card=True)
+  assert 'python -m utils.doctor says why); precision' in devices.device_line([], 'float32', unused_card=True)
 
 
 def write(folder, **files):
@@ -230,28 +236,28 @@ def test_an_extra_of_a_package_asks_for_what_that_lists(monkeypatch, tmp_path):
 
 
 def test_packages_of_every_extra(monkeypatch, tmp_path):
-  monkeypatch.setattr(doctor, 'ROOT', str(tmp_path))
+  monkeypatch.setattr(findings, 'ROOT', str(tmp_path))
   monkeypatch.setattr(requirements.extras, '__defaults__', (str(tmp_path),))
   write(tmp_path, base='numpy\nno_base\n', crf='numpy==0.1\n', coco='numpy\n', gpu='-r requirements.txt\nno_cuda\n',
         fonts='numpy; python_version < "3"\n', dev='-r requirements.txt\n')
   version = importlib.metadata.version('numpy')
-  rows = doctor.package_texts(facts())
+  rows = findings.package_texts(facts())
   assert [text for _, text in rows] == [
       'missing no_base; pip install -r requirements.txt',
       f'crf: numpy {version} (==0.1 wanted); pip install -r requirements-crf.txt',
       'fonts: not for this Python, see requirements-fonts.txt',
       'gpu: missing no_cuda; pip install -r requirements-gpu.txt', 'complete: coco']
-  assert 'no_base (pip install -r requirements.txt)' in doctor.missing_for_training(facts())
-  with_gpu = doctor.package_texts(facts(report={**REPORT, 'gpus': [H100]}))
+  assert 'no_base (pip install -r requirements.txt)' in findings.missing_for_training(facts())
+  with_gpu = findings.package_texts(facts(report={**REPORT, 'gpus': [H100]}))
   assert with_gpu[-1][1] == 'complete: coco, gpu' and not any('no_cuda' in text for _, text in with_gpu)
 
 
 def test_a_folder_that_cannot_be_written_is_missing_for_training(monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
-  assert 'writable; commit ' in doctor.folder_text() and doctor.missing_for_training(facts()) == []
+  assert 'writable; commit ' in findings.folder_text() and findings.missing_for_training(facts()) == []
   monkeypatch.setattr(limits, 'writable', lambda folder: False)
-  assert 'not writable: give --data_dir' in doctor.folder_text()
-  assert doctor.missing_for_training(facts()) == [f'a writable folder ({tmp_path} is not)']
+  assert 'not writable: give --data_dir' in findings.folder_text()
+  assert findings.missing_for_training(facts()) == [f'a writable folder ({tmp_path} is not)']
 
 
 def test_the_exit_code_and_the_width(monkeypatch):
@@ -271,6 +277,7 @@ def test_help_and_a_word_too_many():
 
 def test_the_doctor_needs_no_tensorflow_and_no_packages():
   """So that it says what is missing where nothing is installed yet."""
-  code = ('import sys; sys.path[:] = [path for path in sys.path if "site-packages" not in path]; import utils.doctor; '
+  code = ('import sys; sys.path[:] = [path for path in sys.path if "site-packages" not in path]; '
+          'import utils.doctor.__main__; '
           'print([name for name in ("tensorflow", "numpy", "absl") if name in sys.modules])')
-  assert subprocess.run([sys.executable, '-c', code], cwd=doctor.ROOT, capture_output=True, text=True).stdout == '[]\n'
+  assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True).stdout == '[]\n'

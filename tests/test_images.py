@@ -1,13 +1,17 @@
 """datasets.images: pictures have the pixels that a viewer shows, and TensorFlow decodes the same from the records."""
 
+import dataclasses
+import pathlib
+import zlib
+
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 from pictures import save
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from datasets import encoding, images, label_pictures, records
+from datasets import encoding, images, label_pictures, records, windows
 from datasets.dataset import label_map
 from datasets.reading import Reading
 from utils.compat import tf
@@ -132,6 +136,57 @@ def test_exif_orientation_is_applied(orientation, extension, tmp_path):
   picture, pixels = _as_stored(path)
   np.testing.assert_array_equal(pixels, UPRIGHT[orientation](photo))
   np.testing.assert_array_equal(images.read_rgb(path), pixels)
+
+
+@pytest.mark.parametrize('orientation', UPRIGHT)
+@pytest.mark.parametrize('extension', ['png', 'tif'])
+def test_colors_of_16_bits_are_turned_as_those_of_8(orientation, extension, tmp_path):
+  photo, path = _photo(13, 22), str(tmp_path / f'x.{extension}')
+  wide = photo.astype(np.uint16) * 257
+  if extension == 'tif':
+    tifffile.imwrite(path, wide, photometric='rgb', extratags=[(274, 'H', 1, orientation, True)])
+  else:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    with open(path, 'wb') as file:
+      file.write(with_exif(imagecodecs.png_encode(wide), exif.tobytes()[6:]))
+  header, reading = images.read_header(path), Reading(value_range=((0, 65535),))
+  assert (header.size, header.orientation, header.mode) == ((13, 22), orientation, 'WIDE')
+  np.testing.assert_array_equal(images.read_image(path, reading), UPRIGHT[orientation](photo))
+  picture = images.encode_image(path, dataclasses.replace(reading, exif='stored'))
+  np.testing.assert_array_equal(picture.pixels, photo)
+
+
+def with_exif(png, block, *, last=True):
+  """A PNG with an EXIF block behind its pixels, or before them."""
+  place = png.index(b'IEND') - 4 if last else 33
+  chunk = b'eXIf' + block
+  chunk = len(block).to_bytes(4, 'big') + chunk + zlib.crc32(chunk).to_bytes(4, 'big')
+  return png[:place] + chunk + png[place:]
+
+
+@pytest.mark.parametrize('last', [False, True])
+def test_the_header_of_a_png_says_its_turn_wherever_it_stands(last, tmp_path):
+  exif = Image.Exif()
+  exif[ORIENTATION] = 6
+  path = save(tmp_path / 'x.png', _photo(13, 22))
+  png = pathlib.Path(path).read_bytes()
+  pathlib.Path(path).write_bytes(with_exif(png, exif.tobytes()[6:], last=last))
+  assert images.read_header(path).orientation == windows.read_header(path).orientation == 6
+  assert images.read_rgb(path).shape == (22, 13, 3)
+  whole = with_exif(png, exif.tobytes()[6:])
+  for broken in (with_exif(png, b'MM'), whole[:-13] + b'?' + whole[-12:]):
+    pathlib.Path(path).write_bytes(broken)
+    assert images.read_header(path).orientation == 1
+
+
+def test_a_header_is_read_without_the_pixels(tmp_path, monkeypatch):
+  """Also where a PNG's text alone says how it is turned."""
+  text = PngImagePlugin.PngInfo()
+  text.add_itxt('XML:com.adobe.xmp', '<x tiff:Orientation="8"/>')
+  Image.fromarray(_photo(13, 22)).save(tmp_path / 'x.png', pnginfo=text)
+  monkeypatch.setattr(PngImagePlugin.PngImageFile, 'load', lambda self: pytest.fail('decoded'))
+  assert images.read_header(str(tmp_path / 'x.png')).orientation == 8
 
 
 def test_an_image_stays_as_stored_where_the_dataset_says_so(tmp_path):

@@ -15,7 +15,7 @@ def scales(finite, *, growth_steps=3, monkeypatch):
   """Adjusts a scale over steps; returns the (scale, good steps, steps left out) after each."""
   monkeypatch.setattr(loss_scale, 'GROWTH_STEPS', growth_steps)
   given = tf.placeholder(tf.bool, [])
-  state, _ = loss_scale.loss_scale()
+  state = loss_scale.loss_scale()
   adjust, found = loss_scale.adjusted(state, finite=given), []
   with tf.Session() as session:
     session.run(tf.global_variables_initializer())

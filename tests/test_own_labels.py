@@ -1,6 +1,8 @@
 """How the user's own labels are read is decided once for a dataset, from what proves it; doubts are refused."""
 
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -127,6 +129,19 @@ def read_told(dataset, text):
   return [dataset.label_map[dataset.read_label(source.label)].tolist() for source in dataset.sources(None, 'all')]
 
 
+def test_masks_are_refused_beside_gray_colors_that_they_do_not_show(tmp_path):
+  dataset = folder_of(tmp_path, [MASK * 255] * 2, 'background 0,0,0\nobject 128,128,128\n')
+  with pytest.raises(UserError, match="hold the values 0, 255 alone: as ids, 'object' never occurs, 255 is void; in "
+                                      'order, 0 is background and 255 is object'):
+    own.decided(dataset)
+
+
+def test_flags_that_name_no_class_are_refused(tmp_path):
+  dataset = folder_of(tmp_path, [MASK * 255] * 2)
+  with pytest.raises(UserError, match="--labels: 'sky' is no class; valid are background, ignore, object"):
+    own.decided(dataset, {'labels': {0: 'background', 255: 'sky'}})
+
+
 def test_ids_told_are_ids(tmp_path):
   dataset = folder_of(tmp_path, [MASK * 255] * 2, told={'labels': 'ids'})
   assert read(dataset) == [(MASK * 255).tolist()] * 2
@@ -145,6 +160,7 @@ def test_ids_that_are_proven_are_ids(labels, tmp_path):
 @pytest.mark.parametrize('label, classes, expected', [
     (MASK * 255, COLORED, MASK),
     (np.where(MASK, 128, 64), 'a 64,64,64\nb 128,128,128\n', MASK),
+    (MASK * 128, 'a 0,0,0\nb 128,128,128\nc 9,9,9\n', MASK),
     (np.where(MASK, 0, 1), 'a 1,1,1\nb 0,0,0\nc 2,2,2\n', None),  # as ids and as colors: two readings
     (Image.fromarray(MASK.astype(bool)), COLORED, MASK),
     (MASK, 'a 0,0,0\nb 1,1,1\n', MASK)])
@@ -167,6 +183,21 @@ def test_palettes_that_contradict_each_other_are_named(tmp_path):
     own.decided(folder_of(tmp_path / 'a', labels))
   assert read(folder_of(tmp_path / 'b', labels, 'background 0,0,0\nobject 255,0,0\n')) == [MASK.tolist()] * 2
   assert read(folder_of(tmp_path / 'c', labels, told={'labels': 'ids'})) == [MASK.tolist(), (1 - MASK).tolist()]
+
+
+@pytest.mark.parametrize('classes', [TWO, 'background 0,0,0\nobject 255,0,0\n'])
+@pytest.mark.parametrize('colors', [(BLACK, RED), (BLACK, RED, (0, 0, 255)), (BLACK, RED, *[BLACK] * 254)])
+def test_void_behind_the_colors_of_a_palette_is_void(classes, colors, tmp_path):
+  """Viewers show it black, as the class background is; so do palettes that are filled up with black."""
+  ids = np.where(MASK, 1, np.arange(5) // 4 * 255)
+  dataset = folder_of(tmp_path, [palette(ids, BLACK, RED, *[BLACK] * 254), palette(MASK, BLACK, RED)], classes)
+  path = tmp_path / 'labels/0.png'
+  data, chunk = path.read_bytes(), b'PLTE' + np.array(colors, np.uint8).tobytes()
+  start = data.index(b'PLTE')
+  path.write_bytes(data[:start - 4] + struct.pack('>I', len(chunk) - 4) + chunk + struct.pack('>I', zlib.crc32(chunk))
+                   + data[start + 4 + 768 + 4:])
+  assert Image.open(path).getpalette()[:6] == [0, 0, 0, 255, 0, 0]
+  assert read(dataset) == [ids.tolist(), MASK.tolist()]
 
 
 def test_palettes_that_differ_in_unused_colors_agree(tmp_path):

@@ -78,7 +78,8 @@ def test_log_and_files(whole):
   assert {'config.json', 'best', 'checkpoint', 'model.ckpt-6.index'} <= set(os.listdir(run_dir))
   config = json.loads((run_dir / 'config.json').read_text())
   assert config['network'] == {
-      'name': 'tiny', 'skip': '8s', 'decoder_channels': 0, 'input_scale': 1.0, 'bands': []}
+      'name': 'tiny', 'skip': '8s', 'decoder_channels': 0, 'input_scale': 1.0, 'bands': [],
+      'band_colors': [0, 1, 2]}
   assert config['dataset']['classes'] == list(get_dataset('shapes').classes)
   assert config['flags']['max_steps'] == 6 and config['versions']['tensorflow'] == tf.__version__
 

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     'datasets': ('utils',),
     'datasets.readers': ('utils', 'datasets'),
     'datasets.readers.annotations': ('utils', 'datasets', 'datasets.readers'),
+    'utils.doctor': ('utils',),
     'utils.drawing': ('utils',),
     'checkpoints': ('utils', 'nets', 'datasets', 'datasets.readers'),
     'utils.inference': ('utils', 'nets', 'datasets', 'datasets.readers', 'utils.drawing'),
@@ -32,6 +33,7 @@ ALSO = {
     'datasets.submission': ('utils.drawing', 'datasets.readers'),
     'datasets.__init__': ('datasets.readers',),
     'datasets.convert': ('datasets.readers',),
+    'datasets.folds': ('datasets.readers',),
     'datasets.prepare': ('datasets.readers',),
     'datasets.readers.own': ('datasets.readers.annotations',),
 }
@@ -77,7 +79,7 @@ def breaches(module, tree):
   layer = layer_of(module)
   allowed = {layer, *MAY_IMPORT.get(layer, EVERYWHERE), *ALSO.get(module, ())}
   if layer == 'scripts':
-    allowed -= {'utils.studies'}
+    allowed -= {'utils.studies', 'utils.doctor'}
   return sorted(target for target in imported(tree) if layer_of(target) not in allowed)
 
 
@@ -101,6 +103,9 @@ def test_imports_point_down(module):
     ('utils.inference.stream', 'def late():\n  from utils.evaluation.scorer import Scorer'),
     ('utils.training.run', 'from utils.studies import benchmark'),
     ('train', 'from utils.studies.benchmark import row'),
+    ('train', 'from utils.doctor.facts import gather'),
+    ('utils.session', 'from utils.doctor import driver'),
+    ('utils.doctor.tensorflow_report', 'from nets import network'),
 ])
 def test_an_import_that_leads_back_up_is_found(module, line):
   assert module in MODULES and breaches(module, ast.parse(line))

@@ -35,7 +35,7 @@ def by_rows(path, folder, count=17, **reading):
 
 
 def assert_as_a_whole(path, folder, **reading):
-  assert windows.read_header(str(path)).by_rows()
+  assert windows.by_rows(windows.read_header(str(path)))
   np.testing.assert_array_equal(by_rows(path, folder, **reading), images.read_image(str(path), Reading(**reading)))
 
 
@@ -251,7 +251,7 @@ def test_bands(dtype, options, tmp_path):
   reading = {'bands': tuple('abcdef'), 'dtype': dtype, 'value_range': ((20, 180),)}
   assert_as_a_whole(tmp_path / 'a.tif', tmp_path, **reading)
   assert (by_rows(tmp_path / 'a.tif', tmp_path, **reading)[:30] == 20).all()
-  assert not windows.read_header(str(tmp_path / 'a.tif')).by_rows(Reading(bands=tuple('abcdefg')))
+  assert not windows.by_rows(windows.read_header(str(tmp_path / 'a.tif')), Reading(bands=tuple('abcdefg')))
 
 
 def test_bands_that_do_not_fit(tmp_path):
@@ -272,7 +272,7 @@ def test_bands_that_do_not_fit(tmp_path):
 def test_pages_are_no_bands_of_one_page(tmp_path):
   tifffile.imwrite(tmp_path / 'pages.tif', np.zeros((3, 20, 30), np.uint16), photometric='minisblack')
   header = windows.read_header(str(tmp_path / 'pages.tif'))
-  assert not header.by_rows(Reading(bands=tuple('abc'), dtype='uint16'))
+  assert not windows.by_rows(header, Reading(bands=tuple('abc'), dtype='uint16'))
 
 
 def test_room_on_the_disk_is_looked_at_first(tmp_path, monkeypatch):
@@ -293,9 +293,9 @@ def test_headers(tmp_path):
   for name, by_rows_too in (('a.png', True), ('a.jpg', True), ('a.tif', True), ('a.bmp', False), ('a.webp', False)):
     Image.fromarray(pixels(20, 31)).save(tmp_path / name)
     header = windows.read_header(str(tmp_path / name))
-    assert (header.height, header.width, header.pixels, header.by_rows()) == (20, 31, 620, by_rows_too)
+    assert (header.size, header.pixels, windows.by_rows(header)) == ((20, 31), 620, by_rows_too)
   Image.fromarray(pixels(20, 31)).convert('CMYK').save(tmp_path / 'cmyk.jpg')
-  assert not windows.read_header(str(tmp_path / 'cmyk.jpg')).by_rows()
+  assert not windows.by_rows(windows.read_header(str(tmp_path / 'cmyk.jpg')))
 
 
 def test_georeference(tmp_path):

@@ -1,1 +1,1 @@
-"""The ground, modules that all others may import, and the rooms: training, inference, evaluation, drawing, studies."""
+"""The ground, modules that all may import, and the rooms: training, inference, evaluation, drawing, doctor, studies."""

@@ -30,7 +30,8 @@ class Run:
     checkpoint: prefix of the checkpoint's files.
     step: training step of the checkpoint.
     config: contents of config.json: `flags`, `dataset` (name, classes, palette), `network` (name, skip, options),
-      `versions`, `commit`, `command`, `working_folder` (which paths in `flags` are relative to).
+      `hold_out` (see datasets/hold_out.py; null if nothing was held out), `versions`, `commit`, `command`,
+      `working_folder` (which paths in `flags` are relative to).
   """
   folder: str
   checkpoint: str

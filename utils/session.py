@@ -21,8 +21,9 @@ class Device(Settings):
       the ops between them in it, where variables, and ops that need the range of float32, stay float32; 'auto', see
       `chosen_precision`.
     gpu: numbers of the GPUs to use, '0' or '0,1', counted from 0 among those that TensorFlow sees (so after
-      CUDA_VISIBLE_DEVICES); 'none' for the CPU alone; None for all GPUs. TensorFlow fixes the choice with the first
-      session of a process that has a GPU: later sessions must ask for the same GPUs.
+      CUDA_VISIBLE_DEVICES); 'all'; 'none' for the CPU alone; None for the first GPU, or the CPU where there is none.
+      TensorFlow fixes the choice with the first session of a process that has a GPU: later sessions must ask for the
+      same GPUs.
     gpu_memory_fraction: share of each GPU's memory that the process allocates at once and never exceeds, up to 1; 0 to
       allocate memory as needed.
   """
@@ -30,7 +31,7 @@ class Device(Settings):
       'float32', 'arithmetic of the convolutions: float32, bfloat16 on CPUs with AVX512-BF16, float16 on GPUs, or auto',
       choices=(*PRECISIONS, 'auto'), may_change=True)
   gpu: str | None = flag(
-      None, 'numbers of the GPUs to make visible, as 0 or 0,1; none for the CPU alone; default: all', may_change=True)
+      None, 'numbers of the GPUs to use, as 0 or 0,1; all; none for the CPU alone; default: the first', may_change=True)
   gpu_memory_fraction: float = flag(
       0.0, "share of each GPU's memory to allocate; 0: as needed", least=0, most=1, may_change=True)
 
@@ -84,10 +85,11 @@ def session_config(precision='float32', threads=0, *, gpu=None, gpu_memory_fract
   config = tf.ConfigProto(intra_op_parallelism_threads=threads)
   config.gpu_options.allow_growth = not device.gpu_memory_fraction
   config.gpu_options.per_process_gpu_memory_fraction = device.gpu_memory_fraction
+  gpus = gpu_numbers(gpu)
   if device.gpu == 'none':
     config.device_count['GPU'] = 0
-  elif device.gpu is not None:
-    config.gpu_options.visible_device_list = _checked_gpus(device.gpu, len(tf.config.list_physical_devices('GPU')))
+  elif gpus:
+    config.gpu_options.visible_device_list = ','.join(map(str, gpus))
   chosen = chosen_precision(precision, gpu)
   if chosen != 'float32':
     setattr(config.graph_options.rewrite_options, _REWRITERS[chosen], 1)  # RewriterConfig.ON
@@ -110,31 +112,37 @@ def found_gpus():
 
 
 def device_line(device):
-  """The line that says what sessions of a Device compute on: the first of its GPUs, or the CPU.
+  """The line that says what sessions of a Device compute on: its GPUs, or the CPU.
 
   Args:
     device: a Device that `session_config` takes.
   """
-  first = _first_gpu(device.gpu)
+  numbers, found = gpu_numbers(device.gpu), found_gpus()
   return devices.device_line(
-      first, device.chosen, tf32=tf.config.experimental.tensor_float_32_execution_enabled(),
-      unused_card=first is None and device.gpu != 'none' and cuda.unused_card())
+      [found[number] for number in numbers], device.chosen,
+      tf32=tf.config.experimental.tensor_float_32_execution_enabled(),
+      unused_card=not numbers and device.gpu != 'none' and cuda.unused_card())
 
 
 def _first_gpu(gpu):
   """The first devices.Gpu of a --gpu that session_config takes; None for the CPU."""
-  gpus = [] if gpu == 'none' else found_gpus()
-  if not gpus:
-    return None
-  return gpus[0 if gpu is None else int(gpu.split(',')[0])]
+  numbers = gpu_numbers(gpu)
+  return found_gpus()[numbers[0]] if numbers else None
 
 
-def _checked_gpus(gpu, available):
-  """Returns the list of GPU numbers `gpu` in TensorFlow's form. Raises UserError if a GPU does not exist."""
+def gpu_numbers(gpu=None):
+  """Numbers of the GPUs that a --gpu (see Device) means, a list, empty for the CPU.
+
+  Raises:
+    UserError: if there is no such GPU.
+  """
+  available = [str(number) for number in range(len(tf.config.list_physical_devices('GPU')))]
+  if gpu == 'none' or (gpu is None and not available):
+    return []
   if not available:
     raise UserError(f'--gpu={gpu}: TensorFlow sees no GPU here; leave the flag out, or give --gpu=none')
-  numbers = [number.strip() for number in gpu.split(',')]
-  valid = [str(number) for number in range(available)]
-  if not set(numbers) <= set(valid) or len(set(numbers)) < len(numbers):
-    raise UserError(f'--gpu={gpu}: valid are {", ".join(valid)}, or several of these separated by commas, and none')
-  return ','.join(numbers)
+  numbers = {None: available[:1], 'all': available}.get(gpu) or [number.strip() for number in gpu.split(',')]
+  if not set(numbers) <= set(available) or len(set(numbers)) < len(numbers):
+    raise UserError(f'--gpu={gpu}: valid are {", ".join(available)}, or several of these separated by commas, all and '
+                    'none')
+  return [int(number) for number in numbers]

@@ -24,7 +24,7 @@ from datasets import survey
 from datasets.dataset import Dataset, Source, colormap, label_map
 from datasets.readers import annotations, class_list, dataset_file, folder, lists, own_labels
 from datasets.reading import Decision
-from utils.errors import UserError, listed
+from utils.errors import UserError
 from utils.labels import IGNORE_LABEL
 
 CLASSES = 'classes.txt'
@@ -89,18 +89,24 @@ def _class_list(root):
 def _of_pictures(root, name, told, listing):
   """The OwnDataset of a folder of images and of labels that are pictures."""
   classes = class_list.read_classes(listing)
-  _check_names(told, classes, root)
+  own_labels.check_names(told, classes, os.path.join(root, dataset_file.FILE))
   pictures = folder.find_pictures(root, told.get('bands', ()))
   splits = folder.find_splits(pictures, told.get('splits'))
   kept = [line for line in classes if not line.ignore]
-  void = {line.raw_id for line in classes if line.ignore} | {IGNORE_LABEL}
   return OwnDataset(
       name=name, classes=tuple(line.name for line in kept), palette=_palette([line.color for line in kept]),
       splits={split: len(names) for split, names in splits.items()},
       sources=functools.partial(_sources, pictures, splits),
-      label_map=label_map({**dict.fromkeys(void, IGNORE_LABEL), **{line.raw_id: i for i, line in enumerate(kept)}}),
+      label_map=_label_map(classes),
       url=root, license="the user's own", root=root, told=told,
       decide=functools.partial(_decide_pictures, pictures, classes))
+
+
+def _label_map(classes):
+  """The label_map of labels with the raw ids of ClassLines."""
+  kept = [line for line in classes if not line.ignore]
+  void = {line.raw_id for line in classes if line.ignore} | {IGNORE_LABEL}
+  return label_map({**dict.fromkeys(void, IGNORE_LABEL), **{line.raw_id: i for i, line in enumerate(kept)}})
 
 
 def _decide_pictures(pictures, classes, told):
@@ -110,13 +116,19 @@ def _decide_pictures(pictures, classes, told):
   meaning = own_labels.decide([source.label for source in sources], classes, labels=told.get('labels'),
                               transparent=told.get('transparent'))
   notes = [Decision('files', note, 'as found') for note in pictures.notes]
+  return {'reading': reading, 'decisions': (*notes, *decisions, *meaning.decisions), **_label_reading(meaning, classes)}
+
+
+def _label_reading(meaning, classes):
+  """The attributes of an OwnDataset that the Meaning of labels of ClassLines gives."""
   values = [meaning.values.get(line.raw_id) for line in classes if not line.ignore]
-  return {'reading': reading, 'read_label': meaning.read_label, 'decisions': (*notes, *decisions, *meaning.decisions),
-          'label_values': () if None in values else tuple(values)}
+  return {'read_label': meaning.read_label, 'label_values': () if None in values else tuple(values)}
 
 
 def _of_annotations(root, name, told, exported):
   """The OwnDataset of an annotation tool's export."""
+  if exported.lines:
+    own_labels.check_names(told, exported.lines, os.path.join(root, dataset_file.FILE))
   splits = dict(exported.splits)
   if folder.ALL not in splits:
     splits[folder.ALL] = _union(splits)
@@ -133,7 +145,8 @@ def _of_annotations(root, name, told, exported):
       name=name, classes=exported.classes, palette=_palette(exported.colors),
       splits={split: len(sources) for split, sources in splits.items()},
       sources=functools.partial(_listed_sources, splits),
-      label_map=label_map({IGNORE_LABEL: IGNORE_LABEL, **{i: i for i in range(len(exported.classes))}}),
+      label_map=_label_map(exported.lines) if exported.lines else label_map(
+          {IGNORE_LABEL: IGNORE_LABEL, **{i: i for i in range(len(exported.classes))}}),
       url=root, license="the user's own", root=root, told=told,
       decide=functools.partial(_decide_annotations, exported, splits[folder.ALL]))
 
@@ -152,6 +165,10 @@ def _decide_annotations(exported, sources, told):
   """As `_decide_pictures`, for an export."""
   reading, decisions = survey.decide(sources, told)
   notes = [Decision('files', note, exported.form) for note in exported.notes]
+  if exported.decide:
+    meaning = exported.decide(told)
+    return {'reading': reading, 'decisions': (*notes, *decisions, *meaning.decisions),
+            **_label_reading(meaning, exported.lines)}
   read_label = exported.read_label
   if 'turned' in getattr(read_label, 'keywords', {}):  # labels of the sizes of their pictures
     read_label = functools.partial(read_label, turned=reading.exif == 'turn')
@@ -202,17 +219,6 @@ def _hold_pictures(folders):
   """Whether one of some folders, (prefix, path), holds a picture, at any depth."""
   return any(file.lower().endswith(folder.EXTENSIONS) for _, path in folders for _, _, files in os.walk(path)
              for file in files)
-
-
-def _check_names(told, classes, root):
-  """Raises UserError if dataset.json or a flag names a class that is not in the list."""
-  names = {own_labels.IGNORE, *(line.name for line in classes)}
-  labels = told.get('labels')
-  given = [*(labels.values() if isinstance(labels, dict) else ()), *filter(None, [told.get('transparent')])]
-  for name in given:
-    if name not in names:
-      raise UserError(f'{os.path.join(root, dataset_file.FILE)}: {name!r} is no class; valid are '
-                      f'{listed(sorted(names), 20)}')
 
 
 def _name(name, reserved):

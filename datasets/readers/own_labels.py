@@ -76,6 +76,7 @@ def decide(paths, classes, *, labels=None, transparent=None):
       labels need.
   """
   raw_ids = {line.name: line.raw_id for line in classes} | {IGNORE: IGNORE_LABEL}
+  check_names({'labels': labels, 'transparent': transparent}, classes, '--labels')
   if isinstance(labels, dict):
     values = tuple((value, raw_ids[name]) for value, name in labels.items())
     told = ', '.join(f'{value} is {name}' for value, name in labels.items())
@@ -91,6 +92,23 @@ def decide(paths, classes, *, labels=None, transparent=None):
     return _by_colors(headers, classes, transparent and raw_ids[transparent], decision)
   values = {line.raw_id: line.raw_id for line in classes}
   return Meaning(label_pictures.read_label, values, [decision] if decision else [])
+
+
+def check_names(told, classes, where):
+  """Checks the names of classes among what the user says of labels.
+
+  Args:
+    told: dict of what the user says, see `dataset_file`.
+    classes: list of ClassLine.
+    where: the file or the flag, for the message.
+
+  Raises:
+    UserError: naming one that is no class.
+  """
+  names, labels = {IGNORE, *(line.name for line in classes)}, told.get('labels')
+  for name in (*(labels.values() if isinstance(labels, dict) else ()), *filter(None, [told.get('transparent')])):
+    if name not in names:
+      raise UserError(f'{where}: {name!r} is no class; valid are {listed(sorted(names), 20)}')
 
 
 def _by_colors(headers, classes, transparent, decision):
@@ -151,13 +169,13 @@ def _refuse_mixed(groups, classes):
   """Raises UserError if a gray or palette picture among colored ones has a color that is no class's."""
   known = {line.color for line in classes}
   others = [*groups['palette'], *groups['gray']]
-  ids = [path for path in others if not _colors_of(path) <= known]
+  ids = [path for path in others if not colors_of(path) <= known]
   if ids:
     raise UserError(f'labels must all be of one kind: {len(groups["colors"])} are RGB colors, such as '
                     f'{groups["colors"][0]}, and {len(ids)} are grayscale or palette pictures of ids, such as {ids[0]}')
 
 
-def _colors_of(path):
+def colors_of(path):
   """Set of the colors of a label picture; empty if it cannot be read."""
   try:
     rgb, clear = color_labels.read_colors(path)
@@ -181,7 +199,7 @@ def _kind_of_palettes(paths, headers, classes):
   palettes = collections.defaultdict(list)
   for path in paths:
     palettes[headers[path].palette].append(path)
-  if len(palettes) == 1 and all(_color_at(next(iter(palettes)), raw_id) == color for raw_id, color in colors.items()):
+  if len(palettes) == 1 and all(_color_at(*palettes, raw_id) in (None, color) for raw_id, color in colors.items()):
     return 'ids', None  # ids and colors say the same, or there are no colors
   shown = {}  # (id, color) -> first file that shows it so
   for palette, group in palettes.items():
@@ -193,7 +211,8 @@ def _kind_of_palettes(paths, headers, classes):
   by_color, void = {color: raw_id for raw_id, color in colors.items()}, {
       IGNORE_LABEL, *(line.raw_id for line in classes if line.ignore)}
   wrong = [(value, color) for value, color in shown
-           if color in by_color and by_color[color] != value and not {by_color[color], value} <= void]
+           if color in by_color and by_color[color] != value and not {by_color[color], value} <= void
+           and not (value == IGNORE_LABEL and (by_color[color], color) in shown)]  # void, behind a padded palette
   unknown = [(value, color) for value, color in shown if color not in by_color]
   if not wrong:
     return 'ids', Decision('labels', 'ids', 'the colors of the palettes contradict no id')
@@ -211,15 +230,15 @@ def _one_palette(shown):
   """Raises UserError if one id has two colors; returns no Decision."""
   first = {}
   for (value, color), path in shown.items():
-    if first.setdefault(value, (color, path))[0] != color:
+    if color and first.setdefault(value, (color, path))[0] != color:
       raise UserError(f'the palettes of the labels contradict each other: id {value} is {_text(first[value][0])} in '
                       f'{first[value][1]} and {_text(color)} in {path}; give the classes their colors in the class '
                       'list, then these decide, or --labels=ids (or "labels" in dataset.json) if the ids are right')
 
 
 def _color_at(palette, index):
-  """Color of a palette's entry; black beyond its end, as viewers show it."""
-  return tuple(palette[3 * index:3 * index + 3]) if 3 * index + 3 <= len(palette) else (0, 0, 0)
+  """Color of a palette's entry; None beyond its end, where viewers show black."""
+  return tuple(palette[3 * index:3 * index + 3]) if 3 * index + 3 <= len(palette) else None
 
 
 def _kind_of_grays(paths, classes):
@@ -228,9 +247,12 @@ def _kind_of_grays(paths, classes):
   valid = {line.raw_id for line in classes} | {IGNORE_LABEL}
   if any(raw_id != value for value, raw_id in grays.items()):
     values = sorted(set().union(*map(_values_of, paths)))
-    return _ids_or_grays(values, grays, valid, classes)
-  _refuse_masks(paths, classes)
-  return 'ids', None
+    kind, decision = _ids_or_grays(values, grays, valid, classes)
+  else:
+    kind, decision = 'ids', None
+  if kind == 'ids':
+    _refuse_masks(paths, classes)
+  return kind, decision
 
 
 def _refuse_masks(paths, classes):
@@ -275,7 +297,7 @@ def _refuse_values(values, classes, paths):
     return
   first = f'as ids, {listed(map(repr, missing))} never occur{"s" * (len(missing) == 1)}, '
   first += '255 is void' if IGNORE_LABEL in values else f'and {values[-1]} is no id'
-  names = [line.name for line in classes]
+  names = [line.name for line in classes if line.raw_id != IGNORE_LABEL]
   told = ','.join(f'{value}:{name}' for value, name in zip(values, names))
   second = f'in order, {" and ".join(f"{value} is {name}" for value, name in zip(values, names))}'
   if len(values) != len(names):
@@ -290,4 +312,4 @@ def _spread(paths):
 
 
 def _text(color):
-  return ','.join(map(str, color))
+  return ','.join(map(str, color)) if color else 'no color'

@@ -12,6 +12,7 @@ as in 1.3.1.
 """
 
 import functools
+import itertools
 import os
 
 import numpy as np
@@ -48,31 +49,27 @@ SPLITS = {split: len(variations) * sum(FRAMES[world] for world in worlds)
 def _sources(source_dir, split):
   """Lists a split of 1.3.1, as far as its videos are there."""
   root = lists.find_root(source_dir, ('vkitti', ''), 'vkitti_1.3.1_scenegt', dataset='vkitti')
-  worlds, variations = _VIDEOS[split]
   sources = []
-  for world in worlds:
-    for variation in variations:
-      folders = [os.path.join(root, f'vkitti_1.3.1_{kind}', world, variation) for kind in ('rgb', 'scenegt')]
-      if any(map(os.path.isdir, folders)):
-        _read_encoding(_encoding_path(folders[1]))  # reports its mistakes before any label is read
-        sources += _pair(*folders, name=f'{world}_{variation}_{{}}', image_name='{}.png', label_name='{}.png')
+  for world, variation in itertools.product(*_VIDEOS[split]):
+    folders = [os.path.join(root, f'vkitti_1.3.1_{kind}', world, variation) for kind in ('rgb', 'scenegt')]
+    if any(map(os.path.isdir, folders)):
+      _read_encoding(_encoding_path(folders[1]))  # reports its mistakes before any label is read
+      sources += _pair(*folders, name=f'{world}_{variation}_{{}}', image_name='{}.png', label_name='{}.png')
   return sources
 
 
 def _sources2(source_dir, split):
   """Lists a split of Virtual KITTI 2, unpacked into one folder or into a folder for each archive."""
   root, parts = _find2(source_dir)
-  worlds, variations = _VIDEOS[split]
   sources = []
-  for world in worlds:
-    for variation in variations:
-      video = os.path.join(_scene(world), variation)
-      _check_colors(os.path.join(root, parts['textgt'], video, 'colors.txt'))
-      folders = [os.path.join(root, parts[kind], video, 'frames', kind, 'Camera_0')
-                 for kind in ('rgb', 'classSegmentation')]
-      if any(map(os.path.isdir, folders)):
-        sources += _pair(*folders, name=f'{world}_{variation}_{{}}', image_name='rgb_{}.jpg',
-                         label_name='classgt_{}.png')
+  for world, variation in itertools.product(*_VIDEOS[split]):
+    video = os.path.join(_scene(world), variation)
+    _check_colors(os.path.join(root, parts['textgt'], video, 'colors.txt'))
+    folders = [os.path.join(root, parts[kind], video, 'frames', kind, 'Camera_0')
+               for kind in ('rgb', 'classSegmentation')]
+    if any(map(os.path.isdir, folders)):
+      sources += _pair(*folders, name=f'{world}_{variation}_{{}}', image_name='rgb_{}.jpg',
+                       label_name='classgt_{}.png')
   return sources
 
 

@@ -3,27 +3,62 @@
 import os
 import sys
 
-from datasets import get_dataset, prepare, records
-from utils.errors import UserError
+from datasets import folds, get_dataset, hold_out, prepare, records
+from datasets.hold_out import HELD_OUT, HoldOut
+from utils.errors import UserError, listed
 
 
-def open_split(run, split, data_dir=None):
+def open_split(run, split, data_dir=None, flags=folds.HoldOutFlags()):  # noqa: B008, the record is frozen
   """Finds a converted split, converts it again if the user's own originals have changed, and checks its classes.
 
   Args:
     run: a runs.Run.
     split: name of the split.
     data_dir: folder with its shards; None for that of the training.
+    flags: HoldOutFlags that say which images HELD_OUT has, instead of those that the run held out.
 
   Returns:
-    `(data_dir, num_images)`: the folder, and the number of images in the split.
+    `(data_dir, num_images, held)`: the folder, the number of images in the split, and the HoldOut of the split.
 
   Raises:
-    UserError: if the split is not there, changed originals cannot be used, or the classes are not the run's.
+    UserError: if the split is not there, changed originals cannot be used, the classes are not the run's, or nothing
+      was held out.
   """
-  data_dir = data_dir or find_data(run, split)
-  follow_originals(data_dir, split, run)
-  return data_dir, records.check_classes(data_dir, split, run.classes, trained=run.folder)
+  held = HoldOut.from_json(run.config.get('hold_out'))
+  data_dir = data_dir or find_data(run, 'train' if flags.given else held.parts(split)[0])
+  present = [part for part in (*hold_out.SPLITS, HELD_OUT) if os.path.exists(records.stats_path(data_dir, part))]
+  if split == HELD_OUT and HELD_OUT not in present and not held.splits and not flags.given:
+    raise UserError(f'{run.folder} held nothing out; --hold_out says which images --split={HELD_OUT} has')
+  for part in hold_out.SPLITS if flags.given else held.parts(split):
+    if part in present or not flags.given:
+      follow_originals(data_dir, part, run)
+      num_images = records.check_classes(data_dir, part, run.classes, trained=run.folder)
+    else:
+      print(f'note: {data_dir} holds no {part}, so that {HELD_OUT} has no image of it', flush=True)
+  if flags.given:
+    trained, held = held, folds.hold_out(flags, data_dir, present)
+    warn_of_seen(run, trained, data_dir, held)
+  if held.concerns(split):
+    hold_out.check(data_dir, split, held)
+    num_images = len(hold_out.read_names(data_dir, split, held))
+  return data_dir, num_images, held
+
+
+def warn_of_seen(run, trained, data_dir, held):
+  """Prints a warning if a run was trained on images that it is evaluated on as if they had been held out.
+
+  Args:
+    run: a runs.Run.
+    trained: the HoldOut of its training.
+    data_dir: folder with the shards.
+    held: the HoldOut of the evaluation.
+  """
+  if records.read_stats(data_dir, 'train').get('dataset') != run.config['dataset'].get('name'):
+    return
+  seen = [name for name in hold_out.read_names(data_dir, 'train') if held.holds(name) and not trained.holds(name)]
+  if seen:
+    print(f'warning: {run.folder} was trained on {len(seen)} of these images, such as {listed(seen, 3)}; they were not '
+          'held out, and their score is too good', file=sys.stderr, flush=True)
 
 
 def find_data(run, split):

@@ -1,11 +1,14 @@
 """Evaluates a trained network on a split: the work of evaluate.py."""
 
 import dataclasses
+import hashlib
 import os
+import urllib.parse
 
 import numpy as np
 
 from datasets import pipeline, records
+from datasets.hold_out import HELD_OUT, NOTHING
 from datasets.inputs import Input
 from utils.drawing import charts, colors, gallery
 from utils.errors import UserError
@@ -47,8 +50,8 @@ def evaluate(settings):
     UserError: if the run, the split or a record cannot be used, or the split has no labeled pixel.
   """
   run = load_run(settings.ckpt)
-  data_dir, num_images = open_split(run, settings.split, settings.data_dir)
-  records.check_reading(data_dir, settings.split, Input.from_config(run.config).reading,
+  data_dir, num_images, held = open_split(run, settings.split, settings.data_dir, settings.held)
+  records.check_reading(data_dir, held.parts(settings.split)[0], Input.from_config(run.config).reading,
                         where=f'{run.folder} was trained on')
   output_dir = settings.output_dir or run.folder
   if not settings.output_dir and not os.access(run.folder, os.W_OK):
@@ -58,13 +61,13 @@ def evaluate(settings):
     print(f'{run.checkpoint} (step {run.step}) on the {num_images} images of {settings.split} in {data_dir}',
           flush=True)
     print(device_line(settings.labelling.device), flush=True)
-    evaluation = score_split(predictor, settings, data_dir, run.classes, num_images)
+    evaluation = score_split(predictor, settings, data_dir, run.classes, num_images, held=held)
   if not evaluation.scorer.matrix.any():
     raise UserError(f'split {settings.split!r} in {data_dir} has no labeled pixel')
-  report(run, evaluation, settings, num_images, output_dir)
+  report(run, evaluation, settings, num_images, output_dir, held=held)
 
 
-def score_split(predictor, settings, data_dir, classes, num_images):
+def score_split(predictor, settings, data_dir, classes, num_images, *, held=NOTHING):
   """Labels a split image by image and scores it.
 
   Args:
@@ -73,6 +76,7 @@ def score_split(predictor, settings, data_dir, classes, num_images):
     data_dir: folder with the shards.
     classes: class names, index = label id.
     num_images: number of images in the split.
+    held: the HoldOut of the split.
 
   Returns:
     an Evaluation.
@@ -84,7 +88,7 @@ def score_split(predictor, settings, data_dir, classes, num_images):
   scorer = Scorer(classes, where=where, parts=PARTS if settings.details else ())
   plain, examples = Scorer(classes, where=where), []
   shown = set(np.linspace(0, num_images - 1, NUM_EXAMPLES).astype(int).tolist())
-  images = (((name, truth), image) for name, image, truth in pipeline.examples(data_dir, settings.split))
+  images = (((name, truth), image) for name, image, truth in pipeline.examples(data_dir, settings.split, held))
   with Progress(num_images, 'images', label=settings.split) as progress:
     for item in labelled(images, predictor, crf=settings.labelling.refinement, tiles=settings.tiles,
                          wanted=Wanted(confidence=settings.details), num_workers=settings.labelling.num_workers):
@@ -114,6 +118,10 @@ def variant(settings):
   def add(name, *values):
     parts.append('_'.join([name, *(str(value) if isinstance(value, int) else f'{value:g}' for value in values)]))
 
+  if settings.held.given:
+    asked = ','.join(settings.held.hold_out or (settings.held.fold, settings.held.group_by))
+    asked = urllib.parse.quote(os.fsencode(asked), safe='')
+    parts.append(f'of_{asked if len(asked) < 60 else hashlib.sha256(asked.encode()).hexdigest()[:12]}')
   if views.scales != (1.0,):
     add('scales', *views.scales)
   if views.flip:
@@ -135,7 +143,7 @@ def variant(settings):
   return '-'.join(parts)
 
 
-def report(run, evaluation, settings, num_images, output_dir):
+def report(run, evaluation, settings, num_images, output_dir, *, held=NOTHING):
   """Prints the table and writes the files.
 
   Args:
@@ -144,6 +152,7 @@ def report(run, evaluation, settings, num_images, output_dir):
     settings: an EvaluateSettings.
     num_images: number of images in the split.
     output_dir: folder to write to.
+    held: the HoldOut of the split.
 
   Raises:
     UserError: if a file cannot be written.
@@ -156,6 +165,8 @@ def report(run, evaluation, settings, num_images, output_dir):
             'precision': labelling.device.chosen, 'samples': labelling.samples,
             'test_flip': labelling.views.flip, 'test_scales': list(labelling.views.scales),
             'advice': advice(scorer.matrix, run.classes, flags=run.config.get('flags'), step=run.step)}
+  if settings.split == HELD_OUT:
+    value['hold_out'] = held.to_json()
   for line in value['advice']:
     print(f'advice: {line}')
   if labelling.crf:

@@ -2,6 +2,9 @@
 
 import dataclasses
 
+from datasets.folds import HoldOutFlags
+from datasets.hold_out import HELD_OUT
+from utils.errors import UserError
 from utils.inference.settings import Labelling
 from utils.inference.tiles import Tiles
 from utils.settings import Settings, flag, group
@@ -23,3 +26,12 @@ class EvaluateSettings(Settings):
   details: bool = flag(False, 'report boundary scores, calibration, and the best and the worst images as well')
   labelling: Labelling = group(Labelling)
   tiles: EvaluationTiles = group(EvaluationTiles)
+  held: HoldOutFlags = group(HoldOutFlags)
+
+  def check(self):
+    """Raises UserError if a setting is not valid, or does not fit another."""
+    super().check()
+    self.held.refuse_idle()
+    if self.held.given and self.split != HELD_OUT:
+      raise UserError(f'--split={self.split}: --hold_out and --fold choose the images of --split={HELD_OUT}; without '
+                      'them, it has those that the training held out')

@@ -252,9 +252,9 @@ def by_size(inputs, *, window_pixels, max_pixels, reading):
     header = windows.read_header(item.path) if item.kind == PHOTO else None
     if header and header.pixels > max_pixels:
       failures.append(Failed(
-          item.path, f'has {header.width}x{header.height} pixels; more than --max_input_pixels={max_pixels} may be a '
-          f'decompression bomb; if it is none, give --max_input_pixels={header.pixels}', 'too many pixels'))
-    elif header and window_pixels is not None and header.pixels > window_pixels and header.by_rows(reading):
+          item.path, f'has {header.size[1]}x{header.size[0]} pixels; more than --max_input_pixels={max_pixels} may be '
+          f'a decompression bomb; if it is none, give --max_input_pixels={header.pixels}', 'too many pixels'))
+    elif header and window_pixels is not None and header.pixels > window_pixels and windows.by_rows(header, reading):
       kept.append(dataclasses.replace(item, kind=LARGE))
     else:
       kept.append(item)

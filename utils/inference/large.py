@@ -73,7 +73,7 @@ def label_large(item, output, predictor, reading):
   The label is written by label_files; the overlay is made small, to at most OVERVIEW pixels.
 
   Args:
-    item: a files.Input, whose header says `by_rows`.
+    item: a files.Input that windows.by_rows takes.
     output: a results.Output.
     predictor: the run's Predictor.
     reading: the run's Reading.

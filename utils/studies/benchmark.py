@@ -362,11 +362,7 @@ def measure(settings, module, parts, *, data=True):
     data: see `prepared`.
   """
   with prepared(settings, module, data=data) as (setup, result):
-    for name in dict.fromkeys(settings.what):
-      if name in result['parts']:
-        print(f'{name} is in {settings.output} already', flush=True)
-        continue
-      print(f'measuring: {name}', flush=True)
+    for name in results.missing(settings.output, result, settings.what):
       results.add(settings.output, result, name, parts[name](setup))
   print(f'{results.table(result["results"])}\nwritten to {settings.output}')
 

@@ -193,11 +193,7 @@ def work(settings, *, rows_of=rows_of, clock=time.monotonic):
                            resume=settings.resume)
     print(', '.join(f'{name} {value}' for name, value in {**result['machine'], **result['nvidia_smi']}.items()),
           flush=True)
-    for part in dict.fromkeys(settings.parts):
-      if part in result['parts']:
-        print(f'{part} is in {settings.output} already', flush=True)
-        continue
-      print(f'measuring: {part}', flush=True)
+    for part in results.missing(settings.output, result, settings.parts):
       limit, start = min(settings.part_seconds, end - clock()), clock()
       with contextlib.suppress(UserError):
         results.add(settings.output, result, part, rows_of(part, work_dir, settings, limit=limit) if limit > 0

@@ -17,6 +17,7 @@ import time
 import numpy as np
 
 from datasets import pipeline
+from datasets.hold_out import NOTHING
 from utils import settings as settings_lib
 from utils.errors import UserError
 from utils.evaluation import metrics
@@ -180,17 +181,18 @@ def label_images(predictor, images):
   return tasks, (time.process_time() - start) / len(images)
 
 
-def read_images(data_dir, split, wanted):
+def read_images(data_dir, split, wanted, held=NOTHING):
   """Reads the examples of a split whose numbers are in `wanted`: dict from number to (name, image, truth)."""
-  return {number: example for number, example in enumerate(pipeline.examples(data_dir, split)) if number in wanted}
+  examples = enumerate(pipeline.examples(data_dir, split, held))
+  return {number: example for number, example in examples if number in wanted}
 
 
-def run_search(settings, run, data_dir, num_images, save):
+def run_search(settings, run, data_dir, num_images, save, *, held=NOTHING):
   """Searches and prints; calls `save` with the content of the JSON file after every score."""
   even, odd = pick(num_images, settings.count)
   device = settings.device
   with Predictor(run, device.precision, gpu=device.gpu, gpu_memory_fraction=device.gpu_memory_fraction) as predictor:
-    tasks, network_seconds = label_images(predictor, read_images(data_dir, settings.split, {*even, *odd}))
+    tasks, network_seconds = label_images(predictor, read_images(data_dir, settings.split, {*even, *odd}, held))
 
   def score(numbers, trials, label):
     return score_all([tasks[number] for number in numbers], trials, num_classes=len(run.classes),
@@ -242,12 +244,12 @@ def search_run(settings):
   """Searches the parameters and writes the JSON; `settings` is a SearchSettings."""
   crf.require()
   run = load_run(settings.ckpt)
-  data_dir, num_images = open_split(run, settings.split, settings.data_dir)
+  data_dir, num_images, held = open_split(run, settings.split, settings.data_dir)
   if num_images < 2:
     raise UserError(f'split {settings.split!r} in {data_dir} has {num_images} image; a search needs 2')
   path = settings.output or os.path.join(run.folder, f'crf-search-{settings.split}.json')
   make_folder(os.path.dirname(os.path.abspath(path)))
-  run_search(settings, run, data_dir, num_images, functools.partial(write_json, path))
+  run_search(settings, run, data_dir, num_images, functools.partial(write_json, path), held=held)
   print(f'written: {path}')
 
 

@@ -1,9 +1,8 @@
 """The results of a program that measures: rows, their table, and the JSON that holds each part as soon as it ends.
 
     result = results.begin('out.json', {'machine': ...}, resume=True)
-    for name, part in parts.items():
-      if name not in result['parts']:
-        results.add('out.json', result, name, part())
+    for name in results.missing('out.json', result, parts):
+      results.add('out.json', result, name, parts[name]())
     print(results.table(result['results']))
 
 The JSON holds what the figures depend on, the rows as `results`, and as `parts` the number of rows of each part, with
@@ -103,6 +102,16 @@ def _flat(about):
     if name not in _FREE:
       found |= {f'{name}.{key}': part for key, part in value.items()} if isinstance(value, dict) else {name: value}
   return found
+
+
+def missing(path, result, names):
+  """Yields those of some parts, each once, that `result`, of `begin`, does not have yet; says so of every part."""
+  for name in dict.fromkeys(names):
+    if name in result['parts']:
+      print(f'{name} is in {path} already', flush=True)
+    else:
+      print(f'measuring: {name}', flush=True)
+      yield name
 
 
 def add(path, result, name, rows, **more):

@@ -17,6 +17,7 @@ from utils.files import make_folder, tensorflow_path, write_json
 from utils.progress import STEP_LINE, Progress, duration
 from utils.runs import AVERAGE, BEST, BEST_SCORE, read_best
 from utils.training import summaries
+from utils.training.replicas import Replicas
 
 
 class LogHook(tf.train.SessionRunHook):
@@ -41,7 +42,7 @@ class LogHook(tf.train.SessionRunHook):
       max_steps: the run's last step.
       batch_size: images per step.
       every_steps: steps between two lines; on a terminal, a line with a bar is redrawn instead.
-      writer: tf.summary.FileWriter for the images/s.
+      writer: tf.summary.FileWriter for the images/s; None to print and write nothing.
       max_left_out: number of skipped steps in a row (loss finite, gradient not) after which the run still goes on.
     """
     self._max_left_out, self._left_out, self._left_out_in_a_row = max_left_out, 0, 0
@@ -71,7 +72,7 @@ class LogHook(tf.train.SessionRunHook):
     self._refuse_not_finite(values)
     self._losses.append(values['loss'])
     self.done = self.step >= self._max_steps
-    if self.done or self.step % self._every_steps == 0:
+    if self._writer and (self.done or self.step % self._every_steps == 0):
       self._log(values['rate'], values['scaling'])
     if self.done:
       run_context.request_stop()
@@ -118,7 +119,7 @@ class LogHook(tf.train.SessionRunHook):
     self._time, self._logged_step, self._losses = now, self.step, []
 
   def end(self, session):
-    if sys.stdout.isatty():
+    if self._writer and sys.stdout.isatty():
       print()
 
 
@@ -245,32 +246,39 @@ class EvaluateHook(tf.train.SessionRunHook):
   """
 
   def __init__(self, batches, logits_fn, *, dataset, split, num_images, every_steps, run_dir, writer, log_hook,
-               early_stop=0, flags=None):
+               early_stop=0, flags=None, replicas=Replicas(), summed=None):  # noqa: B008, the record is frozen
     """Builds the evaluation beside the training; its variables must exist already.
 
     Args:
-      batches: tf.data.Dataset from pipeline.evaluation_batches.
-      logits_fn: `logits_fn(images)` -> (logits, end_points), in inference mode, with the training's variables.
+      batches: tf.data.Dataset from pipeline.evaluation_batches, or this process's share of it.
+      logits_fn: `logits_fn(images)` -> logits, in inference mode, with the training's variables.
       dataset: the Dataset.
       split: name of the split.
-      num_images: number of images in the split.
+      num_images: number of images in the batches.
       every_steps: steps between two evaluations.
       run_dir: the run's folder; the best checkpoint and best.json go to its subfolder BEST.
-      writer: tf.summary.FileWriter for the metrics.
+      writer: tf.summary.FileWriter for the metrics; None to print, write and keep nothing.
       log_hook: the LogHook; its images/s exclude evaluations, and its `done` calls for the last one.
       early_stop: number of evaluations without a better mean IoU after which the run ends; 0 for never.
       flags: dict of the run's flags, for the advice at the end.
+      replicas: the Replicas of this process, each of which labels images of its own.
+      summed: `summed(session, matrix)` adds up the confusion matrices int64 [C, C] of all processes; None for one.
     """
     self._iterator = tf.data.make_initializable_iterator(batches)
-    batch = self._iterator.get_next()
-    logits, _ = logits_fn(batch['image'])
-    self._fetches = [batch['name'], batch['label'], tf.argmax(logits, axis=-1, output_type=tf.int32)]
+
+    def on_replica():
+      batch = self._iterator.get_next()
+      return batch['name'], batch['label'], tf.argmax(logits_fn(batch['image']), axis=-1, output_type=tf.int32)
+
+    # The fetches of one image for each replica.
+    self._fetches = list(zip(*map(replicas.of_replicas, replicas.each(on_replica))))
+    self._summed = summed or (lambda session, matrix: matrix)
     self._dataset, self._split, self._num_images = dataset, split, num_images
     self._every_steps, self._early_stop = every_steps, early_stop
     self._writer, self._log_hook, self._flags = writer, log_hook, flags
     self._matrix = None  # of the last evaluation
     self._folder = os.path.join(run_dir, BEST)
-    self._saver = tf.train.Saver(model_variables_and_step(), max_to_keep=1, save_relative_paths=True)
+    self._saver = replicas.saver(model_variables_and_step(), max_to_keep=1, save_relative_paths=True)
     self._best = {'mean_iou': -1.0, 'step': 0}
     self._global_step = tf.train.get_global_step()
 
@@ -307,7 +315,7 @@ class EvaluateHook(tf.train.SessionRunHook):
   def end(self, session):
     if self._log_hook.done and self._step != self._evaluated:  # an interrupted run ends without waiting
       self._evaluate(session)
-    if self._matrix is not None and self._step == self._evaluated:
+    if self._writer and self._matrix is not None and self._step == self._evaluated:
       for line in advice(self._matrix, self._dataset.classes, flags=self._flags, step=self._step):
         print(f'advice: {line}', flush=True)
 
@@ -317,24 +325,32 @@ class EvaluateHook(tf.train.SessionRunHook):
     session.run(self._iterator.initializer)
     with Progress(self._num_images, 'images', label=self._split, interval=60.0) as progress:
       while progress.done < self._num_images:
-        names, labels, predictions = session.run(self._fetches)
-        for name, truth, prediction in zip(names, labels, predictions):
-          scorer.add(os.fsdecode(name), truth, prediction)
-          progress.update()
+        left = self._num_images - progress.done  # no more replicas are asked than there are images
+        for names, labels, predictions in session.run(self._fetches[:left]):
+          for name, truth, prediction in zip(names, labels, predictions):
+            scorer.add(os.fsdecode(name), truth, prediction)
+            progress.update()
+    scorer.matrix = self._summed(session, scorer.matrix)
     result, self._matrix = scorer.result(), scorer.matrix
-    self._writer.add_summary(summaries.evaluation_summary(result, self._dataset.classes, self._split), self._step)
-    self._writer.flush()
     self._evaluated = self._step
     better = result['mean_iou'] > self._best['mean_iou']
+    if better:
+      self._best = {'split': self._split, 'metric': 'mean_iou', 'mean_iou': result['mean_iou'], 'step': int(self._step)}
+    if self._writer:
+      self._report(session, result, better)
+    self._log_hook.pause(time.monotonic() - start)
+
+  def _report(self, session, result, better):
+    """Writes and prints the scores, and keeps the weights if they are the best."""
+    self._writer.add_summary(summaries.evaluation_summary(result, self._dataset.classes, self._split), self._step)
+    self._writer.flush()
     print(f'step {self._step}  {self._split}: mean IoU {result["mean_iou"]:.4f}, pixel accuracy '
           f'{result["pixel_accuracy"]:.4f}' + (', the best so far' if better else ''), flush=True)
     if better:
-      self._keep(session, result['mean_iou'])
-    self._log_hook.pause(time.monotonic() - start)
+      self._keep(session)
 
-  def _keep(self, session, mean_iou):
+  def _keep(self, session):
     """Saves the weights as the best checkpoint."""
-    self._best = {'split': self._split, 'metric': 'mean_iou', 'mean_iou': mean_iou, 'step': int(self._step)}
     make_folder(self._folder)
     with _one_line_if_unwritable(self._step):
       self._saver.save(session, os.path.join(tensorflow_path(self._folder), 'model.ckpt'), global_step=self._step,

@@ -23,14 +23,13 @@ LossScale = collections.namedtuple('LossScale', [
 
 
 def loss_scale():
-  """Creates a LossScale; returns `(state, scale)`: the LossScale, and the scale of the step, float32 scalar tensor."""
+  """Creates a LossScale."""
 
   def variable(name, value):
     return tf.get_variable(name, initializer=value, trainable=False)
 
   with tf.variable_scope(SCOPE):
-    state = LossScale(variable('scale', tf.constant(INITIAL)), variable('good_steps', 0), variable('left_out', 0))
-  return state, state.scale.read_value()
+    return LossScale(variable('scale', tf.constant(INITIAL)), variable('good_steps', 0), variable('left_out', 0))
 
 
 def adjusted(state, *, finite):

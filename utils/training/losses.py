@@ -5,6 +5,7 @@ import numpy as np
 from utils.compat import tf
 from utils.errors import UserError
 from utils.labels import IGNORE_LABEL, median_frequency_weights
+from utils.training.replicas import stacked, total, whole
 
 OHEM_PROBABILITY = 0.7  # pixels whose true class has at most this probability are hard
 OHEM_LEAST = 16  # keep at least 1/16 of the pixels, even if all are confident
@@ -12,7 +13,9 @@ LOVASZ_LEVELS = 1024  # errors are quantized to this many levels; within a level
 
 
 def segmentation_loss(logits, labels, *, kind='cross_entropy', class_weights=None):
-  """The loss over the labeled pixels of a batch.
+  """The loss over the labeled pixels of a batch; on several replicas, of the batch of all of them together.
+
+  There every replica returns the loss of the whole batch, whose gradient is that of its own pixels.
 
   Args:
     logits: float32 [B, H, W, C].
@@ -75,8 +78,8 @@ def ohem(logits, ids, labelled, *, class_weights=None):
   """
   losses = _pixel_losses(logits, ids)
   ranked = tf.stop_gradient(tf.where(labelled, losses, -tf.ones_like(losses)))
-  least = tf.maximum(tf.reduce_sum(tf.cast(labelled, tf.int32)) // OHEM_LEAST, 1)
-  bar = tf.reduce_min(tf.math.top_k(tf.reshape(ranked, [-1]), least, sorted=False).values)
+  least = tf.maximum(total(tf.reduce_sum(tf.cast(labelled, tf.int32))) // OHEM_LEAST, 1)
+  bar = tf.reduce_min(tf.math.top_k(tf.reshape(stacked(ranked), [-1]), least, sorted=False).values)
   bar = tf.minimum(bar, -np.log(OHEM_PROBABILITY))
   return _pixel_mean(losses, ids, labelled & (ranked >= bar), class_weights=class_weights)
 
@@ -91,9 +94,10 @@ def dice(logits, ids, labelled, *, class_weights=None):
   probabilities, truth, labelled = _by_class(logits, ids, labelled)
   mask = tf.cast(labelled, tf.float32)[:, None]
   probabilities, truth = probabilities * mask, truth * mask
-  pixels = tf.reduce_sum(truth, axis=0)
-  overlaps = 2.0 * tf.reduce_sum(probabilities * truth, axis=0)
-  losses = 1.0 - tf.math.divide_no_nan(overlaps, tf.reduce_sum(tf.square(probabilities), axis=0) + pixels)
+  pixels = total(tf.reduce_sum(truth, axis=0))
+  overlaps = 2.0 * whole(tf.reduce_sum(probabilities * truth, axis=0))
+  squares = whole(tf.reduce_sum(tf.square(probabilities), axis=0))
+  losses = 1.0 - tf.math.divide_no_nan(overlaps, squares + pixels)
   return tf.reduce_sum(losses * _class_shares(pixels, class_weights))
 
 
@@ -114,13 +118,14 @@ def lovasz(logits, ids, labelled, *, class_weights=None):
   bins = levels + LOVASZ_LEVELS * (truth + 2 * tf.range(num_classes))
   bins = tf.where_v2(labelled[:, None], bins, size)
   counts = tf.cast(tf.reshape(tf.math.bincount(bins, minlength=size, maxlength=size), shape), tf.float32)
+  counts = total(counts)
   # The error is p in the background, and 1 - p, whose levels run the other way, in the foreground.
   background, foreground = counts[:, 0], tf.reverse(counts[:, 1], [-1])
   shares = _class_shares(tf.reduce_sum(foreground, axis=-1), class_weights)[:, None]
   added_background, added_foreground = (shares * added for added in _jaccard_steps(background, foreground))
   slopes = tf.reshape(tf.stack([added_background, -tf.reverse(added_foreground, [-1])], axis=1), [-1])
   slopes = tf.stop_gradient(tf.gather(tf.concat([slopes, [0.0]], axis=0), bins))
-  return tf.reduce_sum(added_foreground * foreground) + tf.reduce_sum(probabilities * slopes)
+  return tf.reduce_sum(added_foreground * foreground) + whole(tf.reduce_sum(probabilities * slopes))
 
 
 def _jaccard_steps(background, foreground):
@@ -151,10 +156,10 @@ def _pixel_losses(logits, ids):
 def _pixel_mean(losses, ids, mask, *, class_weights):
   """Mean over the pixels in `mask` of the losses, times their class weights if given; 0 for an empty mask."""
   weights = tf.cast(mask, tf.float32)
-  count = tf.maximum(tf.reduce_sum(weights), 1.0)
+  count = tf.maximum(total(tf.reduce_sum(weights)), 1.0)
   if class_weights is not None:
     weights *= tf.gather(class_weights, ids)
-  return tf.reduce_sum(losses * weights) / count
+  return whole(tf.reduce_sum(losses * weights)) / count
 
 
 def _by_class(logits, ids, labelled, *, dtype=tf.float32):

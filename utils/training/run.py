@@ -3,20 +3,27 @@
 import contextlib
 import dataclasses
 import functools
+import os
 
-from datasets import get_dataset, inputs, pipeline, prepare, records, sanity
+from datasets import get_dataset, hold_out, inputs, pipeline, prepare, records, sanity
+from datasets.hold_out import HoldOut
 from datasets.inputs import Input
 from nets import get_network
 from nets.network import Mode
+from utils import cluster as clusters
 from utils import runs
+from utils.agreement import GoodbyeHook, SameStartHook, StopTogetherHook, Sum
 from utils.checkpoint_files import kept, newest_checkpoint, read_step
+from utils.cluster import Cluster
 from utils.compat import tf
 from utils.errors import UserError, shown
 from utils.files import tensorflow_path
 from utils.rewritings import rewritings
-from utils.session import device_line, device_type, session_config
+from utils.session import device_line, device_type, gpu_numbers, session_config
 from utils.settings import changeable, to_dict
-from utils.training import finish, hooks, loss_scale, losses, start, summaries
+from utils.training import finish, hooks, loss_scale, losses, start, summaries, together
+from utils.training.held_out import hold_out_of_run
+from utils.training.replicas import Replicas, place, replicas_of
 from utils.training.settings import TrainSettings
 from utils.training.step import averaged, dropout_seed, learning_rate, make_step, rate_factor
 
@@ -35,6 +42,10 @@ class Training:
     resumed: prefix of the run's own newest checkpoint; None for a new run.
     start_step: step of this checkpoint; 0 for a new run.
     seen: the inputs.Input of the network.
+    band_colors: colors of its bands, see Mode.
+    held: the HoldOut.
+    cluster: the Cluster of the machines that train together; None for one.
+    replicas: the Replicas.
   """
   settings: TrainSettings
   dataset: object
@@ -42,6 +53,15 @@ class Training:
   resumed: str | None
   start_step: int
   seen: Input = Input()
+  band_colors: tuple | None = None
+  held: HoldOut = hold_out.NOTHING
+  cluster: Cluster | None = None
+  replicas: Replicas = Replicas()
+
+  @property
+  def is_chief(self):
+    """Whether this process writes the run's folder and its log."""
+    return self.cluster is None or self.cluster.is_chief
 
   @property
   def data_dir(self):
@@ -65,8 +85,9 @@ class Training:
 
   def logits(self, images, mode=Mode()):  # noqa: B008, the record is frozen
     """Builds the network for images float32 [B, H, W, N] in a Mode; returns `(logits, end_points)`."""
-    mode = dataclasses.replace(mode, fold_batch_norm=self.rewritings.fold_batch_norm)
-    return self.network.logits(images, self.dataset.num_classes, mode, **self.settings.shape)
+    mode = dataclasses.replace(mode, fold_batch_norm=self.rewritings.fold_batch_norm, replica=place())
+    return self.network.logits(
+        images, self.dataset.num_classes, mode, band_colors=self.band_colors, **self.settings.shape)
 
 
 def train(settings):
@@ -81,39 +102,68 @@ def train(settings):
   Raises:
     UserError: if settings, data or weights cannot be used; config.json and checkpoints of an earlier run are unchanged.
   """
-  device = settings.device
-  config = session_config(device.precision, settings.bookkeeping.threads, gpu=device.gpu,
-                          gpu_memory_fraction=device.gpu_memory_fraction, tf32=True)
+  device, schedule = settings.device, settings.schedule
+  cluster = clusters.cluster_of(settings.workers, os.environ)
+  replicas = replicas_of(len(gpu_numbers(device.gpu)), cluster)
+  replicas.check(schedule.batch_size, schedule.gradient_accumulation)
+  config = replicas.session_config(session_config(
+      device.precision, settings.bookkeeping.threads, gpu=device.gpu, gpu_memory_fraction=device.gpu_memory_fraction,
+      tf32=True))
   print(device_line(device), flush=True)
-  dataset, network = get_dataset(settings.data.dataset), get_network(settings.model.net)
-  run_dir = settings.resolved(dataset).run_dir
-  with runs.locked(run_dir):
-    resumed = newest_checkpoint(run_dir)
-    saved = runs.saved_config(run_dir) if resumed else None  # a start that failed before its first does not bind this
-    resolved = settings.resolved(dataset, saved and saved['flags'])
-    run_config = runs.make_config(to_dict(resolved), dataset, network, command=settings.command)
-    if saved:
-      runs.check_config(run_dir, saved, run_config, may_differ=changeable(TrainSettings))
-    prepare.prepare(dataset, resolved.data.data_dir, source_dir=resolved.data.source_dir, splits=resolved.splits,
-                    told=resolved.data.reading.told, skip_bad=resolved.data.skip_bad)
-    stats = {split: records.read_stats(resolved.data.data_dir, split) for split in resolved.splits}
-    sanity.report(dataset.name, stats)
-    seen = choose_bands(resolved, network, run_dir, saved)
-    run_config['dataset']['reading'], run_config['network']['bands'] = seen.reading.to_json(), seen.numbers
-    run_config['dataset']['label_values'] = stats['train'].get('label_values', [])
-    start_step = read_step(resumed) if resumed else 0
-    if start_step >= settings.schedule.max_steps:
-      print(f'{run_dir} has reached step {start_step} already; a larger --max_steps continues it')
+  if cluster and not cluster.is_chief:  # which converts the dataset, so that it is not done twice in one folder
+    clusters.wait(cluster, settings.workers.wait_minutes, numbers=[0])
+  run_dir = settings.resolved(get_dataset(settings.data.dataset)).run_dir
+  with runs.locked(run_dir) if cluster is None or cluster.is_chief else contextlib.nullcontext():
+    training, run_config = prepared(settings, cluster, replicas)
+    if training.start_step >= schedule.max_steps:
+      print(f'{run_dir} has reached step {training.start_step} already; a larger --max_steps continues it')
       return 0
-    training = Training(resolved, dataset, network, resumed, start_step, seen)
-    with _bad_records_named(training), tf.Graph().as_default():
+    with _bad_records_named(training), tf.Graph().as_default(), replicas.scope():
       tf.set_random_seed(settings.seed)
       outputs, batch, scaffold = build(training)
-      runs.save_config(run_dir, run_config)  # not before data and graph are there: a start that fails changes nothing
+      if training.is_chief:  # not before data and graph are there: a start that fails changes nothing
+        runs.save_config(run_dir, run_config)
       return run_to_end(training, outputs, batch, scaffold, config)
 
 
-def choose_bands(settings, network, run_dir, saved):
+def prepared(settings, cluster, replicas):
+  """Finds what a run is to go on from, and prepares its data.
+
+  Args:
+    settings: a TrainSettings.
+    cluster: a Cluster; None for one machine.
+    replicas: the Replicas.
+
+  Returns:
+    `(training, config)`: a Training, and the content of config.json.
+
+  Raises:
+    UserError: see `train`.
+  """
+  dataset, network = get_dataset(settings.data.dataset), get_network(settings.model.net)
+  run_dir = settings.resolved(dataset).run_dir
+  resumed = newest_checkpoint(run_dir)
+  saved = runs.saved_config(run_dir) if resumed else None  # a start that failed before its first does not bind this
+  resolved = settings.resolved(dataset, saved and saved['flags'])
+  config = runs.make_config(to_dict(resolved), dataset, network, command=settings.command)
+  if saved:
+    runs.check_config(run_dir, saved, config, may_differ=changeable(TrainSettings))
+  prepare.prepare(dataset, resolved.data.data_dir, source_dir=resolved.data.source_dir, splits=resolved.splits,
+                  told=resolved.data.reading.told, skip_bad=resolved.data.skip_bad)
+  held, config['hold_out'] = hold_out_of_run(resolved, dataset, saved)
+  stats = {split: hold_out.read_stats(resolved.data.data_dir, split, held) for split in resolved.splits}
+  whole = {part: records.read_stats(resolved.data.data_dir, part) for part in held.whole(resolved.splits)}
+  sanity.report(dataset.name, whole, stats)
+  seen = choose_bands(resolved, network, run_dir, saved, held)
+  config['dataset']['reading'], config['network']['bands'] = seen.reading.to_json(), seen.numbers
+  # A run of an earlier version goes on with the means that it was trained with.
+  colors = config['network']['band_colors'] = saved['network'].get('band_colors') if saved else seen.colors
+  config['dataset']['label_values'] = stats['train'].get('label_values', [])
+  start_step = read_step(resumed) if resumed else 0
+  return Training(resolved, dataset, network, resumed, start_step, seen, colors, held, cluster, replicas), config
+
+
+def choose_bands(settings, network, run_dir, saved, held=hold_out.NOTHING):
   """Chooses the bands that the network sees, by --bands and the records.
 
   Args:
@@ -121,6 +171,7 @@ def choose_bands(settings, network, run_dir, saved):
     network: the Network.
     run_dir: the run's folder.
     saved: config.json of the run to be resumed; None for a new run.
+    held: the HoldOut.
 
   Returns:
     an Input.
@@ -133,7 +184,7 @@ def choose_bands(settings, network, run_dir, saved):
   if network.most_bands and len(seen.names) > network.most_bands:
     raise UserError(f'--net={network.name} sees at most {network.most_bands} bands, and the images have '
                     f'{len(seen.names)}; choose some by --bands')
-  for split in settings.splits:
+  for split in held.whole(settings.splits):
     records.check_reading(data_dir, split, seen.reading, where='train has', ranges=True)
   if saved:
     records.check_reading(data_dir, 'train', Input.from_config(saved).reading, where=f'{run_dir} was trained on',
@@ -148,7 +199,8 @@ def _bad_records_named(training):
     yield
   except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
     for split in training.settings.splits:
-      records.verify(records.shard_paths(training.data_dir, split), num_classes=training.dataset.num_classes)
+      records.verify(hold_out.shard_paths(training.data_dir, split, training.held),
+                     num_classes=training.dataset.num_classes)
     raise
 
 
@@ -168,7 +220,9 @@ def build(training):
   schedule, optimizer = settings.schedule, settings.optimizer
   batches = tf.data.make_initializable_iterator(pipeline.training_batches(
       training.data_dir, 'train', batch_size=schedule.batch_size, augmentation=settings.augmentation,
-      seed=settings.seed, start_step=training.start_step, bands=training.seen.bands))
+      seed=settings.seed, start_step=training.start_step, bands=training.seen.bands,
+      held=training.held,
+      places=training.replicas.positions(schedule.batch_size, schedule.gradient_accumulation)))
   tf.add_to_collection(tf.GraphKeys.TABLE_INITIALIZERS, batches.initializer)  # Scaffold runs these
   batch = batches.get_next()
   rate = learning_rate(
@@ -185,19 +239,22 @@ def build(training):
       offsets=optimizer.train_offsets, loss=optimizer.loss, class_weights=class_weights(training),
       gradient_accumulation=schedule.gradient_accumulation, clip_norm=optimizer.gradient_clip_norm,
       adam_epsilon=optimizer.adam_epsilon, ema_decay=optimizer.ema_decay,
-      products=training.rewritings.products, scaled=training.precision == 'float16')(batch)
+      products=training.rewritings.products, scaled=training.precision == 'float16', replicas=training.replicas)(batch)
   init_fn = start.choose(settings.start, training.network, resumed=training.resumed,
                          start_step=training.start_step, seen=training.seen)
   if init_fn is None and not training.resumed and tf.get_collection(tf.GraphKeys.UPDATE_OPS):
     start.say_if_averages_lag(optimizer.batch_norm_decay, schedule)
   print(start.overview(outputs.gradients, schedule.learning_rate, rate_factor(**scopes)), flush=True)
-  saver = tf.train.Saver(max_to_keep=settings.bookkeeping.keep_checkpoints, save_relative_paths=True)  # a run may move
-  if training.resumed:
-    saver.set_last_checkpoints_with_time(kept(tensorflow_path(training.resumed)))
+  saver = tf.train.Saver(**saver_options(settings))
   # A variable is initialized or restored, or that fails: asking each whether it is would build thousands of ops.
   all_ready = tf.constant([], tf.string)
   return outputs, batch, tf.train.Scaffold(
       init_fn=init_fn, saver=saver, ready_op=all_ready, ready_for_local_init_op=all_ready)
+
+
+def saver_options(settings):
+  """Keyword arguments of the tf.train.Saver of a run, with its TrainSettings."""
+  return {'max_to_keep': settings.bookkeeping.keep_checkpoints, 'save_relative_paths': True}  # a run may move
 
 
 def class_weights(training):
@@ -205,7 +262,7 @@ def class_weights(training):
   kind = training.settings.optimizer.class_weights
   if kind == 'none':
     return None
-  stats = records.read_stats(training.data_dir, 'train')
+  stats = hold_out.read_stats(training.data_dir, 'train', training.held)
   return losses.CLASS_WEIGHTS[kind](stats['class_pixels'], stats['class_image_pixels'])
 
 
@@ -222,28 +279,32 @@ def run_to_end(training, outputs, batch, scaffold, config):
   Returns:
     the exit code, see `train`.
   """
-  run_dir, resumed = training.settings.run_dir, training.resumed
+  settings, resumed = training.settings, training.resumed
   try:
-    with hooks.StopOnInterruptHook() as interrupt:
-      log, chain = make_hooks(training, outputs, batch, scaffold, interrupt)
-      creator = tf.train.ChiefSessionCreator(
-          scaffold, config=config,
-          checkpoint_filename_with_path=tensorflow_path(resumed) if resumed and not scaffold.init_fn else None)
-      with tf.train.MonitoredSession(creator, hooks=chain) as session:
+    with hooks.StopOnInterruptHook() as interrupt, together.connected(training, config) as (master, watchdog):
+      log, stop, chain = make_hooks(training, outputs, batch, scaffold, interrupt)
+      if watchdog:
+        chain.append(GoodbyeHook(training.cluster, watchdog))
+      with tf.train.SingularMonitoredSession(
+          chain, scaffold, master, config, checkpoint_filename_with_path=(
+              tensorflow_path(resumed) if resumed and not scaffold.init_fn else None)) as session:
         while not session.should_stop():
           session.run(outputs.loss)
   finally:
     tf.summary.FileWriterCache.clear()  # closes the event file
-  if interrupt.signal is not None and not log.done:
-    print(f'interrupted at step {log.step} of {training.settings.schedule.max_steps}; the same command goes on from '
-          f'there, in {run_dir}')
-    return 128 + interrupt.signal
-  print(f'the run is in {shown(run_dir)}; {finish.next_line(training.settings)}')
+  if stop.signal is not None and not log.done:
+    print(f'interrupted at step {log.step} of {settings.schedule.max_steps}; the same command goes on from there, in '
+          f'{settings.run_dir}')
+    return 128 + stop.signal
+  if training.is_chief:
+    print(f'the run is in {shown(settings.run_dir)}; {finish.next_line(settings)}')
   return 0
 
 
 def make_hooks(training, outputs, batch, scaffold, interrupt):
   """Makes the hooks, in the order in which they see a step: a loss that is not finite ends the run before it is saved.
+
+  Of several machines, the first alone writes; all evaluate.
 
   Args:
     training: a Training.
@@ -253,23 +314,40 @@ def make_hooks(training, outputs, batch, scaffold, interrupt):
     interrupt: the StopOnInterruptHook.
 
   Returns:
-    `(log, hooks)`: the LogHook, and the list of all hooks.
+    `(log, stop, hooks)`: the LogHook, the hook whose `signal` ends the run, and the list of all hooks.
   """
-  settings, keeping = training.settings, training.settings.bookkeeping
-  writer = tf.summary.FileWriterCache.get(training.run_dir)  # writes the graph so far, for TensorBoard
+  settings, keeping, cluster = training.settings, training.settings.bookkeeping, training.cluster
+  # Made for the first machine alone, it writes the graph so far, for TensorBoard.
+  writer = tf.summary.FileWriterCache.get(training.run_dir) if training.is_chief else None
   log = hooks.LogHook(
       outputs, batch['name'], max_steps=settings.schedule.max_steps, batch_size=settings.schedule.batch_size,
       every_steps=keeping.log_steps, writer=writer, max_left_out=_MOST_LEFT_OUT[training.precision])
-  chain = [log, interrupt,
-           hooks.SaveHook(training.run_dir, scaffold.saver, every_secs=60 * keeping.save_minutes, writer=writer)]
-  summarize = [lambda: summaries.training_summary(
-      outputs, batch, training.dataset.palette, loss=settings.optimizer.loss, shown=training.seen.shown)]
-  if keeping.summarize_gradients:
-    summarize.append(lambda: summaries.gradient_summary(outputs, training.network.pretrained_scopes))
-  chain += [hooks.SummaryHook(parts, outputs, every_steps=keeping.summary_steps, writer=writer) for parts in summarize]
+  stop = StopTogetherHook(cluster, interrupt) if cluster else interrupt
+  chain = [log, stop]
+  if cluster:
+    chain.insert(0, SameStartHook(cluster, functools.partial(together.start_facts, training)))
+  if training.is_chief:
+    saver = scaffold.saver
+    if training.replicas.strategy:
+      saver = training.replicas.saver(tf.global_variables(), **saver_options(settings))
+    if training.resumed:
+      saver.set_last_checkpoints_with_time(kept(tensorflow_path(training.resumed)))
+    chain.append(hooks.SaveHook(training.run_dir, saver, every_secs=60 * keeping.save_minutes, writer=writer))
+    chain += [hooks.SummaryHook(parts, outputs, every_steps=keeping.summary_steps, writer=writer)
+              for parts in make_summaries(training, outputs, batch)]
   if keeping.eval_steps:
     chain.append(make_evaluation(training, outputs, writer, log))
-  return log, chain
+  return log, stop, chain
+
+
+def make_summaries(training, outputs, batch):
+  """List of the functions that build the run's summaries. Arguments: see `make_hooks`."""
+  optimizer = training.settings.optimizer
+  summarize = [lambda: summaries.training_summary(
+      outputs, batch, training.dataset.palette, loss=optimizer.loss, shown=training.seen.shown)]
+  if training.settings.bookkeeping.summarize_gradients:
+    summarize.append(lambda: summaries.gradient_summary(outputs, training.network.pretrained_scopes))
+  return summarize
 
 
 def make_evaluation(training, outputs, writer, log):
@@ -281,12 +359,21 @@ def make_evaluation(training, outputs, writer, log):
     writer: tf.summary.FileWriter of the run.
     log: the LogHook.
   """
-  keeping = training.settings.bookkeeping
+  keeping, cluster = training.settings.bookkeeping, training.cluster
+  batches = pipeline.evaluation_batches(training.data_dir, keeping.eval_split, training.seen.bands, training.held)
+  num_images = hold_out.read_stats(training.data_dir, keeping.eval_split, training.held)['num_examples']
+  if cluster:
+    batches = batches.shard(cluster.size, cluster.index)
+    num_images = len(range(cluster.index, num_images, cluster.size))
+  num_classes = training.dataset.num_classes
+  summed = Sum(cluster, [num_classes, num_classes], tf.int64).add if cluster else lambda session, matrix: matrix
   getter = averaged(outputs.averages) if outputs.averages else None
-  with tf.variable_scope(tf.get_variable_scope(), reuse=True, custom_getter=getter):
-    return hooks.EvaluateHook(
-        pipeline.evaluation_batches(training.data_dir, keeping.eval_split, training.seen.bands), training.logits,
-        dataset=training.dataset, split=keeping.eval_split, run_dir=training.settings.run_dir, writer=writer,
-        log_hook=log,
-        num_images=records.read_stats(training.data_dir, keeping.eval_split)['num_examples'],
-        every_steps=keeping.eval_steps, early_stop=keeping.early_stop, flags=to_dict(training.settings))
+
+  def logits(images):
+    with tf.variable_scope(tf.get_variable_scope(), reuse=True, custom_getter=getter):
+      return training.logits(images)[0]
+
+  return hooks.EvaluateHook(
+      batches, logits, dataset=training.dataset, split=keeping.eval_split, run_dir=training.settings.run_dir,
+      writer=writer, log_hook=log, num_images=num_images, every_steps=keeping.eval_steps,
+      early_stop=keeping.early_stop, flags=to_dict(training.settings), replicas=training.replicas, summed=summed)

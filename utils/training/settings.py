@@ -4,9 +4,12 @@ import dataclasses
 import os
 
 from datasets import DATASETS
+from datasets.folds import HoldOutFlags
+from datasets.hold_out import HELD_OUT
 from datasets.pipeline import Augmentation
 from datasets.readers.dataset_file import ReadingFlags
 from nets import NETWORKS, get_network
+from utils.cluster import Workers
 from utils.errors import UserError
 from utils.session import Device
 from utils.settings import Settings, command_line, flag, group
@@ -26,6 +29,7 @@ class Data(Settings):
       None, 'folder with the originals, where it is not --data_dir', may_change=True, path=True)
   skip_bad: bool = flag(False, 'leave out originals that cannot be used instead of failing', may_change=True)
   reading: ReadingFlags = group(ReadingFlags)
+  held: HoldOutFlags = group(HoldOutFlags)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Start(Settings):
 @dataclasses.dataclass(frozen=True)
 class Schedule(Settings):
   """The length of the run and the learning rate over it."""
-  batch_size: int = flag(4, 'images per step', least=1)
+  batch_size: int = flag(4, 'images per step, of all devices and machines together', least=1)
   gradient_accumulation: int = flag(1, 'parts in which a batch goes through the network, to save memory', least=1)
   max_steps: int = flag(4000, 'length of the run in steps', least=1, may_change=True)
   learning_rate: float = flag(1e-4, 'highest learning rate of pretrained layers; without them: of all layers', least=0)
@@ -110,6 +114,7 @@ class TrainSettings(Settings):
   schedule: Schedule = group(Schedule)
   optimizer: Optimizer = group(Optimizer)
   device: Device = group(Device)
+  workers: Workers = group(Workers)
   augmentation: Augmentation = group(Augmentation)
   bookkeeping: Bookkeeping = group(Bookkeeping)
 
@@ -123,6 +128,7 @@ class TrainSettings(Settings):
       value = getattr(model, name)
       if name not in network.options and value != getattr(Model, name):
         raise UserError(f'--{name}={value}: {network.name} has no such option')
+    self.data.held.refuse_idle()
     losses.loss_functions(self.optimizer.loss)
     if schedule.batch_size % schedule.gradient_accumulation:
       raise UserError(f'--gradient_accumulation={schedule.gradient_accumulation} does not divide '
@@ -132,7 +138,7 @@ class TrainSettings(Settings):
   def splits(self):
     """Tuple of the splits that the run reads, each once."""
     evaluated = (self.bookkeeping.eval_split,) if self.bookkeeping.eval_steps else ()
-    return tuple(dict.fromkeys(('train', *evaluated)))
+    return tuple(dict.fromkeys(('train', *evaluated, *([HELD_OUT] if self.data.held.given else []))))
 
   @property
   def shape(self):

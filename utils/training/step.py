@@ -1,14 +1,17 @@
 """One step of training, as a function of a batch: loss, gradients, Adam."""
 
 import collections
+import dataclasses
 import fnmatch
 import functools
 
 from utils.compat import tf
 from utils.errors import UserError
+from utils.labels import IGNORE_LABEL
 from utils.training import loss_scale
 from utils.training.gradients import fast_gradients
 from utils.training.losses import segmentation_loss
+from utils.training.replicas import Replicas, place, total, totals
 
 SCHEDULES = {
     # Name -> factor on the base rate, as a function of the share of the run that is done, 0..1.
@@ -96,13 +99,11 @@ def rate_factor(pretrained_scopes, new_layers_rate, new_scopes=()):
   return lambda name: 1.0 if under(name, pretrained_scopes) and not under(name, new_scopes) else new_layers_rate
 
 
-def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, new_scopes=(), scopes=(), offsets=True,
-              loss='cross_entropy', class_weights=None, gradient_accumulation=1, clip_norm=0.0, adam_epsilon=1e-8,
-              ema_decay=0.0, products='none', scaled=False):
-  """Returns `step(batch)`, which builds one training step.
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+  """What a training step does.
 
-  Args:
-    logits_fn: `logits_fn(images)` -> (logits, end_points), in training mode.
+  Attributes:
     rate: scalar tensor, the learning rate.
     pretrained_scopes: scopes that learn at `rate`, see rate_factor.
     new_layers_rate: factor on the rate of all other variables, the new layers.
@@ -112,77 +113,148 @@ def make_step(logits_fn, *, rate, pretrained_scopes, new_layers_rate=1.0, new_sc
     loss: `kind` of losses.segmentation_loss.
     class_weights: see losses.segmentation_loss.
     gradient_accumulation: number of equal parts of a batch that go through the network one after the other, in the
-      memory of a single part; losses and gradients are averaged. Batch norm, unless frozen, sees one part at a time.
+      memory of a single part; losses and gradients are averaged over the parts, each by its share of the labeled
+      pixels. Batch norm, unless frozen, sees one part at a time.
     clip_norm: greatest global norm of the gradients; 0 for no limit.
     adam_epsilon: Adam's epsilon.
     ema_decay: decay of moving averages of the trained weights, 0 for none. They are kept in the checkpoint under
       `NAME/ExponentialMovingAverage`, and replace the weights in evaluation and inference.
     products: `products` of a rewritings.Rewritings.
     scaled: whether the loss is scaled for gradients in float16, see loss_scale.py.
+    replicas: the Replicas that share the step. Batch norm, unless frozen, sees the examples of one replica at a time,
+      and its moving averages are averaged over the replicas.
+  """
+  rate: object
+  pretrained_scopes: tuple
+  new_layers_rate: float = 1.0
+  new_scopes: tuple = ()
+  scopes: tuple = ()
+  offsets: bool = True
+  loss: str = 'cross_entropy'
+  class_weights: object = None
+  gradient_accumulation: int = 1
+  clip_norm: float = 0.0
+  adam_epsilon: float = 1e-8
+  ema_decay: float = 0.0
+  products: str = 'none'
+  scaled: bool = False
+  replicas: Replicas = Replicas()
+
+  @property
+  def variables(self):
+    """List of the variables that are trained. Raises UserError if a scope matches none."""
+    return trainable_variables(self.scopes, offsets=self.offsets)
+
+
+def make_step(logits_fn, **options):
+  """Returns `step(batch)`, which builds one training step.
+
+  Args:
+    logits_fn: `logits_fn(images)` -> (logits, end_points), in training mode.
+    **options: of a StepOptions.
 
   Returns:
-    `step(batch)` -> StepOutputs, for a batch from pipeline.training_batches. It advances the global step, and raises
-    UserError if a scope matches no variable.
+    `step(batch)` -> StepOutputs, for a batch from pipeline.training_batches, of this process's share of the examples.
+    To be called in the scope of the replicas. It advances the global step, and raises UserError if a scope matches no
+    variable.
   """
-
-  def part_of_step(images, labels, scale=None):
-    with fast_gradients(products):
-      logits, _ = logits_fn(images)
-    data_loss = segmentation_loss(logits, labels, kind=loss, class_weights=class_weights)
-    weight_loss = tf.add_n(tf.losses.get_regularization_losses() or [tf.constant(0.0)])
-    gradients = tf.gradients(data_loss + weight_loss, trainable_variables(scopes, offsets=offsets), grad_ys=scale)
-    return data_loss, weight_loss, gradients, tf.argmax(logits, axis=-1, output_type=tf.int32)
+  options = StepOptions(**options)
+  replicas, parts = options.replicas, options.gradient_accumulation
 
   def step(batch):
-    state, scale = loss_scale.loss_scale() if scaled else (None, None)
-    data_loss, weight_loss, gradients, predictions = _accumulated(
-        functools.partial(part_of_step, scale=scale), batch['image'], batch['label'], parts=gradient_accumulation)
-    gradients = loss_scale.unscaled(gradients, scale)  # before their norm, which would overflow
-    variables = trainable_variables(scopes, offsets=offsets)
-    gradient_norm = tf.linalg.global_norm(gradients)
-    if clip_norm:
-      gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, use_norm=gradient_norm)
-    factor = rate_factor(pretrained_scopes, new_layers_rate, new_scopes)
-    factors = [factor(variable.op.name) for variable in variables]
-    pairs = list(zip(gradients, variables))
-    advance, averages = _update(pairs, factors, rate, finite=tf.is_finite(gradient_norm), scaling=state,
-                                adam_epsilon=adam_epsilon, ema_decay=ema_decay)
-    with tf.control_dependencies([advance]):
+    scaling = loss_scale.loss_scale() if options.scaled else None
+    figures, gradients, predictions = replicas.each(
+        functools.partial(_on_replica, logits_fn, options), replicas.dealt(batch, parts), scaling)
+    data_loss, weight_loss, gradient_norm, scale = map(replicas.first_of, figures)
+    pairs = list(zip(gradients, options.variables))
+    factor = rate_factor(options.pretrained_scopes, options.new_layers_rate, options.new_scopes)
+    factors = [factor(variable.op.name) for _, variable in pairs]
+    advance, averages = _update(pairs, factors, options, finite=tf.is_finite(gradient_norm), scaling=scaling)
+    # The losses of all replicas: where one replica adds up with the others, none may be left out of the run.
+    losses = replicas.of_replicas(figures[0])
+    with tf.control_dependencies([advance, *losses[1:]]):
       trained_loss = tf.identity(data_loss, name='loss')
-      scaling = {'loss_scale': scale, 'left_out': state.left_out.read_value()} if scaled else None
-    lowest = rate * min((factor for factor in factors if factor > 0), default=0.0)
-    return StepOutputs(trained_loss, weight_loss, lowest, gradient_norm, pairs, predictions, averages, scaling)
+      state = {'loss_scale': scale, 'left_out': scaling.left_out.read_value()} if options.scaled else None
+    lowest = options.rate * min((factor for factor in factors if factor > 0), default=0.0)
+    return StepOutputs(trained_loss, weight_loss, lowest, gradient_norm,
+                       [(replicas.first_of(gradient), variable) for gradient, variable in pairs],
+                       replicas.joined(predictions, parts), averages, state)
 
   return step
 
 
-def _update(pairs, factors, rate, *, finite, scaling, adam_epsilon, ema_decay):
+def _on_replica(logits_fn, options, shares, scaling):
+  """Losses and gradients of the whole batch, and predictions of a replica's share of it.
+
+  Args:
+    logits_fn: see make_step.
+    options: a StepOptions.
+    shares: list of batches, the share of each replica of this process.
+    scaling: a LossScale; None without scaling.
+
+  Returns:
+    `((data_loss, weight_loss, gradient_norm, scale), gradients, predictions)`; the gradients are clipped.
+  """
+  scale = scaling.scale.read_value() if scaling else None
+  batch = shares[place()[0] - options.replicas.first]
+  data_loss, weight_loss, gradients, predictions = _accumulated(
+      functools.partial(_part_of_step, logits_fn, options, scale), batch['image'], batch['label'],
+      parts=options.gradient_accumulation)
+  gradients = loss_scale.unscaled(totals(gradients), scale)  # before their norm, which would overflow
+  gradient_norm = tf.linalg.global_norm(gradients)
+  if options.clip_norm:
+    gradients, _ = tf.clip_by_global_norm(gradients, options.clip_norm, use_norm=gradient_norm)
+  return (data_loss, weight_loss, gradient_norm, scale), gradients, predictions
+
+
+def _part_of_step(logits_fn, options, scale, images, labels, share):
+  """Losses, gradients and predictions of a part of a batch, as of `function` in _accumulated.
+
+  Args:
+    logits_fn: see make_step.
+    options: a StepOptions.
+    scale: factor on the gradients, float32 scalar; None for 1.
+    images: float32 [B, h, w, N].
+    labels: int32 [B, h, w].
+    share: factor on the loss in the gradients; None for 1.
+  """
+  with fast_gradients(options.products):
+    logits, _ = logits_fn(images)
+  data_loss = segmentation_loss(logits, labels, kind=options.loss, class_weights=options.class_weights)
+  weight_loss = tf.add_n(tf.losses.get_regularization_losses() or [tf.constant(0.0)])
+  counted = data_loss if share is None else data_loss * share
+  if place()[0] == 0:  # the weights are the same on all replicas: the first alone adds their loss
+    counted += weight_loss
+  gradients = tf.gradients(counted, options.variables, grad_ys=scale)
+  return data_loss, weight_loss, gradients, tf.argmax(logits, axis=-1, output_type=tf.int32)
+
+
+def _update(pairs, factors, options, *, finite, scaling):
   """Changes the weights and advances the global step.
 
   Args:
     pairs: list of (gradient, variable).
     factors: factors on the learning rate, one for each variable.
-    rate: scalar tensor, the learning rate.
+    options: a StepOptions.
     finite: bool scalar tensor, whether to change the weights: a gradient that is not finite would spoil all of them.
       hooks.LogHook decides whether training goes on.
     scaling: the LossScale to adjust; None without scaling.
-    adam_epsilon: Adam's epsilon.
-    ema_decay: decay of moving averages of the weights, 0 for none.
 
   Returns:
     `(advance, averages)`: the op that does both, and the tf.train.ExponentialMovingAverage, or None.
   """
   skip = tf.logical_not(finite)
   # One op stands for all batch norms' updates: each op inside the tf.cond waits for what it is given here.
-  with tf.control_dependencies([tf.group(*tf.get_collection(tf.GraphKeys.UPDATE_OPS))]):
-    update = tf.cond(skip, tf.no_op, lambda: _adam(pairs, factors, rate, epsilon=adam_epsilon))
+  norms = options.replicas.equal_averages(tf.group(*tf.get_collection(tf.GraphKeys.UPDATE_OPS)))
+  with tf.control_dependencies([norms]):
+    update = tf.cond(skip, tf.no_op, lambda: _adam(pairs, factors, options))
   if scaling:
     update = tf.group(update, loss_scale.adjusted(scaling, finite=finite))
   averages, global_step = None, tf.train.get_or_create_global_step()
   with tf.control_dependencies([update]):
-    if ema_decay:
+    if options.ema_decay:
       # `num_updates` makes the decay small at first: the random weights from before a restore are soon forgotten.
-      averages = tf.train.ExponentialMovingAverage(ema_decay, num_updates=global_step)
+      averages = tf.train.ExponentialMovingAverage(options.ema_decay, num_updates=global_step)
       update = averages.apply([variable for _, variable in pairs])
   with tf.control_dependencies([update]):
     return tf.assign_add(global_step, 1), averages
@@ -192,25 +264,31 @@ def _accumulated(function, images, labels, *, parts):
   """Calls `function` for equal parts of a batch, one after the other.
 
   Args:
-    function: `function(images, labels)` -> (data_loss, weight_loss, list of gradients, predictions).
+    function: `function(images, labels, share)` -> (data_loss, weight_loss, list of gradients, predictions), where the
+      data_loss counts `share` times in the gradients; None for once.
     images: [B, ...], B a multiple of `parts`.
     labels: [B, ...].
     parts: number of parts.
 
   Returns:
-    a tuple like that of `function`: means over the parts, and the predictions of the whole batch.
+    a tuple like that of `function`: means over the parts, of the data_loss by labeled pixels; and the predictions of
+    the whole batch.
   """
+  if parts == 1:
+    return function(images, labels, None)
+  labels = tf.split(labels, parts)
+  labeled = total(tf.stack([tf.reduce_sum(tf.cast(tf.not_equal(part, IGNORE_LABEL), tf.float32)) for part in labels]))
+  shares = tf.unstack(tf.math.divide_no_nan(parts * labeled, tf.reduce_sum(labeled)))  # 1 where all parts have as many
   results = []
-  for index, part in enumerate(zip(tf.split(images, parts), tf.split(labels, parts))):
+  for index, part in enumerate(zip(tf.split(images, parts), labels, shares)):
     # Without these dependencies the parts would run side by side, in the memory of the whole batch.
     before = [gradient for gradient in results[-1][2] if gradient is not None] if results else []
     with tf.control_dependencies(before), tf.variable_scope(tf.get_variable_scope(), reuse=index > 0 or None):
       results.append(function(*part))
-  if parts == 1:
-    return results[0]
   data_losses, weight_losses, gradients, predictions = zip(*results)
   mean = lambda values: None if values[0] is None else tf.add_n(values) / parts
-  return mean(data_losses), weight_losses[0], [mean(values) for values in zip(*gradients)], tf.concat(predictions, 0)
+  data_loss = mean([share * value for share, value in zip(shares, data_losses)])
+  return data_loss, weight_losses[0], [mean(values) for values in zip(*gradients)], tf.concat(predictions, 0)
 
 
 def averaged(averages):
@@ -228,11 +306,40 @@ def averaged(averages):
   return get
 
 
-def _adam(pairs, factors, rate, *, epsilon):
+class _Adam(tf.train.AdamOptimizer):
+  """Adam that, under a tf.distribute.Strategy, takes gradients that are summed over the replicas already.
+
+  As they come from the optimizer of TensorFlow 2.21, it would sum them itself, so that they could not be clipped by
+  their norm.
+  """
+
+  def _distributed_apply(self, distribution, grads_and_vars, global_step=None, name=None):
+    """See tf.train.Optimizer: without its reduction."""
+    variables = [variable for _, variable in grads_and_vars]
+    with tf.init_scope():
+      self._create_slots(variables)
+    self._prepare()
+    extended = distribution.extended
+    updates = [update for gradient, variable in grads_and_vars for update in extended.update(
+        variable, lambda own, value: self._resource_apply_dense(value, own), args=(gradient,), group=False)]
+    return distribution.group(extended.update_non_slot(
+        extended.non_slot_devices(variables), lambda: self._finish(updates, 'update'), group=False))
+
+  def apply_gradients(self, grads_and_vars, global_step=None, name=None):
+    """See tf.train.Optimizer; to be called outside of replicas."""
+    strategy = tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
+    if strategy is None:
+      return super().apply_gradients(grads_and_vars, global_step, name)
+    pairs = [(gradient, variable) for gradient, variable in grads_and_vars if gradient is not None]
+    return self._distributed_apply(strategy, pairs)
+
+
+def _adam(pairs, factors, options):
   """Applies gradients by an Adam for each learning rate: Adam is invariant to a factor on the gradient."""
   updates = []
   for factor in sorted(set(factors)):
     group = [pair for pair, own in zip(pairs, factors) if own == factor]
-    adam = tf.train.AdamOptimizer(rate * factor, epsilon=epsilon, name='Adam' if factor == 1 else f'Adam_{factor:g}')
+    name = 'Adam' if factor == 1 else f'Adam_{factor:g}'
+    adam = _Adam(options.rate * factor, epsilon=options.adam_epsilon, name=name)
     updates.append(adam.apply_gradients(group))
   return tf.group(*updates)

@@ -57,7 +57,8 @@ def restore_pretrained(path, scopes, exclude_scopes=(), variables=None, colors=R
   def init_fn(scaffold, session):
     restore(scaffold, session)
     for name, kernel in _for_bands(read_tensors(path, first), colors).items():
-      first[name].load(kernel, session)
+      for copy in _copies(first[name]):
+        copy.load(kernel, session)
 
   return init_fn, sorted(wanted)
 
@@ -261,14 +262,20 @@ def restore_without(path, scope):
   return _init_fn(path, {name: variable for name, variable in variables.items() if name not in lacking})
 
 
+def _copies(variable):
+  """Tuple of the copies of a variable on the devices of this process, see replicas.py; itself on one device."""
+  return tf.distribute.get_strategy().experimental_local_results(variable)
+
+
 def _init_fn(path, variables):
   """Adds the restore ops for `variables` (name in the file -> variable); returns `init_fn(scaffold, session)`."""
-  saver = tf.train.Saver(variables, name='warm_start') if variables else None
+  copies = list(zip(*map(_copies, variables.values())))  # each with a variable for each name
+  savers = [tf.train.Saver(dict(zip(variables, copy)), name='warm_start') for copy in copies]
 
   def init_fn(scaffold, session):
     del scaffold
     try:
-      if saver is not None:
+      for saver in savers:
         saver.restore(session, tensorflow_path(path))
     except (tf.errors.OutOfRangeError, tf.errors.DataLossError, tf.errors.NotFoundError, ValueError) as error:
       raise UserError(f'checkpoint {path} cannot be read, it is truncated or damaged '

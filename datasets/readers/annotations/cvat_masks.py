@@ -81,7 +81,7 @@ def read_label(path, colors, ids):
   Raises:
     BadFile: naming a color or a value that stands for no label.
   """
-  if voc_folder.png_color(path) != images.PNG_GRAY:
+  if not _is_gray(path):
     return color_labels.read_color_label(path, colors)
   table = {IGNORE_LABEL: IGNORE_LABEL, **dict(ids)}
   grays = {color[0]: value for color, value in colors if len(set(color)) == 1}
@@ -91,3 +91,12 @@ def read_label(path, colors, ids):
     raise images.BadFile(path, f'is grayscale, and its value {contradictions[0]} means another label as the number '
                                f'of a line of {voc_folder.LABELMAP} than as a color; save it as RGB')
   return label_pictures.to_ids(raw, label_map(table), path)
+
+
+def _is_gray(path):
+  """Whether a file is a grayscale PNG."""
+  try:
+    header = images.png_header(images.read_bytes(path, images.PNG_HEADER))
+  except images.BadFile:  # reading it names the file
+    return False
+  return bool(header) and header[1] == images.PNG_GRAY

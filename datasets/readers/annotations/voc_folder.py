@@ -5,11 +5,12 @@
     ImageSets/Segmentation/train.txt, val.txt   optional
     class_names.txt (or classes.txt, labels.txt)   the classes, the first of id 0
 
-Palette and grayscale labels hold ids, as everywhere; colors of RGB labels are those of the list of classes, and where
-it has none, those of VOC's palette. 255, the color 224,224,192 and labelme2voc's -1 are void. Without a list of
-classes, labels in VOC's palette have VOC's own 21 classes.
+What the labels hold, ids, colors or values, is decided as for all pictures of the user's own (`own_labels`). Classes
+without a color have that of VOC's palette in RGB labels; 255, the color 224,224,192 and labelme2voc's -1 are void.
+Without a list of classes, labels in VOC's palette have VOC's own 21 classes.
 """
 
+import dataclasses
 import functools
 import os
 import re
@@ -17,11 +18,12 @@ import re
 import numpy as np
 from PIL import Image
 
-from datasets import images, label_pictures
-from datasets.dataset import BadFile, Source, colormap, label_map
-from datasets.readers import class_list, color_labels, lists, voc
+from datasets import images
+from datasets.dataset import BadFile, Source, colormap
+from datasets.readers import class_list, lists, own_labels, voc
 from datasets.readers.annotations import classes, files, pictures, splits
 from datasets.readers.annotations.record import Annotations
+from datasets.readers.class_list import ClassLine
 from datasets.readers.folder import ALL, EXTENSIONS
 from utils.errors import UserError, listed
 from utils.labels import IGNORE_LABEL
@@ -64,15 +66,16 @@ def read(root):
   place = base(root)
   groups, notes = sources(place)
   labels = [source.label for group in groups.values() for source in group]
-  names, colors, ids, table, class_notes = _class_table(place, labels)
+  lines, class_notes = _classes(place, labels)
+  kept = [line for line in _with_voc_colors(lines) if not line.ignore]
   found, split_notes = splits.of_groups(groups, 'lists of ImageSets/Segmentation')
-  table = {VOID_COLOR: IGNORE_LABEL, **dict(table)}
-  return Annotations(form=NAME, classes=names, colors=colors, splits=found,
-                     read_label=functools.partial(read_label, ids=ids, colors=tuple(table.items())),
+  return Annotations(form=NAME, classes=tuple(line.name for line in kept),
+                     colors=tuple(line.color for line in kept), splits=found, lines=tuple(lines),
+                     decide=functools.partial(decide, list(dict.fromkeys(labels)), lines),
                      notes=(*class_notes, *notes, *split_notes))
 
 
-def _class_table(place, labels):
+def _classes(place, labels):
   """Finds the classes.
 
   Args:
@@ -80,37 +83,71 @@ def _class_table(place, labels):
     labels: paths of the labels.
 
   Returns:
-    class names; for each a color; for each id that the labels may hold (id, raw label or IGNORE_LABEL); for each color
-    that RGB labels may hold (color, raw label or IGNORE_LABEL); and notes.
+    list of ClassLine; and notes.
 
   Raises:
     UserError: if nothing names the classes.
   """
   path = classes.list_path(place, _CLASS_LISTS)
-  palette = [tuple(color) for color in colormap(256).tolist()]
-  if not path:
-    if not _has_voc_palette(labels[0]):
-      raise UserError(f'{place} has no list of classes ({", ".join(_CLASS_LISTS)}), and {labels[0]} is not in VOC\'s '
-                      'palette; write the names of the classes to classes.txt, the first of id 0')
-    ids = tuple((index, index) for index in range(len(voc.CLASSES)))
-    return voc.CLASSES, tuple(palette[:len(ids)]), ids, tuple((palette[index], index) for index, _ in ids), [
-        "classes are VOC's own 21, since the labels are in VOC's palette and there is none of "
-        + ', '.join(_CLASS_LISTS)]
-  lines = class_list.read_classes(path)
-  given, kept = {line.color for line in lines}, [line for line in lines if not line.ignore]
-  colors = {line.name: line.color or next(iter({palette[line.raw_id]} - given), None) for line in lines}
-  raw = {line.name: IGNORE_LABEL if line.ignore else kept.index(line) for line in lines}
-  notes = [f'classes and their order are those of {path}, the first of id {lines[0].raw_id} in the labels']
-  if given == {None}:
-    notes.append("the colors of RGB labels are those of VOC's palette, since the classes have none")
-  return (tuple(classes.canonical(line.name) for line in kept), tuple(colors[line.name] for line in kept),
-          tuple((line.raw_id, raw[line.name]) for line in lines),
-          tuple((color, raw[name]) for name, color in colors.items() if color), notes)
+  if path:
+    lines = [dataclasses.replace(line, name=classes.canonical(line.name)) for line in class_list.read_classes(path)]
+    notes = [f'classes and their order are those of {path}, the first of id {lines[0].raw_id} in the labels']
+    if not any(line.color for line in lines):
+      notes.append("the colors of RGB labels are those of VOC's palette, since the classes have none")
+    return lines, notes
+  if not _has_voc_palette(labels[0]):
+    raise UserError(f'{place} has no list of classes ({", ".join(_CLASS_LISTS)}), and {labels[0]} is not in VOC\'s '
+                    'palette; write the names of the classes to classes.txt, the first of id 0')
+  return [ClassLine(name, tuple(color), False, raw_id, place)
+          for raw_id, (name, color) in enumerate(zip(voc.CLASSES, voc.VOC.palette.tolist(), strict=True))], [
+      f"classes are VOC's own 21, since the labels are in VOC's palette and there is none of {', '.join(_CLASS_LISTS)}"]
+
+
+def _with_voc_colors(lines):
+  """The lines of a list of classes, with the colors of VOC's palette, by id, where they have none of their own."""
+  palette, given = list(map(tuple, colormap(256).tolist())), {line.color for line in lines}
+  return [dataclasses.replace(line, color=line.color or next(iter({palette[line.raw_id]} - given), None))
+          for line in lines]
+
+
+def decide(paths, lines, told):
+  """Decides how the labels are read.
+
+  Args:
+    paths: list of the labels.
+    lines: list of ClassLine.
+    told: dict of what the user says, see `dataset_file`.
+
+  Returns:
+    an own_labels.Meaning.
+
+  Raises:
+    UserError: as `own_labels.decide`.
+  """
+  labels, colored = told.get('labels'), _with_voc_colors(lines)
+  if labels == 'colors' or labels is None and _in_colors(paths, {line.color for line in colored}):
+    lines = colored
+  colors = {line.color for line in lines}
+  if colors != {None} and VOID_COLOR not in colors:
+    lines = [*lines, ClassLine(own_labels.IGNORE, VOID_COLOR, True, IGNORE_LABEL, lines[0].where)]
+  return own_labels.decide(paths, lines, labels=labels, transparent=told.get('transparent'))
+
+
+def _in_colors(paths, known):
+  """Whether there are RGB labels and one shows a color that is not gray, or all show no gray but those of classes."""
+  found = set()
+  for path in paths:
+    header = images.read_header(path)
+    if header and header.mode in ('RGB', 'RGBA'):
+      found |= own_labels.colors_of(path)
+      if any(len(set(color)) > 1 for color in found):
+        return True
+  return bool(found) and found <= known
 
 
 def _has_voc_palette(path):
   """Whether a label is a palette picture in VOC's palette, or an RGB picture of VOC's colors."""
-  if path.endswith('.npy'):
+  if isinstance(path, Array):
     return False
   try:
     with Image.open(path, formats=('PNG',)) as picture:
@@ -124,51 +161,29 @@ def _has_voc_palette(path):
   return bool(colors) and {color for _, color in colors} <= known
 
 
-def read_label(path, ids, colors):
-  """Reads a label of ids or colors.
+@dataclasses.dataclass(frozen=True)
+class Array(os.PathLike):
+  """A label in a file of numpy, ids and -1 for void. `read_bytes` gives it as the grayscale PNG of the same ids."""
+  path: str
 
-  Args:
-    path: path of a picture or of an .npy file.
-    ids: tuple of (id, raw label or IGNORE_LABEL).
-    colors: tuple of (color, raw label), for RGB pictures.
+  def __fspath__(self):
+    return self.path
 
-  Returns:
-    raw labels, uint8 [H, W].
+  def __str__(self):
+    return self.path
 
-  Raises:
-    BadFile: naming a value or a color that stands for no class.
-  """
-  if path.endswith('.npy'):
-    values = _read_array(path)
-  elif png_color(path) in (images.PNG_RGB, images.PNG_RGBA):
-    return color_labels.read_color_label(path, colors)
-  else:
-    values = label_pictures.read_label(path)
-  return label_pictures.to_ids(values, label_map({IGNORE_LABEL: IGNORE_LABEL, **dict(ids)}), path)
-
-
-def png_color(path):
-  """Returns the color type of a PNG, such as images.PNG_RGB; None where the file is no PNG."""
-  try:
-    with open(path, 'rb') as file:
-      header = images.png_header(file.read(images.PNG_HEADER))
-  except OSError:  # reading it names the file
-    return None
-  return header and header[1]
-
-
-def _read_array(path):
-  """Reads an array of ids, -1 for void: uint8 [H, W]."""
-  try:
-    array = np.load(path, mmap_mode='r', allow_pickle=False)
-  except Exception as error:  # numpy raises nearly anything on broken data
-    raise BadFile(path, f'is no array of numpy: {error}') from error
-  if array.ndim != 2 or array.dtype.kind not in 'iu' or not 0 < array.size <= MAX_PIXELS:
-    raise BadFile(path, f'is an array of {array.dtype} {array.shape}; a label is whole numbers [height, width]')
-  array = np.where(array == -1, IGNORE_LABEL, array)
-  if array.min() < 0 or array.max() > IGNORE_LABEL:
-    raise BadFile(path, f'has label values from {array.min()} to {array.max()}; ids are 0 to 255, -1 is void')
-  return array.astype(np.uint8)
+  def read_bytes(self):
+    """Returns a PNG, with 255 for -1. Raises BadFile if there is no array, or of other values."""
+    try:
+      array = np.load(self.path, mmap_mode='r', allow_pickle=False)
+    except Exception as error:  # numpy raises nearly anything on broken data
+      raise BadFile(self.path, f'is no array of numpy: {error}') from error
+    if array.ndim != 2 or array.dtype.kind not in 'iu' or not 0 < array.size <= MAX_PIXELS:
+      raise BadFile(self.path, f'is an array of {array.dtype} {array.shape}; a label is whole numbers [height, width]')
+    array = np.where(array == -1, IGNORE_LABEL, array)
+    if array.min() < 0 or array.max() > IGNORE_LABEL:
+      raise BadFile(self.path, f'has label values from {array.min()} to {array.max()}; ids are 0 to 255, -1 is void')
+    return images.encode_png(array.astype(np.uint8), level=1)
 
 
 def sources(place):
@@ -199,13 +214,13 @@ def sources(place):
 
 
 def _labels(place):
-  """Lists the labels: dict of name -> path."""
+  """Lists the labels: dict of name -> path, or Array."""
   for folder in _LABELS:
-    for extension in ('.png', '.npy'):
+    for extension, form in (('.png', str), ('.npy', Array)):
       found = files.walk(os.path.join(place, folder), (extension,))
       if found:
         lists.refuse_duplicates([files.stem(file) for file in found], os.path.join(place, folder))
-        return {files.stem(file): os.path.join(place, folder, file) for file in found}
+        return {files.stem(file): form(os.path.join(place, folder, file)) for file in found}
   return {}
 
 

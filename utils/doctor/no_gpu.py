@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from utils.cuda import DRIVER, OLDEST_DRIVER
+from utils.doctor.driver import DRIVER, OLDEST_DRIVER
 from utils.errors import listed
 
 INSTALL = 'pip install -r requirements-gpu.txt'
@@ -24,7 +24,7 @@ class Evidence:
 
   Attributes:
     cuda: version of CUDA that TensorFlow is built for, '12.5.1'; '' if it is built without.
-    driver: dict of cuda.ask_driver; None if the driver did not answer.
+    driver: dict of driver.ask_driver; None if the driver did not answer.
     libraries: dict from the names of CUDA's libraries that do not open to the reasons.
     kernel: version of the driver that the kernel runs; '' if it runs none.
     card: whether a card is plugged in.

@@ -1,127 +1,19 @@
-"""Says in one screen what this machine gives to training: TensorFlow, GPUs, CPU, memory, disk, packages.
-
-    python -m utils.doctor
-
-The exit code is 0 unless something that training needs is missing; a GPU is not needed. What cannot be found out is
-said with the reason. TensorFlow and the driver are asked in processes of their own, with limits of time.
-"""
+"""What is to be said of a machine, line by line, and what is missing for training."""
 
 import contextlib
-import dataclasses
 import functools
-import json
 import os
 import platform
 import re
-import subprocess
-import sys
 import tempfile
-import textwrap
 
-from utils import cpu, cuda, limits, no_gpu
-from utils.devices import Gpu, device_line, fastest_precision
-from utils.errors import UserError, guarded, listed, shown
+from utils import cpu, cuda, limits
+from utils.devices import device_line, fastest_precision
+from utils.doctor import driver, no_gpu
+from utils.errors import listed, shown
 from utils.files import ROOT, commit
 
 GIB = 2.0**30
-WIDTH = 120  # of the screen, in characters
-# Seconds to wait for answers. Importing TensorFlow from a slow disk takes long; a broken driver never answers.
-TENSORFLOW_SECONDS, DRIVER_SECONDS, SMI_SECONDS = 120, 4, 3
-# TensorFlow's messages from the search for GPUs, and the one in which it names a library.
-_MESSAGE = re.compile(r'(Could not load dynamic library|Ignoring visible gpu|Cannot dlopen|failed call to cuInit).*')
-
-
-@dataclasses.dataclass(frozen=True)
-class Facts:
-  """What other processes have answered.
-
-  Attributes:
-    report: dict of tensorflow_report; with `error` alone if TensorFlow cannot be imported.
-    driver: dict of cuda.ask_driver; None if it did not answer.
-    libraries: dict from the libraries of CUDA that do not open to the reasons.
-    smi: list of cuda.read_smi.
-    words: TensorFlow's message about GPUs; ''.
-  """
-  report: dict
-  driver: dict | None
-  libraries: dict
-  smi: list
-  words: str = ''
-
-  @property
-  def gpus(self):
-    """List of devices.Gpu that TensorFlow finds."""
-    return [Gpu(gpu['number'], gpu['name'], tuple(gpu['capability'])) for gpu in self.report.get('gpus', ())]
-
-
-def started(command, **environment):
-  """Starts a program, in the project's folder; returns its subprocess.Popen, or the OSError that prevents it."""
-  try:
-    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors='replace')
-  except OSError as error:
-    return error
-
-
-def answer(process, seconds):
-  """Waits for a program's answer, and kills it after some time.
-
-  Args:
-    process: of `started`.
-    seconds: time to wait.
-
-  Returns:
-    `(stdout, stderr, failure)`, three str; `failure` says why it has not ended well, '' if it has.
-  """
-  if isinstance(process, OSError):
-    return '', '', process.strerror or str(process)
-  try:
-    stdout, stderr = process.communicate(timeout=seconds)
-  except subprocess.TimeoutExpired:
-    process.kill()  # and no wait: what hangs in the kernel does not even die
-    return '', '', f'no answer within {seconds} s'
-  if process.returncode < 0:
-    return stdout, stderr, f'killed by signal {-process.returncode}'
-  return stdout, stderr, f'exit code {process.returncode}' if process.returncode else ''
-
-
-def gather(start=started):
-  """Asks TensorFlow, the driver and nvidia-smi.
-
-  Args:
-    start: as `started`.
-
-  Returns:
-    a Facts.
-  """
-  module = [sys.executable, '-m']
-  tensorflow = start([*module, 'utils.tensorflow_report'], TF_CPP_MIN_LOG_LEVEL='0', TF_CPP_VMODULE='dso_loader=1',
-                     TF_USE_LEGACY_KERAS='1', TF_ENABLE_ONEDNN_OPTS='1')
-  smi, _, _ = answer(start(cuda.SMI), SMI_SECONDS)
-  stdout, stderr, failure = answer(tensorflow, TENSORFLOW_SECONDS)
-  report = _json(stdout) or {'error': _without_answer(stderr, failure)}
-  build = report.get('build', {})
-  versions = [] if report.get('gpus') or not build.get('cuda_version') else [
-      build['cuda_version'], build.get('cudnn_version', '9')]
-  found = _json(answer(start([*module, 'utils.cuda', *versions]), DRIVER_SECONDS)[0]) or {}
-  words = [' '.join(match[0].split(';')[:2]) for match in map(_MESSAGE.search, stderr.splitlines()) if match]
-  return Facts(report, found.get('driver'), found.get('libraries', {}), cuda.read_smi(smi), words[-1] if words else '')
-
-
-def _json(text):
-  """The dict in the last line of a program's output; None if there is none."""
-  try:
-    found = json.loads(text.strip().splitlines()[-1])
-  except (IndexError, ValueError):
-    return None
-  return found if isinstance(found, dict) else None
-
-
-def _without_answer(stderr, failure):
-  """Why TensorFlow has not answered."""
-  if failure == 'killed by signal 4':
-    return 'it needs instructions that this CPU lacks (AVX)'
-  return ': '.join(filter(None, [failure, *stderr.strip().splitlines()[-1:]]))
 
 
 def tensorflow_text(facts):
@@ -149,8 +41,8 @@ def gpu_texts(facts, root='/'):
   build = facts.report.get('build', {})
   evidence = no_gpu.Evidence(
       cuda=(build.get('cuda_version') or '') if build.get('is_cuda_build', True) else '', driver=facts.driver,
-      libraries=facts.libraries, kernel=cuda.driver_version(root), card=cuda.has_card(root), smi=bool(facts.smi),
-      container=cuda.in_container(root), hidden=cuda.hidden(os.environ), words=facts.words)
+      libraries=facts.libraries, kernel=driver.driver_version(root), card=cuda.has_card(root), smi=bool(facts.smi),
+      container=driver.in_container(root), hidden=cuda.hidden(os.environ), words=facts.words)
   if 'error' in facts.report and facts.driver is not None:
     return [('GPU', 'unknown: TensorFlow does not start')]
   reason, remedy = no_gpu.why(evidence)
@@ -190,7 +82,7 @@ def kernels_text(capability, build):
 
 def driver_text(facts, root='/'):
   """The version of NVIDIA's driver, and the CUDA that it runs."""
-  version = cuda.driver_version(root) or next((card['driver'] for card in facts.smi), '')
+  version = driver.driver_version(root) or next((card['driver'] for card in facts.smi), '')
   runs = (facts.driver or {}).get('cuda')
   if not version and not runs:
     return 'none' if facts.driver is not None else 'unknown: no answer from the driver'
@@ -234,14 +126,14 @@ def folder_text():
 
 def base_lacking():
   """What is not there of requirements.txt, see requirements.lacking."""
-  from utils import requirements  # needs a package, which may itself be missing
+  from utils.doctor import requirements  # needs a package, which may itself be missing
 
   return requirements.lacking(requirements.requirements(os.path.join(ROOT, requirements.BASE)))
 
 
 def package_texts(facts):
   """What is there of requirements.txt and of each extra: list of (title, text)."""
-  from utils import requirements
+  from utils.doctor import requirements
 
   base = base_lacking()
   rows, complete = [('packages', _lacking_text(requirements.BASE, *base) or f'all of {requirements.BASE}')], []
@@ -292,7 +184,7 @@ def rows_of(facts):
       ('folder', folder_text), ('packages', functools.partial(package_texts, facts)),
   ]
   if 'error' not in facts.report:
-    probes.append(('train.py', functools.partial(device_line, gpu, 'float32', tf32=facts.report['tf32'],
+    probes.append(('train.py', functools.partial(device_line, [gpu] if gpu else [], 'float32', tf32=facts.report['tf32'],
                                                  unused_card=gpu is None and cuda.unused_card())))
   rows = []
   for title, probe in probes:
@@ -302,39 +194,3 @@ def rows_of(facts):
       text = f'unknown: {shown(str(error) or type(error).__name__)}'
     rows += text if isinstance(text, list) else [(title, text)]
   return rows
-
-
-def examine():
-  """Prints what this machine gives. Returns the exit code."""
-  facts = gather()
-  for title, text in rows_of(facts):
-    print(textwrap.fill(f'{title:12}{text}', WIDTH, subsequent_indent=14 * ' ', break_on_hyphens=False,
-                        break_long_words=False))
-  missing = missing_for_training(facts)
-  print(f'\nmissing for training: {"; ".join(missing)}' if missing else '\nready to train')
-  return 1 if missing else 0
-
-
-def main(argv=None):
-  """Examines this machine.
-
-  Args:
-    argv: list of str, the command line without the program's name; None for the process's own.
-
-  Returns:
-    the exit code: 1 if something that training needs is missing.
-  """
-  words = sys.argv[1:] if argv is None else argv
-
-  def program():
-    if words and words[0] in ('--help', '-h'):
-      return print(__doc__.strip())
-    if words:
-      raise UserError(f'unexpected argument {words[0]!r}; there are no flags')
-    return examine()
-
-  return guarded(program)
-
-
-if __name__ == '__main__':
-  sys.exit(main())

@@ -1,9 +1,9 @@
 """What TensorFlow says of itself and of its GPUs.
 
-    python -m utils.tensorflow_report
+    python -m utils.doctor.tensorflow_report
 
-prints JSON. utils/doctor.py starts it as a process of its own: a TensorFlow that the CPU cannot run ends its process,
-and one with a broken driver may never answer.
+prints JSON. It is a process of its own: a TensorFlow that the CPU cannot run ends its process, and one with a broken
+driver may never answer.
 """
 
 import dataclasses

@@ -1,0 +1,124 @@
+"""Machines on loopback for tests: processes that know each other's addresses, all of which end with the test."""
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+from utils.files import ROOT
+
+SECONDS = 120  # patience with a process on a busy machine
+
+
+def free_addresses(count):
+  """List of addresses on loopback whose ports are free, below those that the kernel gives to connections."""
+  with contextlib.ExitStack() as stack:
+    addresses = []
+    for port in random.SystemRandom().sample(range(15000, 32000), 500):
+      probe = stack.enter_context(socket.socket())
+      with contextlib.suppress(OSError):
+        probe.bind(('', port))
+        addresses.append(f'127.0.0.1:{port}')
+      if len(addresses) == count:
+        return addresses
+  raise AssertionError('no free ports')
+
+
+class Machine:
+  """A process of which all output is kept.
+
+  Attributes:
+    process: the subprocess.Popen.
+    stdout: list of the lines on stdout so far.
+    stderr: list of the lines on stderr so far.
+  """
+
+  def __init__(self, words, environ):
+    """Starts the process, in a process group of its own.
+
+    Args:
+      words: list of str, the command.
+      environ: dict, environment variables beside those of the tests.
+    """
+    self.process = subprocess.Popen(
+        words, cwd=ROOT, env={**os.environ, 'PYTHONUNBUFFERED': '1', **environ}, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, errors='backslashreplace', start_new_session=True)
+    self.stdout, self.stderr = [], []
+    self._readers = [threading.Thread(target=self._read, args=pair, daemon=True) for pair in (
+        (self.process.stdout, self.stdout), (self.process.stderr, self.stderr))]
+    for reader in self._readers:
+      reader.start()
+
+  @staticmethod
+  def _read(stream, lines):
+    for line in stream:
+      lines.append(line.rstrip('\n'))
+
+  def seen(self, text, seconds=SECONDS):
+    """Waits for a line on stdout that holds `text`, and returns the first; fails if the process ends before."""
+    deadline = time.monotonic() + seconds
+    while True:
+      ended = self.process.poll() is not None
+      found = next((line for line in list(self.stdout) if text in line), None)
+      if found is not None:
+        return found
+      assert not ended and time.monotonic() < deadline, f'no {text!r} in\n{self.output()}'
+      time.sleep(0.02)
+
+  def signal(self, number):
+    """Sends a signal to the process."""
+    self.process.send_signal(number)
+
+  def ended(self, seconds=SECONDS):
+    """Waits for the end, and returns the exit code; fails if it does not come."""
+    try:
+      code = self.process.wait(seconds)
+    except subprocess.TimeoutExpired:
+      raise AssertionError(f'still running after {seconds} s:\n{self.output()}') from None
+    for reader in self._readers:
+      reader.join(5)
+    return code
+
+  def errors(self):
+    """List of the lines on stderr that are the program's own errors."""
+    return [line for line in self.stderr if line.startswith('error: ')]
+
+  def output(self):
+    """All output so far, as text."""
+    return '\n'.join([f'{self.process.args}', *self.stdout, '-- stderr', *self.stderr])
+
+  def destroy(self):
+    """Kills the process and its children, also if they are stopped."""
+    with contextlib.suppress(ProcessLookupError):
+      os.killpg(self.process.pid, signal.SIGKILL)
+    self.process.wait()
+
+
+@contextlib.contextmanager
+def started(count, *words, each=lambda number: [], environ=None):
+  """Starts machines; kills those that still run at the end of the block.
+
+  Args:
+    count: number of machines.
+    *words: the script and its flags, to which --workers and --worker are added.
+    each: `each(number)` returns a list of further flags of a machine.
+    environ: dict, environment variables beside those of the tests.
+
+  Yields:
+    list of Machine.
+  """
+  addresses, machines = free_addresses(count), []
+  try:
+    for number in range(count):
+      machines.append(Machine(
+          [sys.executable, *map(str, words), *map(str, each(number)), f'--workers={",".join(addresses)}',
+           f'--worker={number}'], environ or {}))
+    yield machines
+  finally:
+    for machine in machines:
+      machine.destroy()

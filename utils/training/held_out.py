@@ -1,0 +1,68 @@
+"""What a run holds out: chosen by flags, kept in config.json, never seen by the weights that the run starts from."""
+
+from datasets import folds, hold_out
+from utils import runs
+from utils.errors import UserError, listed
+
+
+def hold_out_of_run(settings, dataset, saved):
+  """Finds what a run holds out.
+
+  Args:
+    settings: a TrainSettings, resolved; its splits are converted.
+    dataset: the Dataset.
+    saved: config.json of the run to be resumed; None for a new run.
+
+  Returns:
+    `(held, note)`: the HoldOut, and what config.json keeps of it: `HoldOut.to_json` and 'images', a dict of split ->
+    number of images that are held out of it. None if nothing is held out.
+
+  Raises:
+    UserError: if the flags cannot be used, see folds.hold_out; if the resumed run held other images out; or if the
+      weights that a new run starts from were trained on images that are held out.
+  """
+  flags, data_dir = settings.data.held, settings.data.data_dir
+  if not flags.given:
+    return hold_out.NOTHING, None
+  held = folds.hold_out(flags, data_dir, dataset.splits)
+  if settings.bookkeeping.eval_steps and settings.bookkeeping.eval_split == hold_out.HELD_OUT:
+    print(f'note: the best checkpoint is chosen on {hold_out.HELD_OUT}, so that its score there is too good')
+  if saved and hold_out.HoldOut.from_json(saved.get('hold_out')) != held:
+    raise UserError(f'{settings.run_dir} held out {hold_out.HoldOut.from_json(saved.get("hold_out"))}, and now it is '
+                    f'{held}: a file of patterns or the groups of the data have changed; give this run another '
+                    '--run_dir')
+  names = {split: list(filter(held.holds, hold_out.read_names(data_dir, split))) for split in held.splits}
+  if not saved:
+    refuse_seen(settings.start, dataset.name, names.get('train', []))
+  return held, held.to_json() | {'images': {split: len(of_split) for split, of_split in names.items()}}
+
+
+def refuse_seen(start, dataset_name, names):
+  """Raises UserError if the weights that a run starts from are those of a run that was trained on images held out.
+
+  A run that itself held them out was started from weights that had not seen them.
+
+  Args:
+    start: a training.settings.Start.
+    dataset_name: name of the run's dataset.
+    names: names of the images of train that are held out.
+  """
+  run = _run_of(start)
+  if run is None or run.config['dataset'].get('name') != dataset_name:
+    return
+  theirs = hold_out.HoldOut.from_json(run.config.get('hold_out'))
+  seen = [name for name in names if not theirs.holds(name)]
+  if seen:
+    flag = 'init_from' if start.init_from else 'checkpoint'
+    raise UserError(f'--{flag}={getattr(start, flag)} was trained on {len(seen)} of the images that are held out here, '
+                    f'such as {listed(seen, 3)}; start from weights that never saw them')
+
+
+def _run_of(start):
+  """The run that --init_from names, or --checkpoint if that is a run's; None without one."""
+  if start.init_from:
+    return runs.load_run(start.init_from, flag='init_from')
+  try:
+    return runs.load_run(start.checkpoint) if start.checkpoint else None
+  except UserError:  # 'none', or pretrained weights: start.choose says what is wrong with them
+    return None

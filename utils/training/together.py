@@ -1,0 +1,56 @@
+"""A training on several machines: they connect, start from the same, watch each other, and end together."""
+
+import contextlib
+
+from datasets import hold_out
+from utils import cluster as clusters
+from utils.agreement import checksum
+from utils.checkpoint_files import newest_checkpoint, read_step
+from utils.compat import tf
+from utils.errors import UserError
+from utils.settings import changeable, to_dict
+from utils.training.settings import TrainSettings
+from utils.watchdog import Watchdog
+
+# Flags that may change from one start of a run to the next, but not from one machine to another.
+_ALIKE = ('max_steps', 'eval_steps', 'eval_split', 'early_stop', 'precision', 'summarize_gradients')
+
+
+@contextlib.contextmanager
+def connected(training, config):
+  """Connects this machine with the others, and watches them, while the block runs.
+
+  Args:
+    training: a Training.
+    config: tf.ConfigProto of the session.
+
+  Yields:
+    `(target, watchdog)`: of the session, and the Watchdog; '' and None for a single machine.
+  """
+  cluster = training.cluster
+  if cluster is None:
+    yield '', None
+    return
+  target = clusters.start_server(cluster, config).target
+  clusters.wait(cluster, training.settings.workers.wait_minutes)
+  print(f'{cluster.name(cluster.index)} of {cluster.size} trains along, with {training.replicas.count} devices in all'
+        + ('' if cluster.is_chief else f'; {cluster.name(0)} has the log'), flush=True)
+  with Watchdog(cluster, lambda: newest_step(training.settings.run_dir)) as watchdog:
+    yield target, watchdog
+
+
+def newest_step(run_dir):
+  """Step of a run's newest checkpoint; None if there is none that can be read."""
+  with contextlib.suppress(UserError):
+    newest = newest_checkpoint(run_dir)
+    return None if newest is None else read_step(newest)
+
+
+def start_facts(training, session):
+  """What all machines must have alike at the start, for SameStartHook: flags, step, images, devices, weights."""
+  settings, may_differ = to_dict(training.settings), set(changeable(TrainSettings)) - set(_ALIKE)
+  weights = {variable.op.name: training.replicas.first_of(variable) for variable in tf.trainable_variables()}
+  return {**{f'--{name}': value for name, value in settings.items() if name not in may_differ},
+          'step': training.start_step, 'devices': training.replicas.local, 'weights': checksum(session.run(weights)),
+          **{f'images of {split}': hold_out.read_stats(training.data_dir, split, training.held)['num_examples']
+             for split in training.settings.splits}}
