@@ -4,6 +4,7 @@ Every random choice is a function of (seed, epoch) or (seed, position in the str
 at a step sees the examples, crops and colors that it would have seen without the break.
 """
 
+import contextlib
 import dataclasses
 import os
 
@@ -74,11 +75,23 @@ def training_batches(data_dir, split, *, batch_size, augmentation, seed, start_s
     UserError: if there are no shards, or no examples in them; or for an Augmentation that is not valid.
   """
   augmentation.check()
-  paths = [tensorflow_path(path) for path in hold_out.shard_paths(data_dir, split, held)]
   seen = Input(records.read_reading(data_dir, held.parts(split)[0]), bands)
-  num_examples = hold_out.read_stats(data_dir, split, held)['num_examples']
-  first = start_step * batch_size
-  first_epoch, within_epoch = divmod(first, num_examples)
+  stream = _stream(data_dir, split, first=start_step * batch_size, seed=seed, held=held)
+  wanted = range(batch_size) if places is None else places
+  if len(wanted) < batch_size:
+    stream = stream.filter(lambda position, _: tf.reduce_any(tf.equal(position % batch_size, wanted)))
+
+  def example(position, serialized):
+    return augment(_example(serialized, seen), augmentation, [seed, position], is_photograph=seen.is_photograph)
+
+  stream = stream.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  return stream.batch(len(wanted), drop_remainder=True).prefetch(4)
+
+
+def _stream(data_dir, split, *, first, seed, held):
+  """Endless tf.data.Dataset of (position in the stream, serialized record), from the position `first` on."""
+  paths = [tensorflow_path(path) for path in hold_out.shard_paths(data_dir, split, held)]
+  first_epoch, within_epoch = divmod(first, hold_out.read_stats(data_dir, split, held)['num_examples'])
 
   def epoch(number):
     # Dataset.shuffle rejects a tensor seed while the graph-level seed is 0; epoch() runs in a graph of its own.
@@ -90,17 +103,47 @@ def training_batches(data_dir, split, *, batch_size, augmentation, seed, start_s
     examples = hold_out.select(examples, data_dir, split, held)
     return examples.shuffle(SHUFFLE_BUFFER, seed=seed + 1_000_003 * number, reshuffle_each_iteration=False)
 
-  stream = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch).skip(within_epoch).enumerate(start=first)
+  return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch).skip(within_epoch).enumerate(start=first)
 
-  wanted = range(batch_size) if places is None else places
-  if len(wanted) < batch_size:
-    stream = stream.filter(lambda position, _: tf.reduce_any(tf.equal(position % batch_size, wanted)))
 
-  def example(position, serialized):
-    return augment(_example(serialized, seen), augmentation, [seed, position], is_photograph=seen.is_photograph)
+def batch_names(data_dir, split, *, batch_size, seed, step, held=hold_out.NOTHING):
+  """Names of the records in a batch of `training_batches`, read anew, outside of any graph: for messages.
 
-  stream = stream.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  return stream.batch(len(wanted), drop_remainder=True).prefetch(4)
+  Args:
+    data_dir: folder with the shards.
+    split: name of the split.
+    batch_size: examples in a batch.
+    seed: that of the batches.
+    step: number of the batch in the stream, from 0.
+    held: that of the batches.
+
+  Returns:
+    list of str.
+  """
+  with _reading_session() as session:
+    stream = _stream(data_dir, split, first=step * batch_size, seed=seed, held=held).take(batch_size)
+    names = stream.map(lambda position, serialized: records.parse(serialized)['name']).batch(batch_size)
+    return [os.fsdecode(name) for name in session.run(tf.data.make_one_shot_iterator(names).get_next())]
+
+
+def ahead(batches, device=None):
+  """Iterates over training batches such that the next one lies ready on the device that trains.
+
+  A GPU copies the next images and labels while it computes. Names stay behind: GPUs hold no text; see `batch_names`.
+
+  Args:
+    batches: tf.data.Dataset from `training_batches`.
+    device: name of the GPU that trains, as '/gpu:0'; None for the CPU, which needs no copies.
+
+  Returns:
+    `(batch, initializer)`: dict of the tensors `image` and `label` of the next batch, and the op that begins.
+  """
+  batches = batches.map(lambda batch: {'image': batch['image'], 'label': batch['label']})
+  if device:
+    batches = batches.apply(tf.data.experimental.prefetch_to_device(device, buffer_size=1))
+  with tf.device(device):
+    iterator = tf.data.make_initializable_iterator(batches)
+    return iterator.get_next(), iterator.initializer
 
 
 def _stored(data_dir, split, held):
@@ -237,6 +280,14 @@ def _cut_out(image, label, share, draws):
   return tf.where_v2(covered, PAD_VALUE, image), tf.where_v2(covered, IGNORE_LABEL, label)
 
 
+@contextlib.contextmanager
+def _reading_session():
+  """A session on the CPU, with a graph and threads of its own, beside any other."""
+  with tf.Graph().as_default(), tf.device('/cpu:0'), tf.Session(config=tf.ConfigProto(
+      device_count={'GPU': 0}, use_per_session_threads=True)) as session:
+    yield session
+
+
 def examples(data_dir, split, held=hold_out.NOTHING):
   """Reads a split outside of any graph, image by image, at native size.
 
@@ -252,8 +303,7 @@ def examples(data_dir, split, held=hold_out.NOTHING):
   Raises:
     UserError: naming the file and the record if a record is broken.
   """
-  with tf.Graph().as_default(), tf.device('/cpu:0'), tf.Session(config=tf.ConfigProto(
-      device_count={'GPU': 0}, use_per_session_threads=True)) as session:
+  with _reading_session() as session:
     reading = records.read_reading(data_dir, held.parts(split)[0])
     stored = _stored(data_dir, split, held).map(lambda serialized: records.parse(serialized, reading)).prefetch(2)
     example = tf.data.make_one_shot_iterator(stored).get_next()

@@ -1,6 +1,7 @@
 """Machines on loopback for tests: processes that know each other's addresses, all of which end with the test."""
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -100,14 +101,15 @@ class Machine:
 
 
 @contextlib.contextmanager
-def started(count, *words, each=lambda number: [], environ=None):
+def started(count, *words, each=lambda number: [], environ=None, tf_config=False):
   """Starts machines; kills those that still run at the end of the block.
 
   Args:
     count: number of machines.
-    *words: the script and its flags, to which --workers and --worker are added.
+    *words: the script and its flags.
     each: `each(number)` returns a list of further flags of a machine.
     environ: dict, environment variables beside those of the tests.
+    tf_config: whether TF_CONFIG tells the machines their addresses, instead of --workers and --worker.
 
   Yields:
     list of Machine.
@@ -115,9 +117,11 @@ def started(count, *words, each=lambda number: [], environ=None):
   addresses, machines = free_addresses(count), []
   try:
     for number in range(count):
+      flags = [f'--workers={",".join(addresses)}', f'--worker={number}']
+      config = json.dumps({'cluster': {'worker': addresses}, 'task': {'type': 'worker', 'index': number}})
       machines.append(Machine(
-          [sys.executable, *map(str, words), *map(str, each(number)), f'--workers={",".join(addresses)}',
-           f'--worker={number}'], environ or {}))
+          [sys.executable, *map(str, [*words, *each(number), *([] if tf_config else flags)])],
+          {**(environ or {}), **({'TF_CONFIG': config} if tf_config else {})}))
     yield machines
   finally:
     for machine in machines:

@@ -18,6 +18,7 @@ from utils.session import chosen_precision
 from utils.settings import parse
 from utils.studies import benchmark_gpu, gpu_part, gpu_parts, results
 from utils.studies.gpu_parts import GpuSettings, PartSettings
+from utils.training.settings import TrainSettings
 
 SMALL = ('--device=CPU', '--height=37', '--width=53', '--batch_sizes=2,1', '--inference_batches=1,3', '--steps=2',
          '--warmup_steps=0', '--product_size=16', '--num_sizes=2')
@@ -87,6 +88,7 @@ def test_xla_and_recipe(small):
 def test_pipeline(small):
   lines = rows_of('pipeline', small)
   assert cases(lines) == ['batch 2', 'batch 1'] and lines[0]['unit'] == 'images/s'
+  assert all(line['beside']['images/s of a core'] > 0 for line in lines)
 
 
 def test_inference_and_evaluation(small):
@@ -98,7 +100,9 @@ def test_inference_and_evaluation(small):
   assert evaluation['case'] == 'tf32: loop of evaluate.py' and len(evaluation['beside']) == 2
 
 
-def test_loop_runs_train_as_users_do(small, monkeypatch):
+@pytest.fixture
+def against(monkeypatch):
+  """Takes the place of scripts.against: runs one bare step; returns the list of the commands of train.py."""
   commands = []
 
   def against(words, step, **blocks):
@@ -107,11 +111,22 @@ def test_loop_runs_train_as_users_do(small, monkeypatch):
     return [0.6], [0.5]
 
   monkeypatch.setattr(gpu_parts.benchmark.scripts, 'against', against)
+  return commands
+
+
+def test_loop_runs_train_as_users_do(small, against):
   lines = rows_of('loop', small)
   assert [line['median'] for line in lines if line['unit'] == 'ratio'] == [pytest.approx(1.2)] * 2
   assert cases(lines)[0] == f'batch 2, {chosen_precision("auto")}: step of train.py'
   folder = small[1]
-  assert {f'--dataset={folder}/originals', f'--data_dir={folder}/data', '--batch_size=2'} <= set(commands[0])
+  assert {f'--dataset={folder}/originals', f'--data_dir={folder}/data', '--batch_size=2'} <= set(against[0])
+
+
+def test_loop_of_the_recipe_has_its_flags_on_the_data_that_are_there(small, against):
+  assert cases(rows_of('recipe_loop', small))[2] == f'recipe, {chosen_precision("auto")}: train.py / bare'
+  found = parse(TrainSettings, against[0][2:])
+  assert found.data.dataset == f'{small[1]}/originals' and found.bookkeeping.eval_steps == 0
+  assert found.optimizer.loss == 'cross_entropy+lovasz' and found.schedule.batch_size == 3
 
 
 def test_a_case_that_fails_leaves_the_others():

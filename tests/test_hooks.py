@@ -31,8 +31,8 @@ def train(folder, losses, norms, *, max_left_out=0, max_steps=None, scaling=None
     outputs = Outputs(tf.gather(tf.constant(losses, tf.float32), index), tf.constant(0.5), tf.constant(1e-3),
                       tf.gather(tf.constant(norms, tf.float32), index), scaling and scaling(index))
   writer = tf.summary.FileWriterCache.get(str(folder))
-  log = hooks.LogHook(outputs, tf.constant(['left', 'right']), max_steps=max_steps or len(losses), batch_size=2,
-                      every_steps=2, writer=writer, max_left_out=max_left_out)
+  log = hooks.LogHook(outputs, lambda step: [f'left{step}', f'right{step}'], max_steps=max_steps or len(losses),
+                      batch_size=2, every_steps=2, writer=writer, max_left_out=max_left_out)
   with tf.train.MonitoredSession(hooks=[log]) as session:
     while not session.should_stop():
       value = session.run(advance)
@@ -63,12 +63,13 @@ def test_the_line_of_a_scaled_run_holds_the_scale_and_the_runs_count(graph, tmp_
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf])
 def test_a_loss_that_is_not_finite_names_step_rate_and_records(bad, graph, tmp_path):
-  with pytest.raises(UserError, match='loss is not finite at step 3 .*learning rate 0.001, records left, right'):
+  with pytest.raises(UserError, match='loss is not finite at step 3 .*L2 of the weights 0.5, .*rate 0.001, '
+                     'records left2, right2;'):
     train(tmp_path, [1, 1, bad, 1], [1] * 4)
 
 
 def test_a_bad_gradient_ends_a_float32_run_at_once(graph, tmp_path):
-  with pytest.raises(UserError, match='gradient is not finite at step 2 .*records left, right'):
+  with pytest.raises(UserError, match='gradient is not finite at step 2 .*records left1, right1;'):
     train(tmp_path, [1] * 4, [1, np.nan, 1, 1])
 
 
@@ -94,7 +95,7 @@ def evaluation(folder, scores, *, done=True, labels=(0, 1), **options):
   def logits_fn(images):
     right = tf.gather(tf.constant(scores), tf.minimum(tf.cast(step, tf.int32), len(scores) - 1))
     second = tf.cond(right, lambda: tf.constant([1.0, 0.0]), lambda: tf.constant([0.0, 1.0]))
-    return tf.stack([second, [0.0, 0.5]])[None, None] + 0 * images[..., :2] + 0 * weights, {}
+    return tf.stack([second, [0.0, 0.5]])[None, None] + 0 * images[..., :2] + 0 * weights
 
   log = collections.namedtuple('L', 'pause done')(lambda seconds: None, done)
   return tf.assign_add(step, 1), hooks.EvaluateHook(
@@ -195,6 +196,29 @@ def test_summaries_are_written_at_intervals_of_the_runs_steps(every_steps, start
   found = [(event.step, value.simple_value) for event in tf.train.summary_iterator(str(path))
            for value in event.summary.value]
   assert found == [(number, 7.0) for number in wanted]
+
+
+def test_the_loss_of_the_weights_is_that_before_its_step_and_computed_at_intervals(graph, tmp_path):
+  """A weight loss of 10 times the step; its computation leaves a trace each time."""
+  step, computed = tf.train.get_or_create_global_step(), tf.get_local_variable('computed', initializer=0)
+  times = computed.read_value()
+  advance = tf.assign_add(step, 1)
+  with tf.control_dependencies([advance]):
+    loss = tf.identity(0.5)
+  with tf.control_dependencies([tf.assign_add(computed, 1)]):
+    weight_loss = 10.0 * tf.cast(step.read_value(), tf.float32)
+  hook = hooks.WeightLossHook(Outputs(loss, weight_loss, None, None, None), every_steps=2,
+                              writer=tf.summary.FileWriterCache.get(str(tmp_path)))
+  with tf.train.MonitoredSession(hooks=[hook]) as session:
+    for _ in range(5):
+      session.run(loss)
+    assert session.run(times) == 3
+  tf.summary.FileWriterCache.clear()
+  [path] = tmp_path.glob('events*')
+  found = [(event.step, value.tag, value.simple_value) for event in tf.train.summary_iterator(str(path))
+           for value in event.summary.value]
+  assert found == [(number, tag, value + 10 * (number - 1)) for number in (1, 3, 5)
+                   for tag, value in (('loss/weights_l2', 0), ('loss/total', 0.5))]
 
 
 def test_a_best_checkpoint_that_cannot_be_written_is_one_line(graph, tmp_path):

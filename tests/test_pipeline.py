@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from utils.labels import IGNORE_LABEL
 
 pytestmark = pytest.mark.fast
 
+GOLDEN = pathlib.Path(__file__).parent / 'golden/batches.npz'
 SIZE = (13, 22)
 COUNT = 11
 
@@ -50,11 +52,11 @@ def plain(crop_size, **variation):
   return Augmentation(**{'crop_size': crop_size, 'scale_range': (1.0, 1.0), 'flip': False, **variation})
 
 
-def batches(data_dir, count, *, start_step=0, seed=7, batch_size=2, augmentation=None):
+def batches(data_dir, count, *, start_step=0, seed=7, batch_size=2, augmentation=None, places=None):
   augmentation = augmentation or plain(SIZE)
   with tf.Graph().as_default(), tf.Session() as session:
     stream = pipeline.training_batches(data_dir, 'train', batch_size=batch_size, augmentation=augmentation, seed=seed,
-                                       start_step=start_step)
+                                       start_step=start_step, places=places)
     batch = tf.data.make_one_shot_iterator(stream).get_next()
     return [session.run(batch) for _ in range(count)]
 
@@ -91,6 +93,51 @@ def test_resuming_goes_on_where_the_stream_was(data_dir, varied_stream, start):
     assert np.array_equal(value['name'], expected['name'])
     np.testing.assert_array_equal(value['image'], expected['image'])
     np.testing.assert_array_equal(value['label'], expected['label'])
+
+
+@pytest.mark.parametrize('start', [0, 3])
+def test_shares_of_several_processes_make_up_the_batches(data_dir, start):
+  varied = {'augmentation': plain((5, 7), scale_range=(0.8, 1.3), flip=True, color_jitter=0.2), 'batch_size': 6}
+  whole = batches(data_dir, 4, start_step=start, **varied)
+  for places in ([0, 3], [1, 2, 4], [5]):
+    for share, batch in zip(batches(data_dir, 4, start_step=start, places=places, **varied), whole):
+      for name, values in share.items():
+        np.testing.assert_array_equal(values, batch[name][places])
+
+
+def test_batches_are_those_of_earlier_versions(varied_stream):
+  """A resumed run may have begun with an older version. Golden batches of commit 245ff64."""
+  golden = np.load(GOLDEN)
+  assert ' '.join(names(varied_stream)) == str(golden['names'])
+  for number, value in enumerate(varied_stream[:3]):
+    np.testing.assert_array_equal(value['label'], golden['labels'][number])
+    np.testing.assert_allclose(value['image'], golden['images'][number], rtol=0, atol=1e-4)  # rounding of other CPUs
+
+
+@pytest.mark.parametrize('device', [None, '/cpu:1'])
+def test_batches_lie_ready_on_the_device(data_dir, varied_stream, device):
+  """Another CPU stands for a GPU. Values are the same to the bit, also of a run that is resumed."""
+  with tf.Graph().as_default(), tf.Session(config=tf.ConfigProto(device_count={'CPU': 2})) as session:
+    batch, begin = pipeline.ahead(pipeline.training_batches(
+        data_dir, 'train', batch_size=2, augmentation=VARIED, seed=7, start_step=5), device)
+    assert {key: value.shape.as_list() for key, value in batch.items()} == {'image': [2, 9, 17, 3], 'label': [2, 9, 17]}
+    session.run(begin)
+    traced = tf.RunMetadata()
+    for number, expected in enumerate(varied_stream[5:9]):
+      value = session.run(batch, options=tf.RunOptions(trace_level=tf.RunOptions.SOFTWARE_TRACE),
+                          run_metadata=traced)
+      np.testing.assert_array_equal(value['image'], expected['image'], err_msg=str(number))
+      np.testing.assert_array_equal(value['label'], expected['label'], err_msg=str(number))
+  where = {stats.device.rpartition('/device:')[2] for stats in traced.step_stats.dev_stats
+           for node in stats.node_stats if 'IteratorGetNext' in node.node_name}
+  assert ('CPU:1' in where) == bool(device)
+
+
+@pytest.mark.parametrize('step', [0, 4, 5, 11])
+def test_names_of_a_batch_are_found_anew(data_dir, varied_stream, step):
+  """Within an epoch, across its end, and later."""
+  found = pipeline.batch_names(data_dir, 'train', batch_size=2, seed=7, step=step)
+  assert found == [name.decode() for name in varied_stream[step]['name']]
 
 
 def test_without_augmentation_pixels_are_the_originals(data_dir):

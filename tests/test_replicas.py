@@ -18,11 +18,16 @@ pytestmark = pytest.mark.fast
 SIZE = 8  # examples in a batch
 
 
-def replicas_of(count):
-  """Replicas on logical CPUs."""
+def on_cpus(count):
+  """The Replicas of one process on so many logical CPUs, by the strategy of replicas.replicas_of."""
   if count == 1:
     return Replicas()
-  strategy = tf.distribute.MirroredStrategy([f'/cpu:{number}' for number in range(count)])
+  resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(tf.train.ClusterSpec({}), num_accelerators={})
+  ring = tf.distribute.experimental.CommunicationOptions(
+      implementation=tf.distribute.experimental.CommunicationImplementation.RING)
+  strategy = tf.compat.v2.distribute.MultiWorkerMirroredStrategy(resolver, ring)
+  # TensorFlow's own way to several devices is for GPUs alone.
+  strategy.extended._initialize_local(resolver, devices=[f'/cpu:{number}' for number in range(count)])
   return Replicas(strategy, local=count, count=count)
 
 
@@ -46,7 +51,7 @@ def logits_of(images):
 def train(count, steps=1, **options):
   """Trains from fixed weights on batches 0, 1, ...: losses, norms, predictions, and all variables after the last step.
   """
-  replicas = replicas_of(count)
+  replicas = on_cpus(count)
   with tf.Graph().as_default(), replicas.scope():
     batch = {'image': tf.placeholder(tf.float32, [SIZE, 7, 5, 3]), 'label': tf.placeholder(tf.int32, [SIZE, 7, 5])}
     options = {'rate': tf.constant(0.01), 'pretrained_scopes': ('Backbone',), 'new_layers_rate': 10.0,
@@ -80,14 +85,56 @@ def assert_equal_training(found, expected):
 
 
 @pytest.mark.parametrize('loss', [*LOSSES, 'cross_entropy+lovasz'])
-@pytest.mark.parametrize('steps', [1, 10])
-def test_two_replicas_train_as_one_device(steps, loss):
-  assert_equal_training(*(train(count, steps, loss=loss) for count in (2, 1)))
+def test_ten_steps_of_two_replicas_are_those_of_one_device(loss):
+  assert_equal_training(*(train(count, 10, loss=loss) for count in (2, 1)))
 
 
 @pytest.mark.parametrize('options', [
     {'gradient_accumulation': 2}, {'ema_decay': 0.9}, {'scaled': True}, {'class_weights': [0.5, 2.0, 1.0]},
     {'scopes': ('head',)}, {'clip_norm': 0.0}], ids=lambda options: next(iter(options)))
-@pytest.mark.parametrize('count', [2, 4])
-def test_every_option_trains_as_one_device(count, options):
-  assert_equal_training(*(train(number, 3, **options) for number in (count, 1)))
+def test_every_option_trains_as_one_device(options):
+  assert_equal_training(*(train(number, 3, **options) for number in (2, 1)))
+
+
+def test_four_replicas_train_as_one_device_in_parts():
+  assert_equal_training(*(train(number, 3, gradient_accumulation=2, loss='ohem+dice') for number in (4, 1)))
+
+
+def averages_after(count, images):
+  """Moving averages of a batch norm that learns, after one step: dict from name to list, a copy for each replica."""
+  replicas = on_cpus(count)
+
+  def logits(images):
+    return slim.conv2d(images, 2, 1, scope='score', weights_initializer=tf.ones_initializer(),
+                       normalizer_fn=slim.batch_norm, normalizer_params={'is_training': True, 'decay': 0.5}), {}
+
+  with tf.Graph().as_default(), replicas.scope():
+    batch = {'image': tf.constant(images), 'label': tf.zeros([len(images), 4, 4], tf.int32)}
+    outputs = training_step.make_step(logits, rate=tf.constant(0.0), pretrained_scopes=(), replicas=replicas)(batch)
+    with tf.Session(config=tf.ConfigProto(device_count={'CPU': count})) as session:
+      session.run(tf.global_variables_initializer())
+      session.run(outputs.loss)
+      return {variable.op.name.split('/')[-1]: session.run(replicas.of_replicas(variable))
+              for variable in tf.global_variables() if 'moving' in variable.op.name}
+
+
+def test_learned_averages_of_batch_norms_are_the_mean_over_replicas():
+  images = np.random.default_rng(0).normal(size=[4, 4, 4, 3]).astype(np.float32)
+  together = averages_after(2, images)
+  halves = [averages_after(1, half) for half in (images[:2], images[2:])]
+  for name, copies in together.items():
+    expected = (halves[0][name][0] + halves[1][name][0]) / 2
+    assert not np.allclose(halves[0][name][0], expected)
+    for copy in copies:
+      np.testing.assert_allclose(copy, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('batch_size, parts, first, local, count, expected', [
+    (8, 1, 0, 1, 1, [0, 1, 2, 3, 4, 5, 6, 7]),
+    (8, 1, 1, 1, 4, [2, 3]),
+    (8, 2, 0, 1, 2, [0, 1, 4, 5]),  # the first half of each part
+    (8, 2, 2, 2, 4, [2, 3, 6, 7]),
+    (12, 3, 1, 1, 2, [2, 3, 6, 7, 10, 11]),
+])
+def test_places_of_a_process_by_hand(batch_size, parts, first, local, count, expected):
+  assert Replicas(None, first, local, count).positions(batch_size, parts) == expected

@@ -20,13 +20,15 @@ def gpus(monkeypatch):
   return lambda number: monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: [kind] * number)
 
 
-def test_by_default_all_gpus_grow_as_needed():
+@pytest.mark.parametrize('number, visible', [(0, ''), (1, '0'), (3, '0')])
+def test_by_default_the_first_gpu_grows_as_needed(gpus, number, visible):
+  gpus(number)
   config = session.session_config()
-  assert config.gpu_options.allow_growth and not config.gpu_options.visible_device_list
+  assert config.gpu_options.allow_growth and config.gpu_options.visible_device_list == visible
   assert config.gpu_options.per_process_gpu_memory_fraction == 0 and 'GPU' not in config.device_count
 
 
-@pytest.mark.parametrize('gpu, expected', [('0', '0'), ('2,0', '2,0'), ('1, 2', '1,2')])
+@pytest.mark.parametrize('gpu, expected', [('0', '0'), ('2,0', '2,0'), ('1, 2', '1,2'), ('all', '0,1,2')])
 def test_gpus_are_chosen_by_number(gpus, gpu, expected):
   gpus(3)
   assert session.session_config(gpu=gpu).gpu_options.visible_device_list == expected
@@ -47,7 +49,7 @@ def test_none_is_the_cpu_with_gpus_or_without(gpus):
     assert {device.device_type for device in made.list_devices()} <= {'CPU', 'XLA_CPU'}
 
 
-@pytest.mark.parametrize('gpu', ['3', '-1', '0,3', '0,0', '0,', '', 'all', '0.5', '²'])
+@pytest.mark.parametrize('gpu', ['3', '-1', '0,3', '0,0', '0,', '', '0,all', '0.5', '²'])
 def test_a_missing_gpu_is_refused_with_the_valid_numbers(gpus, gpu):
   gpus(3)
   with pytest.raises(UserError, match=f'^--gpu={gpu}: valid are 0, 1, 2, or several'):
@@ -105,7 +107,7 @@ def test_train_refuses_a_missing_gpu_before_it_writes_anything(gpus, tmp_path, m
 
 @pytest.mark.parametrize('options, expected', [
     ({}, 'GPU 0 NVIDIA A10; precision float32 (products in TF32)'),
-    ({'gpu': '2, 0'}, 'GPU 2 NVIDIA A10; precision float32 (products in TF32)'),
+    ({'gpu': '2, 0'}, 'GPU 2 NVIDIA A10, GPU 0 NVIDIA A10; precision float32 (products in TF32)'),
     ({'gpu': '1', 'precision': 'float16'}, 'GPU 1 NVIDIA A10; precision float16'),
     ({'precision': 'auto'}, 'GPU 0 NVIDIA A10; precision float16'),
 ])

@@ -26,9 +26,14 @@ def parse(op):
     return {value.tag: value for value in tf.Summary.FromString(session.run(op)).value}
 
 
+def pictured(image, label, prediction):
+  return summaries.pictured(outputs_over([])._replace(predictions=prediction), {'image': image, 'label': label})
+
+
 def test_pictures_stand_side_by_side_in_the_datasets_colors(graph):
-  batch = {'image': tf.fill([1, 2, 3, 3], 300.0), 'label': tf.constant([[[0, 255, 1], [1, 1, 1]]])}
-  picture = summaries.pictures(batch, tf.zeros([1, 2, 3], tf.int32), PALETTE)
+  drawn = pictured(tf.fill([1, 2, 3, 3], 300.0), tf.constant([[[0, 255, 1], [1, 1, 1]]]),
+                   tf.zeros([1, 2, 3], tf.int32))
+  picture = summaries.pictures(drawn, PALETTE)
   with tf.Session() as session:
     value = session.run(picture)
   assert value.shape == (1, 2, 9, 3) and value.dtype == np.uint8
@@ -39,25 +44,39 @@ def test_pictures_stand_side_by_side_in_the_datasets_colors(graph):
 
 def test_pictures_of_many_bands_show_three(graph):
   image = np.arange(12, dtype=np.float32).reshape(1, 1, 2, 6)
-  batch = {'image': tf.constant(image), 'label': tf.zeros([1, 1, 2], tf.int32)}
+  drawn = pictured(tf.constant(image), *[tf.zeros([1, 1, 2], tf.int32)] * 2)
   with tf.Session() as session:
     for shown in [(2, 1, 0), (5, 5, 5)]:
-      picture = session.run(summaries.pictures(batch, tf.zeros([1, 1, 2], tf.int32), PALETTE, shown))
+      picture = session.run(summaries.pictures(drawn, PALETTE, shown))
       np.testing.assert_array_equal(picture[:, :, :2], image[..., list(shown)])
 
 
-def test_training_summary(graph):
+def summary(**options):
   batch = {'image': tf.zeros([2, 3, 4, 3]), 'label': tf.zeros([2, 3, 4], tf.int32)}
-  values = parse(summaries.training_summary(outputs_over([]), batch, PALETTE))
+  outputs = outputs_over([])
+  return summaries.training_summary(outputs, summaries.pictured(outputs, batch), PALETTE, **options)
+
+
+def test_a_summary_at_some_steps_takes_no_map_of_int32(graph):
+  """A tf.cond passes int32 through the host's memory, whichever device it is on."""
+  step = tf.train.get_or_create_global_step()
+  outputs = outputs_over([])
+  drawn = summaries.pictured(outputs, {'image': tf.zeros([2, 3, 4, 3]), 'label': tf.zeros([2, 3, 4], tf.int32)})
+  tf.cond(tf.equal(step, 0), lambda: summaries.training_summary(outputs, drawn, PALETTE), lambda: tf.constant(b''))
+  switched = [op.inputs[0] for op in graph.get_operations() if op.type == 'Switch']
+  maps = {tensor.dtype for tensor in switched if tensor.shape.rank}
+  assert maps == {tf.float32, tf.uint8}
+
+
+def test_training_summary(graph):
+  values = parse(summary())
   scalars = {tag: value.simple_value for tag, value in values.items() if not value.HasField('image')}
-  assert scalars == {'loss/cross_entropy': 2, 'loss/weights_l2': 1, 'loss/total': 3, 'training/learning_rate': .5,
-                     'training/gradient_norm': 7}
+  assert scalars == {'loss/cross_entropy': 2, 'training/learning_rate': .5, 'training/gradient_norm': 7}
   assert sum(value.HasField('image') for value in values.values()) == 2
 
 
 def test_the_curve_bears_the_name_of_the_loss(graph):
-  batch = {'image': tf.zeros([2, 3, 4, 3]), 'label': tf.zeros([2, 3, 4], tf.int32)}
-  values = parse(summaries.training_summary(outputs_over([]), batch, PALETTE, loss='cross_entropy+lovasz'))
+  values = parse(summary(loss='cross_entropy+lovasz'))
   assert values['loss/cross_entropy_lovasz'].simple_value == 2 and 'loss/cross_entropy' not in values
 
 

@@ -31,6 +31,7 @@ class WorkerSettings(Settings):
   rate: float = flag(1.0, 'a flag that must be the same')
   interval: float = flag(5.0, 'seconds between two questions of the watchdog')
   grace: float = flag(5.0, 'see Watchdog')
+  linger: float = flag(3.0, 'see Watchdog')
   ask: float = flag(5.0, 'seconds in which a worker must answer')
   workers: Workers = group(Workers)
 
@@ -49,7 +50,7 @@ def work(options):
     state, step = {'step': 0}, build(strategy, options.inside, cluster)
     with StopOnInterruptHook() as interrupt, Watchdog(
         cluster, saved=lambda: state['step'], interval=options.interval, grace=options.grace,
-        answers=answers) as watchdog:
+        linger=options.linger, answers=answers) as watchdog:
       stop = StopTogetherHook(cluster, interrupt)
       same = SameStartHook(cluster, lambda session: {'rate': options.rate})
       matrix = Sum(cluster, [2, 2], tf.int64)

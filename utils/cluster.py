@@ -9,9 +9,10 @@ https://www.tensorflow.org/guide/distributed_training#TF_CONFIG):
 
     {"cluster": {"worker": ["hill:2222", "dale:2222"]}, "task": {"type": "worker", "index": 0}}
 
-TensorFlow's server listens on all interfaces of the machine and asks nobody who they are: whoever reaches the port can
-run graphs on it, and so read and write files as this user. Use it in a trusted network alone. What goes over the
-network are tensors and TensorFlow's own messages (protocol buffers); nothing is pickled.
+TensorFlow's server listens on all interfaces of the machine, encrypts nothing and asks nobody who they are: whoever
+reaches the port can run graphs on it, and so read and write files as this user ("Running a TensorFlow server" in
+TensorFlow's SECURITY.md). Use it in a network that is closed and trusted. What goes over it are tensors and protocol
+buffers; nothing is pickled.
 """
 
 import concurrent.futures
@@ -32,7 +33,7 @@ from utils.settings import Settings, flag
 
 JOB = 'worker'  # name of the workers' job; the chief is the first of them
 _LABEL = re.compile(r'[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?')  # part of a host's name (RFC 1123; Docker's names have _)
-# The first bytes of a client of HTTP/2 (RFC 9113, sections 3.4 and 6.5): its preface, and its settings, which are empty.
+# The first bytes of a client of HTTP/2 (RFC 9113, sections 3.4 and 6.5): its preface, and settings that say nothing.
 _HELLO = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _SETTINGS_FRAME = 4  # a server's first frame, too
 ASK_SECONDS = 5.0  # time in which a worker that runs answers
@@ -85,7 +86,7 @@ class Workers(Settings):
     wait_minutes: minutes that a worker waits for the others at the start, see `wait`.
   """
   workers: tuple[str, ...] = flag(
-      (), 'machines that train together, as host:port,host:port; default: TF_CONFIG, or this one alone', may_change=True)
+      (), 'machines that train together, as host:port,host:port; default: TF_CONFIG, or this alone', may_change=True)
   worker: int | None = flag(None, 'number of this machine in --workers, from 0', least=0, may_change=True)
   wait_minutes: float = flag(10.0, 'minutes to wait for the other machines at the start', least=0, may_change=True)
 
@@ -151,8 +152,8 @@ def _from_config(text):
   kind = _part(task, 'type', str, 'task of TF_CONFIG')
   for name in (*jobs, kind):
     if name not in ('chief', JOB):
-      raise UserError(f'TF_CONFIG: no {brief(name)} here: all machines train alike, as "worker" or "chief", and the '
-                      'first evaluates as well')
+      raise UserError(f'TF_CONFIG: the job {brief(name)} is not possible; valid are "worker" and one "chief": all '
+                      'machines train, and evaluate during training')
   lists = {name: _part(jobs, name, list, 'cluster of TF_CONFIG') for name in ('chief', JOB) if name in jobs}
   if len(lists.get('chief', [])) > 1:
     raise UserError(f'TF_CONFIG: {len(lists["chief"])} chiefs; one is possible')
@@ -238,7 +239,7 @@ def start_server(cluster, config):
   """
   port = _split(cluster.addresses[cluster.index])[1]
   # gRPC would send what is for the other workers through an HTTP proxy that the environment names.
-  os.environ['no_grpc_proxy'] = ','.join(_split(address)[0] for address in cluster.addresses)
+  os.environ['no_grpc_proxy'] = ','.join(_split(address)[0] for address in cluster.addresses)  # noqa: SIM112
   try:
     with socket.socket() as probe:  # TensorFlow's error does not say why, and prints lines of its own
       probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC does: not busy after an earlier run

@@ -94,7 +94,7 @@ class Watchdog:
   def _line(self, numbers, error=None):
     """The message about workers that do not answer, or about an error with which all answer."""
     names = ', '.join(map(self._cluster.name, numbers))
-    what = f'{names} died or cannot be reached' if names else f'a worker has failed or was started anew: {_reason(error)}'
+    what = f'{names} died or cannot be reached' if names else f'a worker failed or was started anew: {_reason(error)}'
     step = self._saved()
     checkpoint = '' if step is None else f'the last checkpoint is of step {step}; '
     return f'{what}; {checkpoint}start the same commands again on all machines to go on'

@@ -184,7 +184,8 @@ def rows_of(facts):
       ('folder', folder_text), ('packages', functools.partial(package_texts, facts)),
   ]
   if 'error' not in facts.report:
-    probes.append(('train.py', functools.partial(device_line, [gpu] if gpu else [], 'float32', tf32=facts.report['tf32'],
+    gpus = [gpu] if gpu else []
+    probes.append(('train.py', functools.partial(device_line, gpus, 'float32', tf32=facts.report['tf32'],
                                                  unused_card=gpu is None and cuda.unused_card())))
   rows = []
   for title, probe in probes:

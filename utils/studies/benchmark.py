@@ -87,6 +87,7 @@ class Setup:
     warmup_steps: number of steps before them.
     shape: dict of further keywords of the network's `logits`.
     options: dict of further keywords of training.step.make_step.
+    flags: dict of flags of train.py that say the same as `shape` and `options`.
   """
   dataset: object
   network: object
@@ -99,6 +100,7 @@ class Setup:
   warmup_steps: int
   shape: dict = dataclasses.field(default_factory=dict)
   options: dict = dataclasses.field(default_factory=dict)
+  flags: dict = dataclasses.field(default_factory=dict)
 
   def resized(self, batch_size):
     """This Setup with another batch size."""
@@ -196,6 +198,7 @@ def script_command(script, **options):
 def train_command(setup, precision, run_dir, **options):
   """The command that trains as users do; `options` are flags of train.py beside those that the setup fixes."""
   return script_command('train.py', **{
+      **setup.flags,
       'dataset': getattr(setup.dataset, 'root', setup.dataset.name),  # an OwnDataset is given by its folder
       'net': setup.network.name, 'data_dir': setup.data_dir, 'run_dir': run_dir,
       'checkpoint': setup.checkpoint if setup.network.pretrained else 'none', 'batch_size': setup.batch_size,

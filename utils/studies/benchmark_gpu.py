@@ -8,10 +8,10 @@ a process of its own: one that fails, or takes longer than --part_seconds, is no
 on. --resume measures again what failed or did not come to its end. Needs no network; PyTorch's parts need PyTorch.
 
 Parts: `product`, the speed of a large matrix product, against which the convolutions stand; `train`, the bare training
-step, and `xla`, the same compiled; `recipe`, the step of --recipe; `loop`, train.py beside the bare step; `pipeline`,
-its input alone; `inference` and `evaluation`, beside the bare network; `pytorch` and `pytorch_compiled`, the same
-network there. The memory of a part is what its processes take of the card; beside a step it is what TensorFlow's or
-PyTorch's operations take of that.
+step, and `xla`, the same compiled; `recipe`, the step of --recipe; `loop` and `recipe_loop`, train.py beside the bare
+step; `pipeline`, its input alone; `inference` and `evaluation`, beside the bare network; `pytorch` and
+`pytorch_compiled`, the same network there. The memory of a part is what its processes take of the card; beside a step
+it is what TensorFlow's or PyTorch's operations take of that.
 """
 
 import contextlib

@@ -33,7 +33,7 @@ from utils.training.settings import TrainSettings
 # Arithmetic of the convolutions and products: 'float32' is float32 proper, 'tf32' what GPUs take for it by default
 # (Ampere and later); the others by the graph rewriter, with variables in float32.
 ARITHMETIC = ('float32', 'tf32', 'float16', 'bfloat16')
-TENSORFLOW = ('product', 'train', 'xla', 'recipe', 'loop', 'pipeline', 'inference', 'evaluation')
+TENSORFLOW = ('product', 'train', 'xla', 'recipe', 'loop', 'recipe_loop', 'pipeline', 'inference', 'evaluation')
 PYTORCH = ('pytorch', 'pytorch_compiled')
 PICTURES = 32  # images made where no --data_dir is given
 CHECKPOINT, DATA, ORIGINALS = 'model.ckpt-0', 'data', 'originals'  # in --work_dir
@@ -227,36 +227,54 @@ def measure_xla(setup, settings):
       for batch_size in settings.batch_sizes for precision in available(settings.xla_precisions)})
 
 
-def measure_recipe(setup, settings):
-  """The bare step of the recipe: its network, loss and batches of random pixels."""
+def recipe_of(setup, settings):
+  """The Setup of the recipe, with the files of another Setup."""
   recipe = parse(TrainSettings, [f'--flagfile={settings.recipe}'])
   schedule, optimizer = recipe.schedule, recipe.optimizer
-  setup = dataclasses.replace(
+  return dataclasses.replace(
       setup, dataset=get_dataset(recipe.data.dataset), network=get_network(recipe.model.net),
-      size=recipe.augmentation.crop_size, batch_size=schedule.batch_size, shape=recipe.shape, options={
+      size=recipe.augmentation.crop_size, batch_size=schedule.batch_size, shape=recipe.shape,
+      flags={'flagfile': settings.recipe}, options={
           'scopes': optimizer.trainable_scopes, 'loss': optimizer.loss, 'ema_decay': optimizer.ema_decay,
           'clip_norm': optimizer.gradient_clip_norm, 'new_layers_rate': schedule.new_layers_rate or 10.0})
-  yield from each({precision: functools.partial(timed_step, setup, 'recipe', precision, task='recipe')
-                   for precision in available(settings.precisions)})
+
+
+def measure_recipe(setup, settings):
+  """The bare step of the recipe, on batches of random pixels."""
+  yield from each({precision: functools.partial(timed_step, recipe_of(setup, settings), 'recipe', precision,
+                                                task='recipe') for precision in available(settings.precisions)})
+
+
+def loops(setups):
+  """Steps of train.py in the precision that is fastest on the device, beside the bare step, in turn.
+
+  Args:
+    setups: dict from name to Setup.
+  """
+
+  def loop(name, setup):
+    for line in benchmark.measure_loop(dataclasses.replace(setup, precisions=(chosen_precision('auto'),))):
+      yield {**line, 'case': f'{name}, {line["case"]}'}
+
+  yield from each({name: functools.partial(loop, name, setup) for name, setup in setups.items()})
 
 
 def measure_loop(setup, settings):
-  """Steps of train.py in the precision that is fastest on the device, beside the bare step, in turn."""
-  setup = dataclasses.replace(setup, precisions=(chosen_precision('auto'),))
+  """Steps of train.py for each batch size."""
+  yield from loops({f'batch {size}': setup.resized(size) for size in settings.batch_sizes})
 
-  def loop(batch_size):
-    for line in benchmark.measure_loop(setup.resized(batch_size)):
-      yield {**line, 'case': f'batch {batch_size}, {line["case"]}'}
 
-  yield from each({f'batch {size}': functools.partial(loop, size) for size in settings.batch_sizes})
+def measure_recipe_loop(setup, settings):
+  """Steps of train.py with the flags of the recipe, on the dataset that is there."""
+  yield from loops({'recipe': dataclasses.replace(recipe_of(setup, settings), dataset=setup.dataset)})
 
 
 def measure_pipeline(setup, settings):
-  """Images/s of train.py's input pipeline by itself."""
+  """Images/s of train.py's input pipeline by itself; of a core, by the CPU time of all threads."""
   for batch_size in settings.batch_sizes:
     rates, cpu = benchmark.pipeline_rates(setup.resized(batch_size))
     yield row('pipeline', f'batch {batch_size}', 'images/s', np.multiply(rates, batch_size),
-              beside={'s of CPU time a batch': float(np.median(cpu))})
+              beside={'images/s of a core': batch_size / float(np.median(cpu))})
 
 
 def random_images(count, height, width):
@@ -325,5 +343,5 @@ def measure_evaluation(setup, settings):
 
 
 PARTS = {'product': measure_product, 'train': measure_train, 'xla': measure_xla, 'recipe': measure_recipe,
-         'loop': measure_loop, 'pipeline': measure_pipeline, 'inference': measure_inference,
-         'evaluation': measure_evaluation}
+         'loop': measure_loop, 'recipe_loop': measure_recipe_loop, 'pipeline': measure_pipeline,
+         'inference': measure_inference, 'evaluation': measure_evaluation}

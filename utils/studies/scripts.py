@@ -114,6 +114,36 @@ def against(words, step, *, block, blocks, warmup_blocks, launch=subprocess.Pope
   return loop, bare
 
 
+def sides_in_turn(sides, *, block, blocks, warmup_blocks, clock=time.perf_counter):
+  """Times trainings in turn, a block of steps of each; all processes of the others stand still meanwhile.
+
+  Args:
+    sides: dict from name to a list of processes, each a subprocess.Popen; the first prints a line 'step N...' after
+      every `block` steps to its pipe.
+    block: number of steps in a block.
+    blocks: number of timed blocks of each, after `warmup_blocks`.
+    warmup_blocks: number of untimed blocks of each after the first, which includes the start.
+    clock: function that returns seconds.
+
+  Returns:
+    dict from name to seconds per step, a number for each block.
+
+  Raises:
+    UserError: if a process ends; gives its last line.
+  """
+  times = {name: [] for name in sides}
+  for number in range(1 + warmup_blocks + blocks):
+    for name, processes in sides.items():
+      for process in processes:
+        process.send_signal(signal.SIGCONT)
+      taken = seconds(lambda script=processes[0]: _await_step(script, script.args), clock) / block
+      for process in processes:
+        process.send_signal(signal.SIGSTOP)
+      if number > warmup_blocks:
+        times[name].append(taken)
+  return times
+
+
 def _await_step(script, words):
   """Reads a script's output up to the next line of a step."""
   last = 'it printed nothing'

@@ -33,12 +33,12 @@ class LogHook(tf.train.SessionRunHook):
     done: whether the last step is reached.
   """
 
-  def __init__(self, outputs, names, *, max_steps, batch_size, every_steps, writer, max_left_out=0):
+  def __init__(self, outputs, names_of, *, max_steps, batch_size, every_steps, writer, max_left_out=0):
     """Makes the fetches.
 
     Args:
       outputs: a step.StepOutputs.
-      names: string [B], names of the records in the batch.
+      names_of: `names_of(step)`, list of the names of the records in the batch of a step, from 0; for messages.
       max_steps: the run's last step.
       batch_size: images per step.
       every_steps: steps between two lines; on a terminal, a line with a bar is redrawn instead.
@@ -46,8 +46,9 @@ class LogHook(tf.train.SessionRunHook):
       max_left_out: number of skipped steps in a row (loss finite, gradient not) after which the run still goes on.
     """
     self._max_left_out, self._left_out, self._left_out_in_a_row = max_left_out, 0, 0
-    self._fetches = {'step': tf.train.get_global_step(), 'loss': outputs.loss, 'weight_loss': outputs.weight_loss,
-                     'rate': outputs.learning_rate, 'gradient_norm': outputs.gradient_norm, 'names': names,
+    self._step, self._weight_loss, self._names_of = tf.train.get_global_step(), outputs.weight_loss, names_of
+    # What every step fetches is computed in every step: of the L2 loss, two kernels for each layer of the network.
+    self._fetches = {'loss': outputs.loss, 'rate': outputs.learning_rate, 'gradient_norm': outputs.gradient_norm,
                      'scaling': outputs.scaling or {}}
     self._max_steps, self._batch_size, self._every_steps = max_steps, batch_size, every_steps
     self._writer = writer
@@ -55,7 +56,7 @@ class LogHook(tf.train.SessionRunHook):
     self.done = False
 
   def after_create_session(self, session, coord):
-    self.step = self._logged_step = session.run(self._fetches['step'])
+    self.step = self._logged_step = session.run(self._step)
     self._time = time.monotonic()
     self._losses = []
 
@@ -69,7 +70,7 @@ class LogHook(tf.train.SessionRunHook):
   def after_run(self, run_context, run_values):
     values = run_values.results
     self.step += 1
-    self._refuse_not_finite(values)
+    self._refuse_not_finite(values, run_context.session)
     self._losses.append(values['loss'])
     self.done = self.step >= self._max_steps
     if self._writer and (self.done or self.step % self._every_steps == 0):
@@ -77,8 +78,8 @@ class LogHook(tf.train.SessionRunHook):
     if self.done:
       run_context.request_stop()
 
-  def _refuse_not_finite(self, values):
-    finite_loss = np.isfinite(values['loss'] + values['weight_loss'])
+  def _refuse_not_finite(self, values, session):
+    finite_loss = np.isfinite(values['loss'])
     finite = finite_loss and np.isfinite(values['gradient_norm'])
     # A scaled run's count is in its checkpoints.
     self._left_out = int(values['scaling'].get('left_out', self._left_out + (not finite)))
@@ -91,8 +92,9 @@ class LogHook(tf.train.SessionRunHook):
     what = 'gradient' if finite_loss else 'loss'
     raise UserError(
         f'the {what} is not finite at step {self.step} (loss {values["loss"]}, L2 of the weights '
-        f'{values["weight_loss"]}, gradient norm {values["gradient_norm"]}), learning rate {values["rate"]:.3g}, '
-        f'records {", ".join(map(shown, map(os.fsdecode, values["names"])))}; the last checkpoint is from before. '
+        f'{session.run(self._weight_loss)}, gradient norm {values["gradient_norm"]}), learning rate '
+        f'{values["rate"]:.3g}, records {", ".join(map(shown, self._names_of(self.step - 1)))}; the last checkpoint is '
+        'from before. '
         'A lower --learning_rate or --gradient_clip_norm may help')
 
   def _log(self, rate, scaling):
@@ -196,6 +198,34 @@ class SummaryHook(tf.train.SessionRunHook):
   def after_run(self, run_context, run_values):
     if run_values.results['summary']:
       self._writer.add_summary(run_values.results['summary'], run_values.results['step'])
+
+
+class WeightLossHook(tf.train.SessionRunHook):
+  """Writes the L2 loss of the weights, and the total loss, at the steps that SummaryHook writes.
+
+  It is computed by itself before such a step, so that other steps need not.
+  """
+
+  def __init__(self, outputs, *, every_steps, writer):
+    """Makes the hook; the arguments are those of SummaryHook."""
+    self._outputs, self._every_steps, self._writer = outputs, every_steps, writer
+    self._global_step = tf.train.get_global_step()
+
+  def after_create_session(self, session, coord):
+    self._done = session.run(self._global_step)
+
+  def before_run(self, run_context):
+    self._weight_loss = None
+    if self._done % self._every_steps == 0:
+      self._weight_loss = run_context.session.run(self._outputs.weight_loss)
+    return tf.train.SessionRunArgs(self._outputs.loss)
+
+  def after_run(self, run_context, run_values):
+    self._done += 1
+    if self._weight_loss is not None:
+      values = {'loss/weights_l2': self._weight_loss, 'loss/total': run_values.results + self._weight_loss}
+      self._writer.add_summary(tf.Summary(
+          value=[tf.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]), self._done)
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ def segmentation_loss(logits, labels, *, kind='cross_entropy', class_weights=Non
     UserError: if `kind` names a loss that does not exist.
   """
   functions = loss_functions(kind)
+  labels = tf.cast(labels, tf.int64)  # GPUs have no kernels for most ops on int32, which would run on the host
   labelled = tf.not_equal(labels, IGNORE_LABEL)
   ids = tf.where(labelled, labels, tf.zeros_like(labels))
   if class_weights is not None:
@@ -57,7 +58,7 @@ def cross_entropy(logits, ids, labelled, *, class_weights=None):
 
   Args:
     logits: float32 [B, H, W, C].
-    ids: int32 [B, H, W], label ids below C; any valid id at unlabeled pixels.
+    ids: int64 [B, H, W], label ids below C; any valid id at unlabeled pixels.
     labelled: bool [B, H, W].
     class_weights: float32 [C] tensor, or None for ones.
 
@@ -78,7 +79,7 @@ def ohem(logits, ids, labelled, *, class_weights=None):
   """
   losses = _pixel_losses(logits, ids)
   ranked = tf.stop_gradient(tf.where(labelled, losses, -tf.ones_like(losses)))
-  least = tf.maximum(total(tf.reduce_sum(tf.cast(labelled, tf.int32))) // OHEM_LEAST, 1)
+  least = tf.maximum(tf.cast(total(tf.math.count_nonzero(labelled)), tf.int32) // OHEM_LEAST, 1)
   bar = tf.reduce_min(tf.math.top_k(tf.reshape(stacked(ranked), [-1]), least, sorted=False).values)
   bar = tf.minimum(bar, -np.log(OHEM_PROBABILITY))
   return _pixel_mean(losses, ids, labelled & (ranked >= bar), class_weights=class_weights)
@@ -109,22 +110,25 @@ def lovasz(logits, ids, labelled, *, class_weights=None):
   by counting them at LOVASZ_LEVELS levels, in a seventh of the time of sorting; the pixels of a level share their
   increments. Arguments: see `cross_entropy`.
   """
-  probabilities, truth, labelled = _by_class(logits, ids, labelled, dtype=tf.int32)
+  probabilities, truth, labelled = _by_class(logits, ids, labelled)
   num_classes = logits.shape.as_list()[-1]
   shape = [num_classes, 2, LOVASZ_LEVELS]  # bins by class, by truth, by level of p; void goes into one bin more
   size = int(np.prod(shape))
   levels = tf.cast(probabilities * (LOVASZ_LEVELS - 1.0) + 0.5, tf.int32)
-  levels = tf.maximum(levels, 0)  # the level of a NaN is negative: bincount would fail before LogHook names the loss
-  bins = levels + LOVASZ_LEVELS * (truth + 2 * tf.range(num_classes))
-  bins = tf.where_v2(labelled[:, None], bins, size)
-  counts = tf.cast(tf.reshape(tf.math.bincount(bins, minlength=size, maxlength=size), shape), tf.float32)
-  counts = total(counts)
+  # The level of a NaN is negative: the count would fail before LogHook names the loss. Numbers of bins are float32, in
+  # which they are exact: GPUs have no such kernels for int32.
+  levels = tf.maximum(tf.cast(levels, tf.float32), 0.0)
+  bins = levels + LOVASZ_LEVELS * (truth + 2.0 * np.arange(num_classes))
+  bins = tf.where_v2(labelled[:, None], bins, float(size))
+  counts = tf.raw_ops.DenseBincount(  # tf.math.bincount looks for the highest bin first, on the host
+      input=tf.cast(tf.reshape(bins, [-1]), tf.int32), size=size, weights=tf.constant([]), binary_output=False)
+  counts = total(tf.reshape(counts, shape))
   # The error is p in the background, and 1 - p, whose levels run the other way, in the foreground.
   background, foreground = counts[:, 0], tf.reverse(counts[:, 1], [-1])
   shares = _class_shares(tf.reduce_sum(foreground, axis=-1), class_weights)[:, None]
   added_background, added_foreground = (shares * added for added in _jaccard_steps(background, foreground))
   slopes = tf.reshape(tf.stack([added_background, -tf.reverse(added_foreground, [-1])], axis=1), [-1])
-  slopes = tf.stop_gradient(tf.gather(tf.concat([slopes, [0.0]], axis=0), bins))
+  slopes = tf.stop_gradient(tf.gather(tf.concat([slopes, [0.0]], axis=0), tf.cast(bins, tf.int32)))
   return tf.reduce_sum(added_foreground * foreground) + whole(tf.reduce_sum(probabilities * slopes))
 
 
@@ -162,13 +166,13 @@ def _pixel_mean(losses, ids, mask, *, class_weights):
   return whole(tf.reduce_sum(losses * weights)) / count
 
 
-def _by_class(logits, ids, labelled, *, dtype=tf.float32):
-  """Returns probabilities float32 [P, C], the one-hot truth as `dtype` [P, C], and `labelled` as bool [P]."""
+def _by_class(logits, ids, labelled):
+  """Returns probabilities float32 [P, C], the one-hot truth float32 [P, C], and `labelled` as bool [P]."""
   num_classes = logits.shape.as_list()[-1]
   # With --precision=bfloat16 the graph rewriter would run a softmax and the ops after it in bfloat16, but not an exp.
   probabilities = tf.exp(tf.nn.log_softmax(tf.reshape(logits, [-1, num_classes])))
-  with tf.control_dependencies([tf.debugging.assert_less(ids, num_classes)]):  # one_hot accepts any id
-    truth = tf.one_hot(tf.reshape(ids, [-1]), num_classes, dtype=dtype)
+  with tf.control_dependencies([tf.debugging.assert_less(tf.reduce_max(ids), np.int64(num_classes))]):
+    truth = tf.one_hot(tf.reshape(ids, [-1]), num_classes)  # accepts any id
   return probabilities, truth, tf.reshape(labelled, [-1])
 
 

@@ -79,6 +79,11 @@ class Training:
     return self.settings.device.chosen
 
   @property
+  def input_device(self):
+    """The device on which batches are to lie ready: the GPU; None for the CPU, where several devices take theirs."""
+    return '/gpu:0' if device_type(self.settings.device.gpu) == 'GPU' and not self.replicas.strategy else None
+
+  @property
   def rewritings(self):
     """The Rewritings of the run's graph, by the device that it computes on."""
     return rewritings(device_type(self.settings.device.gpu))
@@ -218,13 +223,11 @@ def build(training):
   """
   settings = training.settings
   schedule, optimizer = settings.schedule, settings.optimizer
-  batches = tf.data.make_initializable_iterator(pipeline.training_batches(
+  batch, begin = pipeline.ahead(pipeline.training_batches(
       training.data_dir, 'train', batch_size=schedule.batch_size, augmentation=settings.augmentation,
-      seed=settings.seed, start_step=training.start_step, bands=training.seen.bands,
-      held=training.held,
-      places=training.replicas.positions(schedule.batch_size, schedule.gradient_accumulation)))
-  tf.add_to_collection(tf.GraphKeys.TABLE_INITIALIZERS, batches.initializer)  # Scaffold runs these
-  batch = batches.get_next()
+      seed=settings.seed, start_step=training.start_step, bands=training.seen.bands, held=training.held,
+      places=training.replicas.positions(schedule.batch_size, schedule.gradient_accumulation)), training.input_device)
+  tf.add_to_collection(tf.GraphKeys.TABLE_INITIALIZERS, begin)  # Scaffold runs these
   rate = learning_rate(
       tf.train.get_or_create_global_step(), schedule=schedule.schedule, base=schedule.learning_rate,
       max_steps=schedule.max_steps, warmup_steps=schedule.warmup_steps)
@@ -319,9 +322,12 @@ def make_hooks(training, outputs, batch, scaffold, interrupt):
   settings, keeping, cluster = training.settings, training.settings.bookkeeping, training.cluster
   # Made for the first machine alone, it writes the graph so far, for TensorBoard.
   writer = tf.summary.FileWriterCache.get(training.run_dir) if training.is_chief else None
+  batch_size = settings.schedule.batch_size
   log = hooks.LogHook(
-      outputs, batch['name'], max_steps=settings.schedule.max_steps, batch_size=settings.schedule.batch_size,
-      every_steps=keeping.log_steps, writer=writer, max_left_out=_MOST_LEFT_OUT[training.precision])
+      outputs, lambda step: pipeline.batch_names(
+          training.data_dir, 'train', batch_size=batch_size, seed=settings.seed, step=step, held=training.held),
+      max_steps=settings.schedule.max_steps, batch_size=batch_size, every_steps=keeping.log_steps, writer=writer,
+      max_left_out=_MOST_LEFT_OUT[training.precision])
   stop = StopTogetherHook(cluster, interrupt) if cluster else interrupt
   chain = [log, stop]
   if cluster:
@@ -335,6 +341,7 @@ def make_hooks(training, outputs, batch, scaffold, interrupt):
     chain.append(hooks.SaveHook(training.run_dir, saver, every_secs=60 * keeping.save_minutes, writer=writer))
     chain += [hooks.SummaryHook(parts, outputs, every_steps=keeping.summary_steps, writer=writer)
               for parts in make_summaries(training, outputs, batch)]
+    chain.append(hooks.WeightLossHook(outputs, every_steps=keeping.summary_steps, writer=writer))
   if keeping.eval_steps:
     chain.append(make_evaluation(training, outputs, writer, log))
   return log, stop, chain
@@ -342,9 +349,9 @@ def make_hooks(training, outputs, batch, scaffold, interrupt):
 
 def make_summaries(training, outputs, batch):
   """List of the functions that build the run's summaries. Arguments: see `make_hooks`."""
-  optimizer = training.settings.optimizer
+  drawn, loss = summaries.pictured(outputs, batch), training.settings.optimizer.loss
   summarize = [lambda: summaries.training_summary(
-      outputs, batch, training.dataset.palette, loss=optimizer.loss, shown=training.seen.shown)]
+      outputs, drawn, training.dataset.palette, loss=loss, shown=training.seen.shown)]
   if training.settings.bookkeeping.summarize_gradients:
     summarize.append(lambda: summaries.gradient_summary(outputs, training.network.pretrained_scopes))
   return summarize

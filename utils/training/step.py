@@ -275,7 +275,7 @@ def _accumulated(function, images, labels, *, parts):
     the whole batch.
   """
   if parts == 1:
-    return function(images, labels, None)
+    return function(images, labels, None)  # no split: GPUs have none for int32, and would pass labels through the host
   labels = tf.split(labels, parts)
   labeled = total(tf.stack([tf.reduce_sum(tf.cast(tf.not_equal(part, IGNORE_LABEL), tf.float32)) for part in labels]))
   shares = tf.unstack(tf.math.divide_no_nan(parts * labeled, tf.reduce_sum(labeled)))  # 1 where all parts have as many

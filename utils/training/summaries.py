@@ -8,12 +8,29 @@ NEW_LAYERS = '00_new_layers'
 RATIO_PREFIX = 'gradient_to_weight_ratio_by_layer/'  # prefix of the tags of gradient norm / weight norm, one per layer
 
 
-def training_summary(outputs, batch, palette, *, loss='cross_entropy', max_images=3, shown=(0, 1, 2)):
-  """Losses, learning rate, gradient norm, and pictures: image | truth | prediction.
+def pictured(outputs, batch):
+  """What `pictures` draws, such that a tf.cond may draw it at some steps alone.
+
+  A tf.cond gets its inputs in every step, int32 in the memory of the host: from a GPU, labels and predictions would be
+  copied there. Their ids and IGNORE_LABEL fit into uint8, which stays on the GPU.
 
   Args:
     outputs: a step.StepOutputs.
-    batch: the batch of the outputs, see `pictures`.
+    batch: the batch of the outputs, as from pipeline.training_batches.
+
+  Returns:
+    dict: `image` float32 [B, H, W, N] in 0..255, `label` and `prediction` uint8 [B, H, W].
+  """
+  return {'image': batch['image'], 'label': tf.cast(batch['label'], tf.uint8),
+          'prediction': tf.cast(outputs.predictions, tf.uint8)}
+
+
+def training_summary(outputs, drawn, palette, *, loss='cross_entropy', max_images=3, shown=(0, 1, 2)):
+  """Loss, learning rate, gradient norm, and pictures: image | truth | prediction.
+
+  Args:
+    outputs: a step.StepOutputs.
+    drawn: dict from `pictured`.
     palette: uint8 [C, 3], RGB.
     loss: name of the loss (--loss), for the tag of its curve.
     max_images: pictures per summary.
@@ -24,25 +41,21 @@ def training_summary(outputs, batch, palette, *, loss='cross_entropy', max_image
   """
   scalars = {
       f'loss/{loss}': outputs.loss,
-      'loss/weights_l2': outputs.weight_loss,
-      'loss/total': outputs.loss + outputs.weight_loss,
       'training/learning_rate': outputs.learning_rate,
       'training/gradient_norm': outputs.gradient_norm,
   }
   # No collections: each summary is written at its own time, by its own hook.
   parts = [tf.summary.scalar(name, value, collections=[]) for name, value in scalars.items()]
   parts.append(tf.summary.image(
-      'image_truth_prediction', pictures(batch, outputs.predictions, palette, shown), max_outputs=max_images,
-      collections=[]))
+      'image_truth_prediction', pictures(drawn, palette, shown), max_outputs=max_images, collections=[]))
   return tf.summary.merge(parts, collections=[])
 
 
-def pictures(batch, predictions, palette, shown=(0, 1, 2)):
+def pictures(drawn, palette, shown=(0, 1, 2)):
   """Sets images, true labels and predictions side by side, in the dataset's colors.
 
   Args:
-    batch: dict with `image` float32 [B, H, W, N] in 0..255 and `label` int32 [B, H, W].
-    predictions: int32 [B, H, W], label ids.
+    drawn: dict from `pictured`.
     palette: uint8 [C, 3], RGB.
     shown: places of the three bands that are drawn as red, green and blue.
 
@@ -51,9 +64,8 @@ def pictures(batch, predictions, palette, shown=(0, 1, 2)):
   """
   colors = tf.constant(full_palette(palette))
   return tf.concat([
-      tf.saturate_cast(tf.gather(batch['image'], shown, axis=-1), tf.uint8),
-      tf.gather(colors, batch['label']),
-      tf.gather(colors, predictions),
+      tf.saturate_cast(tf.gather(drawn['image'], shown, axis=-1), tf.uint8),
+      *(tf.gather(colors, tf.cast(drawn[key], tf.int32)) for key in ('label', 'prediction')),
   ], axis=2)
 
 
