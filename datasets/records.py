@@ -230,6 +230,21 @@ def encoded_examples(paths):
       yield os.fsdecode(name), image, image_format.decode(), label
 
 
+def sizes(data_dir, split):
+  """Yields (height, width) of a split's images without decoding them; None of a record that says nothing.
+
+  Raises:
+    UserError: as `shard_paths`, and where a record cannot be read.
+  """
+  for path in shard_paths(data_dir, split):
+    for record in _records(path):
+      try:
+        feature = tf.train.Example.FromString(record).features.feature
+        yield tuple(feature[f'image/{name}'].int64_list.value[0] for name in ('height', 'width'))
+      except (DecodeError, IndexError):
+        yield None
+
+
 def raw_image(encoded, size, reading):
   """Decodes a record's raw image outside of a graph.
 

@@ -94,8 +94,11 @@ def test_pipeline(small):
 def test_inference_and_evaluation(small):
   lines = rows_of('inference', small)
   assert cases(lines) == [f'tf32, batch {batch}: {case}' for batch in (1, 3) for case in (
-      'bare network', 'from pixels to labels')] + [
-          f'tf32, batch 1: each of another size, {when}' for when in ('the first time', 'again')]
+      'bare network', 'from pixels to labels')]
+  for part in gpu_parts.SIZES:
+    lines = rows_of(part, small)
+    assert cases(lines) == [f'tf32, batch 1, {when}' for when in ('first', 'again')]
+    assert {(line['what'], line['count']) for line in lines} == {(part, 2)}
   evaluation, = rows_of('evaluation', small)
   assert evaluation['case'] == 'tf32: loop of evaluate.py' and len(evaluation['beside']) == 2
 
@@ -162,6 +165,18 @@ def test_comparisons_by_hand():
       ('best', 'inference, batch 1: TensorFlow / PyTorch', pytest.approx(1.5))]
   assert (found[1]['tensorflow'], found[1]['pytorch']) == ('part: fast', 'part: graph')
   assert found[1]['beside'] == {'images/s TensorFlow': 8.0, 'images/s PyTorch': 10.0}
+
+
+def test_images_from_which_the_search_pays_by_hand():
+  """A search of 2 s saves 5 ms an image: 401 images, the first included."""
+  rates = {'sizes': (1 / 2.5, 100.0), 'sizes_suggested': (1 / 0.5, 1 / 0.015)}
+  rows = [results.row(part, when, 'images/s', [rate], when=when) for part, both in rates.items()
+          for when, rate in zip(('first', 'again'), both)]
+  [line] = benchmark_gpu.compared(rows)
+  assert (line['what'], line['unit'], line['median']) == ('search', 'images', pytest.approx(401))
+  assert benchmark_gpu.compared(rows[:3]) == []
+  rows[1]['median'] = 1.0  # what the search finds is slower
+  assert benchmark_gpu.compared(rows) == []
 
 
 def child(code):
@@ -235,6 +250,15 @@ def test_environment_of_a_part(monkeypatch):
   assert {one['CUDA_VISIBLE_DEVICES'] for one in found} == {'3'}
   on_cpu = benchmark_gpu.environment(GpuSettings(device='CPU'), 'pytorch')
   assert on_cpu['CUDA_VISIBLE_DEVICES'] == '-1' and on_cpu['LD_LIBRARY_PATH'] == '/cuda12'
+
+
+def test_only_sizes_suggested_takes_cudnns_suggestions(monkeypatch):
+  monkeypatch.delenv('TF_CUDNN_USE_AUTOTUNE', raising=False)
+  monkeypatch.setenv('TF_CUDNN_DETERMINISTIC', '0')
+  found = {part: benchmark_gpu.environment(GpuSettings(), part) for part in gpu_parts.TENSORFLOW}
+  assert [part for part in found if 'TF_CUDNN_USE_AUTOTUNE' in found[part]] == ['sizes_suggested']
+  suggested = found['sizes_suggested']
+  assert (suggested['TF_CUDNN_USE_AUTOTUNE'], suggested['TF_CUDNN_DETERMINISTIC']) == ('0', '0')
 
 
 def test_answers_of_nvidia_smi():

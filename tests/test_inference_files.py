@@ -306,3 +306,11 @@ def test_names_of_outputs_take_a_number_where_they_are_taken(capsys):
   with pytest.raises(UserError, match='p/a.png is the second image of its name'):
     files.output_names(inputs, 'out', flat=True)
   assert list(files.output_names(inputs[2:], 'out', flat=True).values()) == ['out/a']
+
+
+def test_sizes_of_photographs_are_those_of_their_headers(tmp_path):
+  Image.new('RGB', (9, 5)).save(tmp_path / 'a.png')
+  (tmp_path / 'b.png').write_bytes(b'no picture')
+  inputs = [Input(str(tmp_path / name), name, kind) for name, kind in (
+      ('a.png', PHOTO), ('b.png', PHOTO), ('missing.png', PHOTO), ('c.mp4', VIDEO))]
+  assert list(files.sizes(inputs)) == [(5, 9), None, None, None]

@@ -161,11 +161,12 @@ def stripes(images):
   return np.concatenate([1 - share, share], axis=-1)
 
 
-@pytest.mark.parametrize('height', [1000, 40_000])
-def test_a_picture_of_any_height_is_read_a_row_of_tiles_at_a_time(height):
+@pytest.mark.parametrize('height, num_devices', [(1000, 1), (40_000, 1), (1000, 2)])
+def test_a_picture_of_any_height_is_read_a_row_of_tiles_at_a_time(height, num_devices):
   source, overview = Source(height, 300), large.Overview((height, 300))
   rows = heights = 0
-  for band in overview.watch(source, label_bands(stripes, source, tile_size=256, overlap=64)):
+  bands = label_bands(stripes, source, tile_size=256, overlap=64, num_devices=num_devices)
+  for band in overview.watch(source, bands):
     top, rows, heights = rows, rows + len(band), max(heights, len(band))
     np.testing.assert_array_equal(band, source[top:rows][..., 0] > 127)
   assert rows == height and source.most <= 256 and heights <= 256

@@ -1,7 +1,9 @@
 """Predictor: the frozen network has the outputs of the graph that it was made from, and takes no other checkpoint."""
 
+import functools
 import gc
 import json
+import threading
 import weakref
 
 import numpy as np
@@ -20,8 +22,9 @@ from utils.compat import slim, tf
 from utils.cpu import supports_bfloat16
 from utils.errors import UserError
 from utils.inference import predictor as predictor_lib
-from utils.inference.predictor import Predictor, checked_values
-from utils.inference.tiles import probability_bands
+from utils.inference.predictor import Predictor, Weights
+from utils.inference.stream import Wanted, labelled
+from utils.inference.tiles import Tiles, probability_bands
 from utils.inference.tta import Views
 from utils.runs import Run, load_run
 
@@ -129,7 +132,9 @@ def test_inception_v3_frozen_computes_the_same_with_all_batch_norms_folded(tmp_p
   run = load_run(str(tmp_path))
   with Predictor(run) as made:
     np.testing.assert_allclose(made.probabilities(IMAGES), expected, atol=1e-4)
-    ops = [op.type for op in made._session.graph.get_operations()]
+    with made._sessions.free() as session:
+      needed = tf.graph_util.extract_sub_graph(session.graph.as_graph_def(), ['labels', 'probabilities'])
+    ops = [node.op for node in needed.node]
   assert expected.max() - expected.min() > 0.3
   assert ops.count('Conv2D') == 94 + 3
   assert not {'FusedBatchNormV3', 'VarHandleOp', 'ReadVariableOp'}.intersection(ops)
@@ -273,7 +278,7 @@ def test_bfloat16_keeps_the_levels_of_resized_images(tiny_run):
     pytest.skip('this CPU has no AVX512-BF16')
   image = np.arange(200, 256, dtype=np.uint8)[None, None, :, None] + np.zeros((1, 5, 1, 3), np.uint8)
   with Predictor(tiny_run(), 'bfloat16', views=Views(scales=(2.0,))) as made:
-    resized = made._session.run(made._resized, {'images:0': image, made._size: (10, 112)})
+    resized = made._sessions.run(made._resized, {'images:0': image, made._size: (10, 112)})
   assert np.abs(resized[0, 0, :, 0] - np.linspace(199.75, 255.25, 112)).max() <= 0.75
 
 
@@ -300,8 +305,12 @@ def test_another_network_is_refused(tmp_path, folder):
     tf.train.get_or_create_global_step()
     session.run(tf.global_variables_initializer())
     prefix = tf.train.Saver().save(session, str(tmp_path / 'model.ckpt'), global_step=3)
+  with tf.Graph().as_default():
+    weights = Weights(prefix)
+    for number in range(8):
+      weights(None, f'InceptionV3/layer_{number}/weights', [1, 1, 2, number])
   with pytest.raises(UserError, match=r'InceptionV3/layer_0/weights is missing in it; .*and 3 more$'):
-    checked_values(prefix, {f'InceptionV3/layer_{number}/weights': [1, 1, 2, number] for number in range(8)})
+    weights.check()
   with pytest.raises(UserError, match='unknown network'):
     Predictor(_with_config(folder, tmp_path / 'c', lambda config: config['network'].update(name='alexnet')))
 
@@ -314,9 +323,13 @@ def test_optimiser_slots_and_step_are_left_out(tmp_path):
     session.run(tf.global_variables_initializer())
     prefix = tf.train.Saver().save(session, str(tmp_path / 'model.ckpt'))
     expected = session.run(weights)
-  values = checked_values(prefix, {'fcn/weights': [2, 3]})
-  assert list(values) == ['fcn/weights']
-  np.testing.assert_array_equal(values['fcn/weights'], expected)
+  with tf.Graph().as_default(), tf.Session() as session:
+    weights = Weights(prefix)
+    with tf.variable_scope('fcn', custom_getter=weights):
+      first, again = tf.get_variable('weights', [2, 3]), tf.get_variable('weights', [2, 3])
+    weights.check()
+    assert first is again and tf.global_variables() == []
+    np.testing.assert_array_equal(session.run(first), expected)
 
 
 def test_a_truncated_checkpoint_is_named(folder, tmp_path):
@@ -330,8 +343,9 @@ def test_a_truncated_checkpoint_is_named(folder, tmp_path):
 
 def test_calls_leave_nothing_behind(predictor, monkeypatch):
   """No session, no op in the graph, no reference to the images."""
-  session, operations = predictor._session, predictor._session.graph.get_operations()
-  monkeypatch.setattr(predictor_lib.tf, 'Session', None)
+  with predictor._sessions.free() as session:
+    operations = session.graph.get_operations()
+  monkeypatch.setattr(predictor_lib, '_Session', None)
   images = [IMAGES[:, :size].copy() for size in (30, 40, 50)]
   references = [weakref.ref(image) for image in images]
   for number in range(len(images)):
@@ -341,23 +355,80 @@ def test_calls_leave_nothing_behind(predictor, monkeypatch):
   predictor.labels(IMAGES)  # TensorFlow holds what it was fed with until the next call
   gc.collect()
   assert [reference() for reference in references] == [None] * 3
-  assert predictor._session is session and session.graph.get_operations() == operations
+  with predictor._sessions.free() as same:
+    assert same is session and session.graph.get_operations() == operations
 
 
 def test_one_copy_of_the_weights_is_kept(tiny_run, monkeypatch):
   """The session drops its own; the memory of those that an output's first call makes is given back after this call."""
-  calls, configs, labels, session = [], [], Predictor.labels, tf.Session
-  monkeypatch.setattr(predictor_lib, '_return_free_memory', lambda: calls.append('free'))
-  monkeypatch.setattr(Predictor, 'labels', lambda self, images: calls.append('labels') or labels(self, images))
-  monkeypatch.setattr(predictor_lib.tf, 'Session', lambda graph, config: configs.append(config) or session(
-      graph=graph, config=config))
+  freed, configs, session = [], [], predictor_lib._Session
+  monkeypatch.setattr(predictor_lib, '_return_free_memory', lambda: freed.append('free'))
+  monkeypatch.setattr(predictor_lib, '_Session', lambda graph, config: configs.append(config) or session(graph, config))
   with Predictor(tiny_run()) as made:
-    assert calls == ['labels', 'free']
+    assert not freed
+    for images, count in ((IMAGES, 1), (IMAGES[:, :9], 1)):
+      made.labels(images)
+      assert len(freed) == count
     made.probabilities(IMAGES)
     made.probabilities(IMAGES)
-    made.labels(IMAGES)
-  assert calls == ['labels', 'free', 'free', 'labels']
+  assert len(freed) == 2
   assert [config.experimental.optimize_for_static_graph for config in configs] == [True]
+
+
+@pytest.mark.parametrize('options', [
+    {}, {'samples': 2, 'seed': 3}, {'views': Views(flip=True, scales=(0.75, 1.0))}])
+def test_several_devices_give_what_one_gives(tiny_run, options):
+  """Logical CPUs, each alone and all together; images of several sizes, one in tiles."""
+  rng = np.random.default_rng(4)
+  images = [(size, rng.integers(0, 256, (*size, 3)).astype(np.uint8)) for size in (
+      (40, 51), (33, 70), (300, 331), (40, 52), (61, 45), (7, 90))]
+  label = functools.partial(labelled, images, tiles=Tiles(max_pixels=60_000, tile_size=256),
+                            wanted=Wanted(confidence=True), batch_size=2)
+  with Predictor(tiny_run(), **options) as made:
+    expected = list(label(made))
+  devices = ['/device:CPU:0', '/device:CPU:1']
+  with Predictor(tiny_run(), devices=devices, **options) as made:
+    found, free = [list(label(made))], made._sessions._free
+    with made._sessions.free() as first, made._sessions.free() as second:
+      assert sorted({node.device for node in session.graph.as_graph_def().node if node.op == 'Conv2D'}.pop()
+                    for session in (first, second)) == devices
+    sessions = [free.get() for _ in devices]
+    for session in sessions:
+      free.put(session)
+      found.append(list(label(made)))
+      assert free.get() is session
+    for session in sessions:
+      free.put(session)
+  for results in found:
+    for alone, shared in zip(expected, results, strict=True):
+      assert alone.key == shared.key
+      np.testing.assert_array_equal(alone.confidence, shared.confidence)
+      np.testing.assert_array_equal(alone.label, shared.label)
+
+
+def test_a_device_is_opened_when_those_before_are_busy(tiny_run):
+  with Predictor(tiny_run(), devices=['/device:CPU:0', '/device:CPU:1']) as made:
+    sessions = made._sessions
+    for _ in range(3):
+      made.labels(IMAGES)
+    assert made.num_devices == 2 and sessions._made == 1
+    with sessions.free() as first:
+      with sessions.free() as second:
+        assert first is not second and sessions._made == 2
+        waiting = threading.Thread(target=made.labels, args=[IMAGES])
+        waiting.start()
+        waiting.join(timeout=0.2)
+        assert waiting.is_alive()
+      waiting.join(timeout=30)
+      assert not waiting.is_alive()  # on the second, which is free again
+
+
+def test_a_session_that_cannot_be_opened_leaves_the_others(tiny_run, monkeypatch):
+  with Predictor(tiny_run(), devices=['/device:CPU:0', '/device:CPU:1']) as made:
+    monkeypatch.setattr(predictor_lib, '_on_device', lambda graph, device: 1 / 0)
+    with made._sessions.free(), pytest.raises(ZeroDivisionError):
+      made.labels(IMAGES)
+    assert made.labels(IMAGES).shape == IMAGES.shape[:3]
 
 
 def test_free_memory_is_returned_where_the_system_can(monkeypatch):

@@ -83,6 +83,14 @@ def test_static_shapes_are_those_that_batching_needs(graph):
   assert parsed['label'].shape.as_list() == [None, None]
 
 
+def test_sizes_are_read_without_decoding(tmp_path):
+  (tmp_path / 'val.json').write_text(json.dumps(
+      {'num_examples': 4, 'num_shards': 2, 'class_names': ['a'], 'class_pixels': [1]}))
+  _write(tmp_path / records.shard_name('val', 0, 2), [_example(image_encoded=b'none'), _example(1, image_width=21)])
+  _write(tmp_path / records.shard_name('val', 1, 2), [b'no record', _example(3, image_height=None)])
+  assert list(records.sizes(str(tmp_path), 'val')) == [(9, 14), (9, 21), None, None]
+
+
 def test_whole_shards_are_counted(tmp_path):
   paths = [_write(tmp_path / 'a', map(_example, range(3))), _write(tmp_path / 'b', map(_example, range(2)))]
   assert records.verify(paths) == records.verify(paths, num_classes=3) == 5

@@ -1,6 +1,7 @@
 """The stream of labels: order, batches, images too large for memory, stored probabilities."""
 
 import contextlib
+import threading
 
 import numpy as np
 import pytest
@@ -20,10 +21,12 @@ class Brightness:
 
   num_classes, views, seen = 2, Views(), Input()
 
-  def __init__(self, most=10**9):
-    self.most, self.batches = most, []
+  def __init__(self, most=10**9, num_devices=1, meet=None):
+    """`meet` is called by every prediction: the `wait` of a threading.Barrier."""
+    self.most, self.num_devices, self.batches, self.meet = most, num_devices, [], meet or (lambda: None)
 
   def probabilities(self, images):
+    self.meet()
     self.batches.append(len(images))
     if images[..., 0].size > self.most:
       raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating tensor')
@@ -89,6 +92,46 @@ def test_large_images_go_through_tiles_by_themselves():
                                   tiles=Tiles(max_pixels=200_000, tile_size=288), batch_size=8)
   np.testing.assert_array_equal(second.label, large[..., 0] > 127)
   assert first.label.shape == third.label.shape == (2, 3) and len(predictor.batches) > 6
+
+
+def barrier(count):
+  """Waits until as many calls wait at a time; breaks after 10 s."""
+  return threading.Barrier(count, timeout=10).wait
+
+
+@pytest.mark.parametrize('options', [{}, {'wanted': Wanted(confidence=True)}, {'crf': crf.Crf(), 'num_workers': 1}])
+def test_images_are_shared_out_over_devices(options, monkeypatch):
+  """Three at a time, in their order; a Failed keeps its place."""
+  monkeypatch.setattr(crf, 'labels', lambda task: task.plain_labels)
+  values = [0, 200, 9, 255, 128, 3]
+  images = [(value, image(2 + number, 3, value)) for number, value in enumerate(values)]
+  found = list(labelled([*images, Failed('x', 'is empty')], Brightness(num_devices=3, meet=barrier(3)), **options))
+  assert [item.key for item in found] == [*values, 'x'] and found[-1] == Failed('x', 'is empty')
+  assert [int(item.label[0, 0]) for item in found[:-1]] == [0, 1, 0, 1, 1, 0]
+
+
+def test_tiles_of_an_image_are_shared_out_over_devices():
+  """Rows of four tiles, two at a time."""
+  large = np.random.default_rng(0).integers(0, 256, (300, 700, 3)).astype(np.uint8)
+  options = {'tiles': Tiles(max_pixels=200_000, tile_size=288), 'wanted': Wanted(confidence=True)}
+  [alone] = labelled([('a', large)], Brightness(), **options)
+  [shared] = labelled([('a', large)], Brightness(num_devices=2, meet=barrier(2)), **options)
+  np.testing.assert_array_equal(shared.confidence, alone.confidence)
+  np.testing.assert_array_equal(shared.label, alone.label)
+
+
+def test_the_next_image_is_predicted_while_the_last_is_used():
+  seen = threading.Event()
+
+  def images():
+    yield 'a', image(2, 3, 9)
+    yield 'b', image(2, 3, 9)
+
+  predictor = Brightness()
+  predictor.meet = lambda: predictor.batches and seen.set()  # the second prediction
+  stream_of_labels = labelled(images(), predictor)
+  assert next(stream_of_labels).key == 'a' and seen.wait(timeout=10)
+  assert next(stream_of_labels).key == 'b'
 
 
 def test_failures_keep_their_place_before_the_crf(monkeypatch):

@@ -5,11 +5,12 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 
 from utils.errors import UserError
-from utils.workers import default_workers, ordered_map
+from utils.workers import default_workers, ordered_map, threaded_map
 
 
 @pytest.mark.parametrize('num_workers', [1, 2])
@@ -32,6 +33,40 @@ def test_takes_items_only_as_results_are_taken():
   assert len(taken) <= 9
   results.close()
   assert len(taken) <= 9
+
+
+def test_threads_map_in_order_and_read_one_item_ahead():
+  taken = []
+
+  def items():
+    for number in range(50):
+      taken.append(number)
+      yield number
+
+  results = threaded_map(lambda number: -number, items(), 2)
+  assert next(results) == 0 and len(taken) == 3
+  assert list(results) == [-number for number in range(1, 50)]
+  assert list(threaded_map(abs, [], 2)) == []
+
+
+def test_threads_work_side_by_side():
+  barrier = threading.Barrier(3, timeout=10)  # breaks unless three wait at a time
+  assert len(list(threaded_map(lambda item: barrier.wait(), range(9), 3))) == 9
+
+
+def test_an_exception_in_a_thread_comes_through_in_its_place():
+  results = threaded_map(lambda number: 6 // number, [3, 2, 0, 1], 2)
+  assert [next(results), next(results)] == [2, 3]
+  with pytest.raises(ZeroDivisionError):
+    next(results)
+
+
+def test_threads_that_are_given_up_begin_nothing_more():
+  done = []
+  results = threaded_map(lambda number: done.append(number), iter(range(100)), 1)
+  next(results)
+  results.close()
+  assert len(done) <= 3 and threading.active_count() < 50
 
 
 def test_workers_do_not_import_the_modules_of_this_process():

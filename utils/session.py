@@ -46,6 +46,14 @@ def device_type(gpu=None):
   return 'GPU' if gpu != 'none' and tf.config.list_physical_devices('GPU') else 'CPU'
 
 
+def device_names(gpu=None):
+  """TensorFlow's names of the devices on which a session with this --gpu (see Device) computes."""
+  if device_type(gpu) == 'CPU':
+    return ('/device:CPU:0',)
+  count = len(tf.config.list_physical_devices('GPU')) if gpu is None else len(gpu.split(','))
+  return tuple(f'/device:GPU:{number}' for number in range(count))
+
+
 def chosen_precision(precision, gpu=None):
   """The precision, one of PRECISIONS, that a --precision (see Device) means on the device of a --gpu.
 

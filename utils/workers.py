@@ -1,4 +1,5 @@
-"""Work spread over processes, in order and in constant memory. Imports no TensorFlow, so neither do the workers."""
+"""Work spread over processes or threads, in order and in constant memory. Imports no TensorFlow, so neither do workers.
+"""
 
 import collections
 import concurrent.futures
@@ -53,6 +54,30 @@ def ordered_map(function, items, num_workers):
       yield item, future.result()
   except concurrent.futures.process.BrokenProcessPool as error:
     raise UserError('a worker process was killed, perhaps for want of memory; fewer --num_workers need less') from error
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
+def threaded_map(function, items, num_threads):
+  """Maps a function over items in threads: for functions that wait for a device while the caller uses their results.
+
+  Args:
+    function: function of one item.
+    items: iterable, read by the caller's thread.
+    num_threads: number of threads.
+
+  Yields:
+    the results in the order of `items`. At most one item more than there are threads is held beside the last result.
+  """
+  pool, pending = concurrent.futures.ThreadPoolExecutor(num_threads), collections.deque()
+  try:
+    for item in items:
+      pending.append(pool.submit(function, item))
+      del item
+      if len(pending) > num_threads:
+        yield pending.popleft().result()
+    while pending:
+      yield pending.popleft().result()
   finally:
     pool.shutdown(cancel_futures=True)
 

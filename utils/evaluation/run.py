@@ -57,7 +57,8 @@ def evaluate(settings):
   if not settings.output_dir and not os.access(run.folder, os.W_OK):
     raise UserError(f'the folder {run.folder} is not writable; give another for the results as --output_dir')
   make_folder(output_dir)
-  with settings.labelling.open_predictor(run) as predictor:
+  with settings.labelling.open_predictor(
+      run, num_images, records.sizes(data_dir, settings.split)) as predictor:
     print(f'{run.checkpoint} (step {run.step}) on the {num_images} images of {settings.split} in {data_dir}',
           flush=True)
     print(device_line(settings.labelling.device), flush=True)

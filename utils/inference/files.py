@@ -261,6 +261,13 @@ def by_size(inputs, *, window_pixels, max_pixels, reading):
   return kept, failures
 
 
+def sizes(inputs):
+  """Yields (height, width) of each photograph that can be read, from its header, and None for each other Input."""
+  for item in inputs:
+    header = windows.read_header(item.path) if item.kind == PHOTO else None
+    yield (header.height, header.width) if header else None
+
+
 def output_names(inputs, output_dir, *, flat=False):
   """Maps each input to its outputs' path without suffix; a name already taken gets a number, and a note is printed.
 

@@ -88,7 +88,8 @@ def label_large(item, output, predictor, reading):
     tile_size = settings.tiles.size_for(size, predictor.num_classes, predictor.views.enlargement)
     seen = predictor.seen
     overview = Overview(size, lambda rows: colors.false_color(rows, seen.reading, seen.bands))
-    bands = label_bands(predictor.probabilities, picture, tile_size=tile_size, overlap=tile_size // 4)
+    bands = label_bands(predictor.probabilities, picture, tile_size=tile_size, overlap=tile_size // 4,
+                        num_devices=predictor.num_devices)
     try:
       with Progress(math.ceil(size[0] * size[1] / 1e6), 'megapixels', label=shown(item.path)) as progress:
         bands = _counted(overview.watch(picture, bands), progress)

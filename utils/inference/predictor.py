@@ -1,12 +1,14 @@
 """A trained network as a frozen graph for inference.
 
-The graph is built by the same `network.logits` as in training. Its variables become constants straight from the
-checkpoint: TensorFlow's graph optimizer then fuses convolution, bias and ReLU into one op and lays the weights out for
+The graph is built by the same `network.logits` as in training, with the checkpoint's values as constants in place of
+variables: TensorFlow's graph optimizer then fuses convolution, bias and ReLU into one op and lays the weights out for
 the CPU once instead of in every call.
 """
 
 import contextlib
 import ctypes
+import queue
+import threading
 
 import numpy as np
 
@@ -19,24 +21,27 @@ from utils.errors import UserError, listed
 from utils.inference import mc_dropout
 from utils.inference.tta import Views, scaled_size
 from utils.runs import AVERAGE
-from utils.session import session_config
+from utils.session import chosen_precision, device_names, device_type, session_config
 
 _OUTPUTS = ('labels', 'probabilities')
 _PLAIN = Views()
 
 
 class Predictor:
-  """Runs a trained network on images of any size. A context manager; `close()` frees the session's memory.
+  """Runs a trained network on images of any size. A context manager; `close()` frees the sessions' memory.
+
+  With several devices, calls from several threads run side by side, each on a device that is free.
 
   Attributes:
     num_classes: number of classes.
     views: the tta.Views over which probabilities are averaged.
     seen: the inputs.Input: the kind of the images, and the bands of them that the network sees.
+    num_devices: number of devices.
   """
 
   def __init__(self, run, precision='float32', *, samples=0, seed=0, views=_PLAIN, threads=0, gpu=None,
-               gpu_memory_fraction=0.0):
-    """Builds and freezes the run's network.
+               gpu_memory_fraction=0.0, devices=None):
+    """Builds the run's network with its weights as constants.
 
     Args:
       run: a utils.runs.Run.
@@ -47,29 +52,38 @@ class Predictor:
       threads: see utils.session.session_config.
       gpu: see utils.session.Device.
       gpu_memory_fraction: see utils.session.Device.
+      devices: names of TensorFlow's devices, each of which computes images of its own; None for those of `gpu`.
 
     Raises:
       UserError: if the checkpoint does not hold exactly the run's network, the precision or a GPU is not available, or
         the network has no dropout to sample.
     """
     config = session_config(precision, threads, gpu=gpu, gpu_memory_fraction=gpu_memory_fraction)
-    # The graph never changes: with this, the session drops its own copy of all the weights.
-    config.experimental.optimize_for_static_graph = True
-    self.num_classes, self.seen = len(run.classes), Input.from_config(run.config)
+    devices = device_names(gpu) if devices is None else devices
+    self.num_classes, self.seen, self.num_devices = len(run.classes), Input.from_config(run.config), len(devices)
     self._samples, self._seed, self.views = samples, seed, views
-    frozen = frozen_graph(run, dropout=samples > 0)
+    place = devices[0] if self.num_devices > 1 else None
+    with tf.Graph().as_default() as graph, tf.device(place):
+      constant_network(run, tf.placeholder(
+          self.seen.reading.dtype, [None, None, None, len(self.seen.reading.names)], name='images'), samples > 0)
     if samples:
-      self._seeds = mc_dropout.take_seeds(frozen)
-      self._shared = mc_dropout.shared_tensors(frozen, 'images', self._seeds)
-      if not self._seeds:
-        raise UserError(f'--samples={samples}: {_described(run)} drops nothing, so all passes would be the same; '
-                        'samples need a network that was trained with --dropout_keep_prob below 1')
-    with tf.Graph().as_default() as graph:
-      tf.import_graph_def(frozen, name='')
+      graph = self._with_seeds(graph, run)
+    with graph.as_default(), tf.device(place):
       self._size, self._resized, self._restored = _resizing(graph)
-    self._session = tf.Session(graph=graph, config=config)
-    self._optimized = set()  # names of the outputs whose graph is
-    self.labels(np.zeros([1, 1, 1, len(self.seen.reading.names)], self.seen.reading.dtype))
+    device = device_type(gpu), chosen_precision(precision, gpu)
+    self._sessions = Sessions(graph, _inference_config(config, device, devices), devices)
+
+  def _with_seeds(self, graph, run):
+    """The graph whose dropout masks follow from seeds that are fed. Raises UserError if it drops nothing."""
+    graph_def = tf.graph_util.extract_sub_graph(graph.as_graph_def(), _OUTPUTS)
+    self._seeds = mc_dropout.take_seeds(graph_def)
+    self._shared = mc_dropout.shared_tensors(graph_def, 'images', self._seeds)
+    if not self._seeds:
+      raise UserError(f'--samples={self._samples}: {_described(run)} drops nothing, so all passes would be the same; '
+                      'samples need a network that was trained with --dropout_keep_prob below 1')
+    with tf.Graph().as_default() as seeded:
+      tf.import_graph_def(graph_def, name='')
+    return seeded
 
   def labels(self, images):
     """Predicts the most probable class of every pixel. Only labels leave the graph, so that memory stays low.
@@ -117,9 +131,9 @@ class Predictor:
     for number, (scale, mirrored) in enumerate(self.views.each):
       seen = images
       if scale != 1:
-        seen = self._session.run(self._resized, {'images:0': images, self._size: scaled_size(size, scale)})
+        seen = self._sessions.run(self._resized, {'images:0': images, self._size: scaled_size(size, scale)})
       for feeds in self._feeds(seen[:, :, ::-1] if mirrored else seen, number * self._samples):
-        probabilities = self._session.run(output, {**feeds, **resizing})
+        probabilities = self._sessions.run(output, {**feeds, **resizing})
         yield probabilities[:, :, ::-1] if mirrored else probabilities
 
   def _feeds(self, images, first):
@@ -130,21 +144,22 @@ class Predictor:
     if not self._samples:
       yield {'images:0': images}
       return
-    shared = dict(zip(self._shared, self._session.run(self._shared, {'images:0': images})))
+    shared = dict(zip(self._shared, self._sessions.run(self._shared, {'images:0': images})))
     for number in range(first, first + self._samples):
       seeds = {name: [self._seed, number * len(self._seeds) + place] for place, name in enumerate(self._seeds)}
       yield {**shared, **seeds}
 
   def _run(self, output, images):
-    if output not in self._optimized:  # the first call optimizes the graph, in many copies of the weights
-      self._optimized.add(output)
-      self._run(output, images[:1, :1, :1])
-      _return_free_memory()
-    return self._session.run(f'{output}:0', {'images:0': images})
+    with self._sessions.free() as session:
+      if output not in session.optimized:  # the first call optimizes the graph, in many copies of the weights
+        session.optimized.add(output)
+        session.run(f'{output}:0', {'images:0': images[:1, :1, :1]})
+        _return_free_memory()
+      return session.run(f'{output}:0', {'images:0': images})
 
   def close(self):
-    """Closes the session."""
-    self._session.close()
+    """Closes the sessions, once the calls on them have come to their end."""
+    self._sessions.close()
 
   def __enter__(self):
     return self
@@ -154,7 +169,7 @@ class Predictor:
 
 
 def _resizing(graph):
-  """Adds a placeholder for a size, and the images and the probabilities in that size; returns the three tensors.
+  """Adds a placeholder for a size, and the images and the probabilities in that size; returns the names of the three.
 
   Bilinear, as images are scaled in training. TensorFlow 2's resizing samples at the centers of the pixels, TensorFlow
   1's shifts them by up to half a pixel.
@@ -163,7 +178,8 @@ def _resizing(graph):
   images, probabilities = (tf.compat.v2.image.resize(graph.get_tensor_by_name(f'{name}:0'), size)
                            for name in ('images', 'probabilities'))
   kind = graph.get_tensor_by_name('images:0').dtype
-  return size, tf.saturate_cast(tf.round(images), kind) if kind.is_integer else images, probabilities
+  images = tf.saturate_cast(tf.round(images), kind) if kind.is_integer else images
+  return size.name, images.name, probabilities.name
 
 
 def _described(run):
@@ -173,96 +189,176 @@ def _described(run):
   return name + (f' with --dropout_keep_prob={keep_prob:g}' if keep_prob else '')
 
 
-def frozen_graph(run, *, dropout=False):
-  """The GraphDef of a run's network from `images` to _OUTPUTS, weights as constants; `dropout` as in training."""
-  config = run.config['network']
-  network = get_network(config['name'])
-  mode = Mode(dropout=dropout, dropout_keep_prob=run.config['flags'].get('dropout_keep_prob') if dropout else None)
-  # Runs of earlier versions have an option `context`: variables of it have no place in the network, as the error says.
-  seen = Input.from_config(run.config)
-  with tf.Graph().as_default() as graph:
-    images = tf.placeholder(seen.reading.dtype, [None, None, None, len(seen.reading.names)], name='images')
-    logits, _ = network.logits(seen.levels(images), len(run.classes), mode, **network.shape(config))
-    tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8, name='labels')
-    tf.nn.softmax(logits, name='probabilities')
-    variables = {variable.op.name: variable.shape.as_list() for variable in tf.global_variables()}
-  values = checked_values(run.checkpoint, variables)
-  if run.config['flags'].get('ema_decay'):
-    values |= averages(run.checkpoint, variables)
-  return freeze(graph.as_graph_def(), values)
-
-
-def checked_values(checkpoint, variables):
-  """Reads a network's variables from a checkpoint of exactly this network.
+def constant_network(run, images, dropout=False):
+  """Builds a run's network, its weights as constants, up to the tensors `labels` and `probabilities`.
 
   Args:
-    checkpoint: prefix of the checkpoint's files.
-    variables: dict from name to shape (list of int).
+    run: a utils.runs.Run.
+    images: [B, H, W, N] with all bands of the run's images, of their dtype.
+    dropout: whether dropout drops, as in training.
 
   Returns:
-    dict from name to array.
+    `(labels, probabilities)`: uint8 [B, H, W], and float32 [B, H, W, C].
 
   Raises:
-    UserError: if a variable is missing or of another shape, or the checkpoint holds layers that the network lacks or is
-      damaged.
+    UserError: if the checkpoint does not hold exactly the run's network.
   """
-  shapes = open_checkpoint(checkpoint).get_variable_to_shape_map()
-  scopes = {name.split('/')[0] for name in variables}
-  # Optimizer slots are named after their variable: `NAME/Adam`.
-  extra = [name for name in shapes if name.split('/')[0] in scopes and name not in variables
-           and not any('/'.join(name.split('/')[:-depth]) in variables for depth in (1, 2))]
-  problems = [f'{name} is missing in it' for name in variables if name not in shapes]
-  problems += [f'{name} is {list(shapes[name])} in it and {shape} in the network' for name, shape in variables.items()
-               if name in shapes and list(shapes[name]) != shape]
-  problems += [f'{name} has no place in the network' for name in sorted(extra)]
-  if problems:
-    raise UserError(f'checkpoint {checkpoint} is not of the network that its config.json describes: '
-                    f'{listed(problems, separator="; ")}')
-  return read_tensors(checkpoint, variables)
+  config, flags = run.config['network'], run.config['flags']
+  network, weights = get_network(config['name']), Weights(run.checkpoint, averaged=bool(flags.get('ema_decay')))
+  mode = Mode(dropout=dropout, dropout_keep_prob=flags.get('dropout_keep_prob') if dropout else None,
+              weight_decay=0.0)  # builds no losses
+  # Runs of earlier versions have an option `context`: variables of it have no place in the network, as the error says.
+  with tf.variable_scope(tf.get_variable_scope(), custom_getter=weights):
+    logits, _ = network.logits(
+        Input.from_config(run.config).levels(images), len(run.classes), mode, **network.shape(config))
+  weights.check()
+  labels = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8, name='labels')
+  return labels, tf.nn.softmax(logits, name='probabilities')
 
 
-def averages(checkpoint, names):
-  """Reads the moving averages of variables, see `ema_decay` of training.step.make_step.
+class Weights:
+  """The weights of a checkpoint, by name: a `custom_getter` of tf.variable_scope that makes constants of them."""
 
-  Args:
-    checkpoint: prefix of the checkpoint's files.
-    names: names of variables; those without a moving average are ignored.
+  def __init__(self, checkpoint, averaged=False):
+    """Reads the weights; raises UserError if the checkpoint is damaged.
 
-  Returns:
-    dict from variable name to array.
+    Args:
+      checkpoint: prefix of the checkpoint's files.
+      averaged: whether the moving averages of variables that have one take their place, see `ema_decay` of
+        training.step.make_step.
+    """
+    self._checkpoint, self._constants = checkpoint, {}
+    self._shapes = open_checkpoint(checkpoint).get_variable_to_shape_map()
+    # Optimizer slots and averages are named after their variable: `NAME/Adam`.
+    names = [name for name in self._shapes if not any(above in self._shapes for above in _above(name))]
+    sources = {name: name + AVERAGE if averaged and name + AVERAGE in self._shapes else name for name in names}
+    found = read_tensors(checkpoint, sources.values())
+    self._values = {name: found[source] for name, source in sources.items()}
+
+  def __call__(self, getter, name, shape=None, dtype=tf.float32, **options):
+    """The constant for a variable; zeros for one that the checkpoint has not or in another shape, see `check`."""
+    if name not in self._constants:
+      value = self._values.get(name)
+      if value is None or list(value.shape) != list(shape):
+        value = np.zeros(shape, dtype.as_numpy_dtype)
+      with tf.name_scope(None):
+        self._constants[name] = tf.constant(value, name=name)
+    return self._constants[name]
+
+  def check(self):
+    """Raises UserError if a variable is missing or of another shape, or the checkpoint holds others beside them."""
+    variables = {name: constant.shape.as_list() for name, constant in self._constants.items()}
+    scopes, shapes = {name.split('/')[0] for name in variables}, self._shapes
+    extra = [name for name in shapes if name.split('/')[0] in scopes and name not in variables
+             and not any(above in variables for above in _above(name))]
+    problems = [f'{name} is missing in it' for name in variables if name not in shapes]
+    problems += [f'{name} is {list(shapes[name])} in it and {shape} in the network' for name, shape in variables.items()
+                 if name in shapes and list(shapes[name]) != shape]
+    problems += [f'{name} has no place in the network' for name in sorted(extra)]
+    if problems:
+      raise UserError(f'checkpoint {self._checkpoint} is not of the network that its config.json describes: '
+                      f'{listed(problems, separator="; ")}')
+
+
+def _above(name):
+  """Names of the variables of which a variable `name` may be a slot."""
+  parts = name.split('/')
+  return ['/'.join(parts[:-depth]) for depth in (1, 2)]
+
+
+class _Session(tf.Session):
+  """A session that notes the names of the outputs whose graph it has optimized."""
+
+  def __init__(self, graph, config):
+    super().__init__(graph=graph, config=config)
+    self.optimized = set()
+
+
+class Sessions:
+  """Sessions of one graph, one on each device, for calls from several threads.
+
+  The next session is made when all that are there are busy: a single picture waits for one.
   """
-  shapes = open_checkpoint(checkpoint).get_variable_to_shape_map()
-  values = read_tensors(checkpoint, [name + AVERAGE for name in names if name + AVERAGE in shapes])
-  return {name.removesuffix(AVERAGE): value for name, value in values.items()}
+
+  def __init__(self, graph, config, devices):
+    """Makes the session of the first device.
+
+    Args:
+      graph: the tf.Graph on the first device.
+      config: the tf.ConfigProto of the sessions.
+      devices: names of the devices.
+    """
+    self._graph, self._config, self._waiting = graph, config, list(devices[1:])
+    self._free, self._made, self._lock = queue.LifoQueue(), 1, threading.Lock()
+    self._free.put(_Session(graph, config))
+
+  @contextlib.contextmanager
+  def free(self):
+    """Yields a session that nobody else uses, after waiting for one if need be."""
+    session = self._take()
+    try:
+      yield session
+    finally:
+      self._free.put(session)
+
+  def run(self, fetches, feeds):
+    """Runs tensors, see tf.Session.run, on a device that is free."""
+    with self.free() as session:
+      return session.run(fetches, feeds)
+
+  def _take(self):
+    with contextlib.suppress(queue.Empty):
+      return self._free.get_nowait()
+    with self._lock:
+      device = self._waiting.pop(0) if self._waiting else None
+    if device is None:
+      return self._free.get()
+    session = _Session(_on_device(self._graph, device), self._config)
+    with self._lock:
+      self._made += 1
+    return session
+
+  def close(self):
+    """Closes all sessions, each when its call has come to its end."""
+    for _ in range(self._made):
+      self._free.get().close()
+    self._made = 0
 
 
-def freeze(graph_def, values):
-  """Replaces variables by constants.
-
-  Args:
-    graph_def: tf.GraphDef of a network in inference mode, with nodes `labels` and `probabilities`.
-    values: dict from variable name to array.
-
-  Returns:
-    the tf.GraphDef of the nodes on which these two depend.
-  """
-  graph_def = tf.graph_util.extract_sub_graph(graph_def, _OUTPUTS)
+def _on_device(graph, device):
+  """A copy of a tf.Graph on another device."""
+  graph_def = graph.as_graph_def()
   for node in graph_def.node:
-    if node.op == 'VarHandleOp':
-      _make_constant(node, values[node.name])
-    elif node.op == 'ReadVariableOp':
-      kind = node.attr['dtype'].type
-      node.op = 'Identity'
-      node.ClearField('attr')
-      node.attr['T'].type = kind
-  return tf.graph_util.extract_sub_graph(graph_def, _OUTPUTS)
+    node.device = device
+  with tf.Graph().as_default() as copy:
+    tf.import_graph_def(graph_def, name='')
+  return copy
 
 
-def _make_constant(node, value):
-  node.op = 'Const'
-  node.ClearField('attr')
-  node.attr['dtype'].type = tf.as_dtype(value.dtype).as_datatype_enum
-  node.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(value))
+def _inference_config(config, device, devices):
+  """Adds to the tf.ConfigProto of a session what a graph of constants needs, and leaves out what it does not.
+
+  Of the time in which TensorFlow optimizes Inception v3, the search for tensors that could leave the memory of the
+  device takes a third, without a result. On CPUs neither the layouts of GPUs nor the checks of the graph in MLIR change
+  anything, nor does a second round, but for bfloat16, where it converts the weights once instead of in every call.
+
+  Args:
+    config: a tf.ConfigProto, changed in place.
+    device: ('CPU' or 'GPU', one of session.PRECISIONS).
+    devices: names of the devices.
+  """
+  options = config.graph_options.rewrite_options
+  options.memory_optimization = options.NO_MEM_OPT
+  if device[0] == 'CPU':
+    options.layout_optimizer, options.disable_tfg_optimizer = options.OFF, True
+  if device == ('CPU', 'float32'):
+    options.meta_optimizer_iterations = options.ONE
+  # The graph never changes: with this, the session drops its own copy of all the weights.
+  config.experimental.optimize_for_static_graph = True
+  if len(devices) > 1:
+    config.allow_soft_placement = True  # ops that only the CPU has
+    config.device_count['CPU'] = max(1, sum('CPU' in name for name in devices))
+  return config
 
 
 def _return_free_memory():

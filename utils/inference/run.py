@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import errno
 import functools
+import math
 import os
 import sys
 
@@ -134,7 +135,8 @@ def label_all(inputs, output):
     return [], {}, 0.0
   reading = Reading.from_json(output.run.config['dataset']['reading'])
   kinds = {kind: [item for item in inputs if item.kind == kind] for kind in (files.PHOTO, files.LARGE, files.VIDEO)}
-  with output.settings.labelling.open_predictor(output.run) as predictor:
+  count = math.inf if kinds[files.VIDEO] else len(inputs)
+  with output.settings.labelling.open_predictor(output.run, count, files.sizes(inputs)) as predictor:
     with windows.pixel_limit(output.settings.max_input_pixels):
       failures, sizes, rate = label_photos(kinds[files.PHOTO], output, predictor, reading)
     for item in kinds[files.LARGE] + kinds[files.VIDEO]:

@@ -4,6 +4,7 @@ import dataclasses
 
 from datasets.readers.dataset_file import ReadingFlags
 from datasets.reading import EXIF
+from utils import cudnn
 from utils.errors import UserError
 from utils.inference import crf, rank
 from utils.inference.crf import Crf
@@ -12,7 +13,7 @@ from utils.inference.predictor import Predictor
 from utils.inference.rank import Ranking
 from utils.inference.tiles import Tiles
 from utils.inference.tta import Views
-from utils.session import Device
+from utils.session import Device, device_type
 from utils.settings import Settings, flag, group
 
 OUTPUTS = ('label', 'overlay')
@@ -42,8 +43,16 @@ class Labelling(Settings):
     """The Crf that refines the labels; None without --crf."""
     return self.crf_parameters if self.crf else None
 
-  def open_predictor(self, run):
-    """Returns a Predictor of a runs.Run with these settings."""
+  def open_predictor(self, run, count, sizes):
+    """Returns a Predictor of a runs.Run with these settings.
+
+    Args:
+      run: a runs.Run.
+      count: number of images that it will label.
+      sizes: iterable of their (height, width), looked at on GPUs alone; see cudnn.search_pays.
+    """
+    if device_type(self.device.gpu) == 'GPU' and not cudnn.search_pays(count, sizes):
+      cudnn.take_suggestions()
     return Predictor(run, self.device.precision, samples=self.samples, seed=self.seed, views=self.views,
                      gpu=self.device.gpu, gpu_memory_fraction=self.device.gpu_memory_fraction)
 

@@ -1,4 +1,8 @@
-"""The stream from images to labels: the network, in tiles for large images, and the dense CRF after it."""
+"""The stream from images to labels: the network, in tiles for large images, and the dense CRF after it.
+
+The network runs in threads, one for each of its devices, while the caller reads the next image and uses the last
+result. Images in tiles go through one after the other: their tiles are shared out over the devices.
+"""
 
 import contextlib
 import dataclasses
@@ -12,7 +16,7 @@ from utils.compat import tf
 from utils.drawing import colors
 from utils.inference import crf as dense_crf
 from utils.inference.tiles import Tiles, probability_bands
-from utils.workers import default_workers, ordered_map
+from utils.workers import default_workers, ordered_map, threaded_map
 
 NO_MEMORY = 'not enough memory; try a lower --max_pixels'
 
@@ -90,14 +94,32 @@ def labelled(images, predictor, *, crf=None, tiles=Tiles(), batch_size=1, wanted
   if crf is not None:
     yield from _refined(images, predictor, crf, tiles, wanted, num_workers)
     return
-  for batch in _batches(images, predictor, tiles, batch_size):
-    if isinstance(batch, Failed):
-      yield batch
-    elif wanted.labels_only and not _in_tiles(predictor, tiles, batch[0][1]):
-      yield from _labelled_together(batch, predictor)
+  label = functools.partial(_labelled_batch, predictor=predictor, tiles=tiles, wanted=wanted)
+  for results in _spread(label, _batches(images, predictor, tiles, batch_size), predictor, tiles):
+    yield from results
+
+
+def _spread(function, batches, predictor, tiles):
+  """Yields `function(batch)` for each of `_batches`, in their order: in threads, but for images in tiles."""
+  for large, group in itertools.groupby(batches, lambda batch: _is_large(batch, predictor, tiles)):
+    if large:
+      yield from map(function, group)
     else:
-      for key, image in batch:
-        yield _by_bands(key, image, predictor, tiles, wanted)[0]
+      yield from threaded_map(function, group, predictor.num_devices)
+
+
+def _is_large(batch, predictor, tiles):
+  """Whether a batch of `_batches` is an image that is labeled in tiles."""
+  return not isinstance(batch, Failed) and _in_tiles(predictor, tiles, batch[0][1])
+
+
+def _labelled_batch(batch, predictor, tiles, wanted):
+  """The list of the results of a batch of `_batches`, each a Labelled or a Failed."""
+  if isinstance(batch, Failed):
+    return [batch]
+  if wanted.labels_only and not _is_large(batch, predictor, tiles):
+    return _labelled_together(batch, predictor)
+  return [_by_bands(key, image, predictor, tiles, wanted)[0] for key, image in batch]
 
 
 def tasks(images, predictor, *, crf=None, tiles=Tiles(), wanted=Wanted()):  # noqa: B008, the records are frozen
@@ -107,21 +129,23 @@ def tasks(images, predictor, *, crf=None, tiles=Tiles(), wanted=Wanted()):  # no
     `(plain, task)`: the Labelled of the network alone, and the crf.Task of the same image, without a key; or
     `(Failed, None)`.
   """
-  for item in images:
-    if isinstance(item, Failed):
-      yield item, None
-      continue
-    key, image = item
-    reason = dense_crf.too_large(image.shape[:2], predictor.num_classes)
-    if reason:
-      yield Failed(key, reason), None
-      continue
-    plain, probabilities = _by_bands(key, image, predictor, tiles, wanted, keep=True)
-    if probabilities is None:
-      yield plain, None
-    else:
-      picture = colors.false_color(image, predictor.seen.reading, predictor.seen.bands)
-      yield plain, dense_crf.make_task(None, picture, probabilities, crf)
+  make = functools.partial(_task, predictor=predictor, crf=crf, tiles=tiles, wanted=wanted)
+  yield from _spread(make, _batches(images, predictor, tiles, 1), predictor, tiles)
+
+
+def _task(batch, predictor, crf, tiles, wanted):
+  """What `tasks` yields for a batch of one image, or for a Failed."""
+  if isinstance(batch, Failed):
+    return batch, None
+  [(key, image)] = batch
+  reason = dense_crf.too_large(image.shape[:2], predictor.num_classes)
+  if reason:
+    return Failed(key, reason), None
+  plain, probabilities = _by_bands(key, image, predictor, tiles, wanted, keep=True)
+  if probabilities is None:
+    return plain, None
+  picture = colors.false_color(image, predictor.seen.reading, predictor.seen.bands)
+  return plain, dense_crf.make_task(None, picture, probabilities, crf)
 
 
 def _refined(images, predictor, crf, tiles, wanted, num_workers):
@@ -165,18 +189,14 @@ def _in_tiles(predictor, tiles, image):
 
 
 def _labelled_together(batch, predictor):
-  """Yields the Labelled of each image of a batch; labels image by image if the batch does not fit into memory."""
+  """The list of the results of a batch; labels image by image if the batch does not fit into memory."""
   try:
     labels = predictor.labels(np.stack([image for _, image in batch]))
   except (tf.errors.ResourceExhaustedError, MemoryError):
     if len(batch) == 1:
-      yield Failed(batch[0][0], NO_MEMORY)
-    else:
-      for single in batch:
-        yield from _labelled_together([single], predictor)
-    return
-  for (key, image), label in zip(batch, labels):
-    yield Labelled(key, image, label)
+      return [Failed(batch[0][0], NO_MEMORY)]
+    return [result for single in batch for result in _labelled_together([single], predictor)]
+  return [Labelled(key, image, label) for (key, image), label in zip(batch, labels)]
 
 
 def _by_bands(key, image, predictor, tiles, wanted, keep=False):
@@ -185,7 +205,7 @@ def _by_bands(key, image, predictor, tiles, wanted, keep=False):
   Returns:
     `(result, probabilities)`: a Labelled, and float32 [H, W, C], None without `keep`; or a Failed, and None.
   """
-  size, num_classes = image.shape[:2], predictor.num_classes
+  size, num_classes, is_large = image.shape[:2], predictor.num_classes, _in_tiles(predictor, tiles, image)
   tile_size = tiles.size_for(size, num_classes, predictor.views.enlargement)
   maps = predictor.probabilities
   if wanted.measure:
@@ -197,7 +217,8 @@ def _by_bands(key, image, predictor, tiles, wanted, keep=False):
     uncertainty = np.empty(size, np.float32) if wanted.measure else None
     whole = np.empty((*size, num_classes), np.float32) if keep else None
     with store(key, (*size, num_classes)) as write:
-      for top, band in probability_bands(maps, image, tile_size=tile_size, overlap=tile_size // 4):
+      for top, band in probability_bands(maps, image, tile_size=tile_size, overlap=tile_size // 4,
+                                         num_devices=predictor.num_devices if is_large else 1):
         rows, probabilities = slice(top, top + len(band)), band[..., :num_classes]
         label[rows] = probabilities.argmax(axis=-1)
         if confidence is not None:

@@ -1,6 +1,7 @@
 """Images larger than memory allows: overlapping tiles, cross-faded, in bands from top to bottom."""
 
 import dataclasses
+import functools
 import itertools
 import math
 import operator
@@ -9,6 +10,7 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.settings import Settings, flag
+from utils.workers import threaded_map
 
 CELL = 32  # coarsest stride of the networks: tiles start at its multiples, so that all share one grid of cells
 LEAST_TILE = 8 * CELL
@@ -107,8 +109,10 @@ def fade_weights(size, offsets, overlap):
   return weights
 
 
-def probability_blocks(probabilities, image, *, tile_size, overlap):
+def probability_blocks(probabilities, image, *, tile_size, overlap, num_devices=1):
   """Predicts an image tile by tile; holds one tile, and the rows of probabilities that two rows of tiles share.
+
+  With several devices, as many tiles of a row are predicted side by side, and held together with one more.
 
   Args:
     probabilities: `probabilities(images)`: uint8 [1, h, w, 3] -> float32 [1, h, w, C].
@@ -116,6 +120,7 @@ def probability_blocks(probabilities, image, *, tile_size, overlap):
       rows once.
     tile_size: greatest height and width of a tile; a smaller image is one tile.
     overlap: least overlap of neighbors, in pixels.
+    num_devices: number of calls of `probabilities` that may run at a time.
 
   Yields:
     `(top, left, block)`: the place of the block in the image, and its finished probabilities, float32 [h, w, C]. Blocks
@@ -123,11 +128,13 @@ def probability_blocks(probabilities, image, *, tile_size, overlap):
   """
   (height, tops), (width, lefts) = (tile_offsets(length, tile_size, overlap) for length in image.shape[:2])
   vertical, horizontal = fade_weights(height, tops, overlap), fade_weights(width, lefts, overlap)
+  mapped = map if num_devices == 1 else functools.partial(threaded_map, num_threads=num_devices)
   below, shared = None, 0  # sums in the `shared` rows that the tiles above have begun
   for top, down, next_top in zip(tops, vertical, tops[1:] + [image.shape[0]]):
     rows, done, beside = image[top:top + height], next_top - top, None
+    predicted = mapped(probabilities, (rows[None, :, left:left + width] for left in lefts))
     for left, across, next_left in zip(lefts, horizontal, lefts[1:] + [image.shape[1]]):
-      tile = probabilities(rows[None, :, left:left + width])[0]
+      tile = next(predicted)[0]
       if below is None:
         most = max((height - (after - before) for before, after in zip(tops, tops[1:])), default=0)
         below = np.zeros((most, image.shape[1], tile.shape[-1]), np.float32)
@@ -144,14 +151,14 @@ def probability_blocks(probabilities, image, *, tile_size, overlap):
     shared = height - done
 
 
-def probability_bands(probabilities, image, *, tile_size, overlap):
+def probability_bands(probabilities, image, **options):
   """Predicts an image tile by tile; holds one row of tiles at a time. Arguments: see `probability_blocks`.
 
   Yields:
     `(top, band)`: the first row of the band in the image, and the finished rows, float32 [h, W, C]; bands follow each
     other without a gap.
   """
-  blocks = probability_blocks(probabilities, image, tile_size=tile_size, overlap=overlap)
+  blocks = probability_blocks(probabilities, image, **options)
   for top, row in itertools.groupby(blocks, operator.itemgetter(0)):
     band = None
     for _, left, block in row:
@@ -161,14 +168,14 @@ def probability_bands(probabilities, image, *, tile_size, overlap):
     yield top, band
 
 
-def label_bands(probabilities, image, *, tile_size, overlap):
+def label_bands(probabilities, image, **options):
   """Labels an image tile by tile. Arguments: see `probability_blocks`.
 
   Yields:
     uint8 [h, W], the most probable class of each pixel of the next rows, from top to bottom.
   """
   # With `map`, unlike in a loop, no name holds a block while the next is computed.
-  blocks = map(_labelled, probability_blocks(probabilities, image, tile_size=tile_size, overlap=overlap))
+  blocks = map(_labelled, probability_blocks(probabilities, image, **options))
   for _, row in itertools.groupby(blocks, operator.itemgetter(0)):
     yield np.concatenate([labels for _, labels in row], axis=1)
 

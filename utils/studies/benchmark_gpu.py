@@ -9,7 +9,8 @@ on. --resume measures again what failed or did not come to its end. Needs no net
 
 Parts: `product`, the speed of a large matrix product, against which the convolutions stand; `train`, the bare training
 step, and `xla`, the same compiled; `recipe`, the step of --recipe; `loop` and `recipe_loop`, train.py beside the bare
-step; `pipeline`, its input alone; `inference` and `evaluation`, beside the bare network; `pytorch` and
+step; `pipeline`, its input alone; `inference` and `evaluation`, beside the bare network; `sizes` and `sizes_suggested`,
+images of sizes that vary, with TensorFlow's search for cuDNN's algorithms and without; `pytorch` and
 `pytorch_compiled`, the same network there. The memory of a part is what its processes take of the card; beside a step
 it is what TensorFlow's or PyTorch's operations take of that.
 """
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 
+from utils import cudnn
 from utils.compat import tf
 from utils.cpu import cpu_model
 from utils.errors import UserError
@@ -54,14 +56,15 @@ def nvidia_smi(fields, settings, *, command=subprocess.run):
 
 
 def environment(settings, part=''):
-  """The environment of a part's process: one GPU, or none for --device=CPU, where XLA has to be let in, and PyTorch's
-  libraries for its parts.
+  """The environment of a part's process: one GPU, or none for --device=CPU, where XLA has to be let in; PyTorch's
+  libraries for its parts; cuDNN's suggestions for `sizes_suggested`, unless the user's environment says otherwise.
   """
   gpu = os.environ.get('CUDA_VISIBLE_DEVICES', '0').split(',')[0] if settings.device == 'GPU' else '-1'
   paths = settings.pytorch_library_path if part in gpu_parts.PYTORCH else None
   xla = f'{os.environ.get("TF_XLA_FLAGS", "")} --tf_xla_cpu_global_jit'.strip()
-  return {**os.environ, 'CUDA_DEVICE_ORDER': 'PCI_BUS_ID', 'CUDA_VISIBLE_DEVICES': gpu, 'TF_XLA_FLAGS': xla,
-          **({'LD_LIBRARY_PATH': paths} if paths is not None else {})}
+  suggested = cudnn.SUGGESTED if part == gpu_parts.SIZES[1] else {}
+  return {**suggested, **os.environ, 'CUDA_DEVICE_ORDER': 'PCI_BUS_ID', 'CUDA_VISIBLE_DEVICES': gpu,
+          'TF_XLA_FLAGS': xla, **({'LD_LIBRARY_PATH': paths} if paths is not None else {})}
 
 
 def about(settings, config):
@@ -156,8 +159,9 @@ def compared(rows):
     rows: list of rows with the entries that gpu_parts.py describes.
 
   Returns:
-    list of rows: the share of the matrix product's speed for every training step, and for every task and batch size
-    TensorFlow's highest images/s over PyTorch's.
+    list of rows: the share of the matrix product's speed for every training step; the number of images of a size from
+    which the search for cuDNN's algorithms pays; and for every task and batch size TensorFlow's highest images/s over
+    PyTorch's.
   """
   found = []
   products = {line['precision']: line['median'] for line in rows if line.get('task') == 'product'}
@@ -165,6 +169,7 @@ def compared(rows):
     if 'TFLOP/s' in line.get('beside', {}) and line['precision'] in products:
       found.append(row('share', f'{line["what"]}: {line["case"]}', 'of product',
                        [line['beside']['TFLOP/s'] / products[line['precision']]]))
+  found += [row('search', 'pays from images of a size on', 'images', [count]) for count in search_pays(rows)]
   best = {}
   for line in rows:
     if line.get('task') in ('train', 'inference') and not line.get('bare'):
@@ -178,6 +183,15 @@ def compared(rows):
                        tensorflow=case, pytorch=other[1], beside={
                            'images/s TensorFlow': speed, 'images/s PyTorch': other[0]}))
   return found
+
+
+def search_pays(rows):
+  """Yields the number of images of one size from which TensorFlow's search pays, if both parts of SIZES are there."""
+  times = {(line['what'], line['when']): 1 / line['median'] for line in rows if line['what'] in gpu_parts.SIZES}
+  if len(times) == 4:
+    first, again = ([times[part, when] for part in gpu_parts.SIZES] for when in ('first', 'again'))
+    if again[0] < again[1]:
+      yield 1 + max(0.0, first[0] - first[1]) / (again[1] - again[0])
 
 
 def work(settings, *, rows_of=rows_of, clock=time.monotonic):

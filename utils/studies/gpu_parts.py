@@ -20,7 +20,7 @@ from utils.errors import UserError
 from utils.evaluation.run import score_split
 from utils.evaluation.settings import EvaluateSettings
 from utils.files import ROOT
-from utils.inference.predictor import Predictor, frozen_graph
+from utils.inference.predictor import Predictor, constant_network
 from utils.rewritings import rewritings
 from utils.session import chosen_precision, device_type, session_config
 from utils.settings import Settings, flag, parse
@@ -33,7 +33,9 @@ from utils.training.settings import TrainSettings
 # Arithmetic of the convolutions and products: 'float32' is float32 proper, 'tf32' what GPUs take for it by default
 # (Ampere and later); the others by the graph rewriter, with variables in float32.
 ARITHMETIC = ('float32', 'tf32', 'float16', 'bfloat16')
-TENSORFLOW = ('product', 'train', 'xla', 'recipe', 'loop', 'recipe_loop', 'pipeline', 'inference', 'evaluation')
+SIZES = ('sizes', 'sizes_suggested')  # the same, as TensorFlow does by default, and with cudnn.SUGGESTED
+TENSORFLOW = (
+    'product', 'train', 'xla', 'recipe', 'loop', 'recipe_loop', 'pipeline', 'inference', *SIZES, 'evaluation')
 PYTORCH = ('pytorch', 'pytorch_compiled')
 PICTURES = 32  # images made where no --data_dir is given
 CHECKPOINT, DATA, ORIGINALS = 'model.ckpt-0', 'data', 'originals'  # in --work_dir
@@ -287,14 +289,14 @@ def bare_network(run, images, config):
   """Yields a function that labels images that lie on the device, and leaves the labels there."""
   with tf.Graph().as_default():
     stored = tf.Variable(images, trainable=False)
-    labels, = tf.import_graph_def(frozen_graph(run), {'images:0': stored.read_value()}, ['labels:0'], name='')
+    labels, _ = constant_network(run, stored.read_value())
     with tf.Session(config=config) as session:
       session.run(stored.initializer)
       yield functools.partial(session.run, labels.op)
 
 
 def measure_inference(setup, settings):
-  """Images/s of the bare network and of the Predictor: at one size, and where every image has another size."""
+  """Images/s of the bare network and of the Predictor at one size."""
   untrained = runs.load_run(setup.checkpoint)
 
   def predictors(precision):
@@ -307,17 +309,23 @@ def measure_inference(setup, settings):
       for name, values in times.items():
         yield row('inference', f'{precision}, batch {batch}: {name}', 'images/s', np.divide(batch, values),
                   task='inference', side='TensorFlow', precision=precision, batch=batch, bare=name == 'bare network')
-    yield from varying(precision)
-
-  def varying(precision):
-    images = [random_images(1, setup.size[0] + 8 * number, setup.size[1] + 8 * (number * 3 % 7))
-              for number in range(settings.num_sizes)]
-    with opened(untrained, precision) as predictor:
-      for case in ('the first time', 'again'):
-        times = [seconds(functools.partial(predictor.labels, image)) for image in images]
-        yield row('inference', f'{precision}, batch 1: each of another size, {case}', 'images/s', np.divide(1, times))
 
   yield from each({precision: functools.partial(predictors, precision) for precision in available(settings.precisions)})
+
+
+def measure_sizes(part, setup, settings):
+  """Images/s of the Predictor where every image has another size, the first time and again; `part` is one of SIZES.
+
+  Before, a smaller image pays for the optimization of the graph and the loading of libraries.
+  """
+  precision = available(settings.precisions)[0]
+  images = [random_images(1, setup.size[0] + 8 * number, setup.size[1] + 8 * (number * 3 % 7))
+            for number in range(settings.num_sizes)]
+  with opened(runs.load_run(setup.checkpoint), precision) as predictor:
+    predictor.labels(random_images(1, *(max(1, length // 2) for length in setup.size)))
+    for when in ('first', 'again'):
+      times = [seconds(functools.partial(predictor.labels, image)) for image in images]
+      yield row(part, f'{precision}, batch 1, {when}', 'images/s', np.divide(1, times), when=when)
 
 
 def opened(run, precision):
@@ -344,4 +352,5 @@ def measure_evaluation(setup, settings):
 
 PARTS = {'product': measure_product, 'train': measure_train, 'xla': measure_xla, 'recipe': measure_recipe,
          'loop': measure_loop, 'recipe_loop': measure_recipe_loop, 'pipeline': measure_pipeline,
-         'inference': measure_inference, 'evaluation': measure_evaluation}
+         'inference': measure_inference, **{part: functools.partial(measure_sizes, part) for part in SIZES},
+         'evaluation': measure_evaluation}
