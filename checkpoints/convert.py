@@ -22,6 +22,7 @@ from utils import runs
 from utils.compat import tf
 from utils.errors import UserError
 from utils.files import make_folder, replacing, tensorflow_path, write_json
+from utils.session import cpu_config
 from utils.settings import Settings, flag, run
 
 TAPS = {backbone.name: backbone.taps for backbone in (backbones.VGG_16, backbones.VGG_19)}
@@ -161,7 +162,7 @@ def write_run(folder, variables, config):
 
 def _save(path, variables, make_op):
   """Saves variables by the op that `make_op(names, tensors)` makes; raises UserError if it fails."""
-  with tf.Graph().as_default(), tf.Session(config=tf.ConfigProto(device_count={'GPU': 0})) as session:
+  with tf.Graph().as_default(), tf.Session(config=cpu_config()) as session:
     values = {tf.placeholder(value.dtype, value.shape): value for value in variables.values()}
     op = make_op(list(variables), list(values))
     try:

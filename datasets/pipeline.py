@@ -14,6 +14,7 @@ from utils.compat import tf
 from utils.errors import UserError
 from utils.files import tensorflow_path
 from utils.labels import IGNORE_LABEL
+from utils.session import cpu_config
 from utils.settings import Settings, flag
 
 SHUFFLE_BUFFER = 1000  # encoded records held at a time: about 100 MB of photographs
@@ -283,8 +284,8 @@ def _cut_out(image, label, share, draws):
 @contextlib.contextmanager
 def _reading_session():
   """A session on the CPU, with a graph and threads of its own, beside any other."""
-  with tf.Graph().as_default(), tf.device('/cpu:0'), tf.Session(config=tf.ConfigProto(
-      device_count={'GPU': 0}, use_per_session_threads=True)) as session:
+  with tf.Graph().as_default(), tf.device('/cpu:0'), tf.Session(
+      config=cpu_config(use_per_session_threads=True)) as session:
     yield session
 
 

@@ -17,6 +17,7 @@ from utils.compat import tf
 from utils.errors import UserError, listed, shown
 from utils.files import read_json, tensorflow_path
 from utils.labels import IGNORE_LABEL
+from utils.session import cpu_config
 
 VERSION = 1  # format of the records; converted data of another version is stale
 _FEATURES = {
@@ -274,7 +275,7 @@ def verify(paths, num_classes=None):
     UserError: naming the file, the record's number in it, from 0, and the problem.
   """
   total = 0
-  with tf.Graph().as_default(), tf.Session(config=tf.ConfigProto(device_count={'GPU': 0})) as session:
+  with tf.Graph().as_default(), tf.Session(config=cpu_config()) as session:
     serialized = tf.placeholder(tf.string, [])
     features, parsed = tf.io.parse_single_example(serialized, _FEATURES), parse(serialized, _reading_beside(paths))
     stages = {'a feature': features, 'an image': parsed['image'], 'a label': parsed['label']}

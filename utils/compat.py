@@ -20,13 +20,24 @@ os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
 
 
 @contextlib.contextmanager
-def _quiet_import():
-  """Holds back messages of TensorFlow's libraries while they load, which no log level stops; shows them on failure.
+def without_collection():
+  """Collects no garbage inside the block, or inside a function of which this is the decorator.
 
-  Garbage is not collected meanwhile: there is none among thousands of modules, and looking takes a quarter of the time.
+  For what makes very many objects that stay, as imports and graphs: to look at them again and again for garbage, of
+  which there is none, takes a quarter of the time of TensorFlow's import.
   """
   collects = gc.isenabled()
   gc.disable()
+  try:
+    yield
+  finally:
+    if collects:
+      gc.enable()
+
+
+@contextlib.contextmanager
+def _quiet_import():
+  """Holds back messages of TensorFlow's libraries while they load, which no log level stops; shows them on failure."""
   sys.stderr.flush()
   stderr = os.dup(2)
   with tempfile.TemporaryFile() as held:
@@ -40,13 +51,13 @@ def _quiet_import():
     finally:
       os.dup2(stderr, 2)
       os.close(stderr)
-      if collects:
-        gc.enable()
 
 
-with _quiet_import():
+with _quiet_import(), without_collection():
   import tensorflow.compat.v1 as tf
+  from tensorflow.python.autograph.core import ag_ctx as _autograph
   from tensorflow.python.framework import ops as _ops
+  from tensorflow.python.training.saver import BulkSaverBuilder
   tf.config.list_physical_devices('GPU')  # looks for a CUDA driver once, and complains where there is none
 
 
@@ -72,14 +83,29 @@ def _repair_slim():
     _ops.Tensor = tf.Tensor
 
 
-with _quiet_import():
+with _quiet_import(), without_collection():
   _repair_slim()
   import tf_slim as slim
   import tf_slim.nets  # noqa: F401, makes slim.nets, whose import would be noisy elsewhere
 
 gc.freeze()  # what is there now stays: no collection looks at it again
 
+
+def keep_functions_off_gpus():
+  """Lets TensorFlow's eager context see no GPU; sessions have options of their own.
+
+  tf.data registers its functions there, also in graph mode, and so makes the context before any session: with the
+  default options, which take all memory of all GPUs, and which every session of the process then shares. Has to be
+  called before the context is made. Who wants the context to see GPUs, as for tf.config.experimental.get_memory_info,
+  calls tf.config.set_visible_devices and set_memory_growth first.
+  """
+  tf.config.set_visible_devices([], 'GPU')
+
+
 tf.disable_eager_execution()
+keep_functions_off_gpus()
+# Nothing here leaves Python's `if` and `for` to AutoGraph; to rewrite the functions of the input takes half a second.
+_autograph.ControlStatusCtx(_autograph.Status.DISABLED).__enter__()
 tf.disable_tensor_equality()  # graphs compare tensors by identity anyway, and large graphs are built much faster
 tf.enable_resource_variables()
 tf.disable_control_flow_v2()  # lets an optimizer inside tf.cond (utils/training/step.py) create its variables outside
@@ -87,4 +113,4 @@ tf.logging.set_verbosity(tf.logging.ERROR)
 logging.getLogger('absl').setLevel(logging.WARNING)
 warnings.filterwarnings('ignore', message='`layer.apply` is deprecated')
 
-__all__ = ['slim', 'tf']
+__all__ = ['BulkSaverBuilder', 'slim', 'tf', 'without_collection']

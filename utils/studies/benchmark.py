@@ -172,7 +172,7 @@ def bare_step(setup, precision, *, config=None, rewritten=None):
         rate=tf.constant(1e-4), pretrained_scopes=network.pretrained_scopes, products=rewritten.products,
         scaled=precision == 'float16', **{'new_layers_rate': 10.0, 'clip_norm': 10.0, **setup.options})
     loss = step(batch).loss
-    with tf.Session(config=config or session_config(precision, tf32=True)) as session:
+    with tf.Session(config=config or session_config(precision, tf32=True, once=True)) as session:
       session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
       if network.pretrained:
         init_fn, _ = warm_start.restore_pretrained(setup.checkpoint, network.pretrained_scopes)

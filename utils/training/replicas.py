@@ -8,6 +8,7 @@ replicas' gradients is then the gradient of the loss of the whole part.
 
 import dataclasses
 
+from utils.checkpoint_files import SavingAlone
 from utils.cluster import JOB
 from utils.compat import tf
 from utils.errors import UserError
@@ -124,7 +125,7 @@ class Replicas:
 
     That of tf.distribute would take the mean over all replicas, and so wait for processes that do not save.
     """
-    return tf.train.Saver([self.first_of(variable) for variable in variables], **options)
+    return tf.train.Saver([self.first_of(variable) for variable in variables], builder=SavingAlone(), **options)
 
 
 def replicas_of(num_gpus, cluster=None):

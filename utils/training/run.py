@@ -13,9 +13,9 @@ from nets.network import Mode
 from utils import cluster as clusters
 from utils import runs
 from utils.agreement import GoodbyeHook, SameStartHook, StopTogetherHook, Sum
-from utils.checkpoint_files import kept, newest_checkpoint, read_step
+from utils.checkpoint_files import SavingAlone, kept, newest_checkpoint, read_step
 from utils.cluster import Cluster
-from utils.compat import tf
+from utils.compat import tf, without_collection
 from utils.errors import UserError, shown
 from utils.files import tensorflow_path
 from utils.rewritings import rewritings
@@ -113,7 +113,7 @@ def train(settings):
   replicas.check(schedule.batch_size, schedule.gradient_accumulation)
   config = replicas.session_config(session_config(
       device.precision, settings.bookkeeping.threads, gpu=device.gpu, gpu_memory_fraction=device.gpu_memory_fraction,
-      tf32=True))
+      tf32=True, once=True))
   print(device_line(device), flush=True)
   if cluster and not cluster.is_chief:  # which converts the dataset, so that it is not done twice in one folder
     clusters.wait(cluster, settings.workers.wait_minutes, numbers=[0])
@@ -209,6 +209,7 @@ def _bad_records_named(training):
     raise
 
 
+@without_collection()
 def build(training):
   """Builds a run in the default graph: input pipeline, training step, restoring of the initial weights.
 
@@ -248,7 +249,7 @@ def build(training):
   if init_fn is None and not training.resumed and tf.get_collection(tf.GraphKeys.UPDATE_OPS):
     start.say_if_averages_lag(optimizer.batch_norm_decay, schedule)
   print(start.overview(outputs.gradients, schedule.learning_rate, rate_factor(**scopes)), flush=True)
-  saver = tf.train.Saver(**saver_options(settings))
+  saver = tf.train.Saver(**saver_options(settings), builder=None if training.resumed else SavingAlone())
   # A variable is initialized or restored, or that fails: asking each whether it is would build thousands of ops.
   all_ready = tf.constant([], tf.string)
   return outputs, batch, tf.train.Scaffold(
@@ -304,6 +305,7 @@ def run_to_end(training, outputs, batch, scaffold, config):
   return 0
 
 
+@without_collection()
 def make_hooks(training, outputs, batch, scaffold, interrupt):
   """Makes the hooks, in the order in which they see a step: a loss that is not finite ends the run before it is saved.
 

@@ -12,7 +12,7 @@ import os
 import numpy as np
 
 from datasets.reading import COLORS, colors_of
-from utils.checkpoint_files import open_checkpoint, read_tensors
+from utils.checkpoint_files import RestoringAlone, open_checkpoint, read_tensors
 from utils.compat import slim, tf
 from utils.errors import UserError, listed
 from utils.files import tensorflow_path
@@ -270,7 +270,7 @@ def _copies(variable):
 def _init_fn(path, variables):
   """Adds the restore ops for `variables` (name in the file -> variable); returns `init_fn(scaffold, session)`."""
   copies = list(zip(*map(_copies, variables.values())))  # each with a variable for each name
-  savers = [tf.train.Saver(dict(zip(variables, copy)), name='warm_start') for copy in copies]
+  savers = [tf.train.Saver(dict(zip(variables, copy)), name='warm_start', builder=RestoringAlone()) for copy in copies]
 
   def init_fn(scaffold, session):
     del scaffold
