@@ -85,6 +85,7 @@ def training_batches(data_dir, split, *, batch_size, augmentation, seed, start_s
   def example(position, serialized):
     return augment(_example(serialized, seen), augmentation, [seed, position], is_photograph=seen.is_photograph)
 
+  # Map and batch side by side are fused by tf.data, with pinned memory where there is a GPU: it copies that fastest.
   stream = stream.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
   return stream.batch(len(wanted), drop_remainder=True).prefetch(4)
 

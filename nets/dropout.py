@@ -46,5 +46,9 @@ def _uniform(shape, name, mode):
   name = re.sub(r'^replica_\d+/', '', name)  # the scope in which tf.distribute builds all replicas but the first
   layer = zlib.crc32(f'{run} {name}'.encode()) >> 1  # fits in an int32
   number, count = mode.replica
-  of_all = tf.random.stateless_uniform([count * shape[0], *shape[1:]], tf.stack([layer, step]))
-  return of_all[number * shape[0]:(number + 1) * shape[0]] if count > 1 else of_all
+  bits = tf.random.stateless_uniform([count * shape[0], *shape[1:]], tf.stack([layer, step]), minval=None, maxval=None,
+                                     dtype=tf.int32)
+  if count > 1:
+    bits = bits[number * shape[0]:(number + 1) * shape[0]]
+  one_to_two = tf.bitcast(tf.bitwise.bitwise_or(tf.bitwise.bitwise_and(bits, 0x7fffff), 0x3f800000), tf.float32)
+  return one_to_two - 1.0

@@ -81,7 +81,8 @@ def test_training_steps(small):
 
 def test_xla_and_recipe(small):
   settings, folder = small
-  assert cases(rows_of('xla', (dataclasses.replace(settings, batch_sizes=(2,)), folder))) == ['tf32, batch 2, XLA']
+  assert cases(rows_of('xla', (dataclasses.replace(settings, batch_sizes=(2,)), folder))) == [
+      'tf32, batch 2, XLA', 'tf32, batch 2, clusters of XLA']
   assert cases(rows_of('recipe', small)) == ['tf32, batch 3']
 
 

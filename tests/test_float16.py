@@ -6,7 +6,7 @@ import pytest
 
 import evaluate
 import train
-from datasets import convert, get_dataset
+from datasets import convert, get_dataset, pipeline
 from utils.checkpoint_files import open_checkpoint
 from utils.compat import tf
 
@@ -15,8 +15,13 @@ pytestmark = pytest.mark.usefixtures('tiny')
 
 @pytest.fixture
 def gpu(monkeypatch):
-  """TensorFlow lists a GPU; whether TF32 was switched on or off, in order."""
+  """TensorFlow lists a GPU, for which the CPU stands; whether TF32 was switched on or off, in order."""
   switched = []
+
+  def ahead(batches, device=None, copies=pipeline.ahead):
+    return copies(batches, device and device.replace('gpu', 'cpu'))
+
+  monkeypatch.setattr(pipeline, 'ahead', ahead)
   monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: [kind])
   monkeypatch.setattr(tf.config.experimental, 'get_device_details', lambda device: {'compute_capability': (8, 0)})
   monkeypatch.setattr(tf.config.experimental, 'enable_tensor_float_32_execution', switched.append)

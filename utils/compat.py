@@ -4,6 +4,8 @@ All other modules import `tf` and `slim` from here. Written for tensorflow 2.21,
 """
 
 import contextlib
+import ctypes
+import functools
 import gc
 import importlib
 import logging
@@ -17,6 +19,10 @@ os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
 # TensorFlow enables oneDNN by default only on CPUs with AVX512-VNNI or newer; its kernels without oneDNN have no
 # gradient for dilated convolutions, which ENet needs.
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
+# A start frees millions of small pieces; the C library (glibc) keeps some in lists that it clears again and again: a
+# twelfth of the time to the first step. Its caches for each thread stay.
+with contextlib.suppress(OSError, AttributeError):
+  ctypes.CDLL(None).mallopt(1, 0)  # M_MXFAST
 
 
 @contextlib.contextmanager
@@ -53,10 +59,25 @@ def _quiet_import():
       os.close(stderr)
 
 
-with _quiet_import(), without_collection():
+@contextlib.contextmanager
+def _without_scipy():
+  """Lets imports inside the block find no SciPy, unless it is there already.
+
+  Keras imports it, where it is installed, for functions that nothing here uses: a tenth of TensorFlow's import.
+  """
+  missing = sys.modules.setdefault('scipy', None) is None
+  try:
+    yield
+  finally:
+    if missing:
+      del sys.modules['scipy']
+
+
+with _quiet_import(), without_collection(), _without_scipy():
   import tensorflow.compat.v1 as tf
   from tensorflow.python.autograph.core import ag_ctx as _autograph
   from tensorflow.python.framework import ops as _ops
+  from tensorflow.python.keras.utils import version_utils as _versions
   from tensorflow.python.training.saver import BulkSaverBuilder
   tf.config.list_physical_devices('GPU')  # looks for a CUDA driver once, and complains where there is none
 
@@ -81,9 +102,12 @@ def _repair_slim():
   # tensorflow 2.16 to 2.21: `ops.Tensor` moved out of framework.ops; slim.learning and slim.layers still ask for it.
   if not hasattr(_ops, 'Tensor'):
     _ops.Tensor = tf.Tensor
+  # tensorflow 2.21: each layer made sets its class's bases anew, mostly those that it has, and so empties Python's
+  # caches of all layers' methods.
+  _versions.swap_class = functools.cache(_versions.swap_class)
 
 
-with _quiet_import(), without_collection():
+with _quiet_import(), without_collection(), _without_scipy():
   _repair_slim()
   import tf_slim as slim
   import tf_slim.nets  # noqa: F401, makes slim.nets, whose import would be noisy elsewhere

@@ -9,6 +9,7 @@ from utils.errors import UserError
 from utils.settings import Settings, flag
 
 PRECISIONS = ('float32', 'bfloat16', 'float16')
+_XLA_IS_FASTER = ()  # of 'CPU' and 'GPU': where --xla=auto compiles the training step
 _REWRITERS = {'bfloat16': 'auto_mixed_precision_onednn_bfloat16', 'float16': 'auto_mixed_precision'}
 
 
@@ -74,8 +75,21 @@ def chosen_precision(precision, gpu=None):
   return precision
 
 
+def chosen_xla(xla, gpu=None):
+  """Whether XLA compiles the training step by an --xla (see TrainSettings) on the device of a --gpu.
+
+  'auto' compiles where it is measured to be faster (docs/gpu.md). On CPUs it is not: XLA's convolutions take 1.1 to 1.7
+  times the CPU time of oneDNN's, and use fewer cores. On GPUs nothing is measured yet.
+
+  Args:
+    xla: 'off', 'on' or 'auto'.
+    gpu: see Device.
+  """
+  return xla == 'on' or xla == 'auto' and device_type(gpu) in _XLA_IS_FASTER
+
+
 def cpu_config(**options):
-  """The tf.ConfigProto of a session on the CPU alone, as for files and data; `options` are further fields of it.
+  """The tf.ConfigProto of a session on the CPU alone, as for files and data; `options` are its further fields.
 
   The first session of a process that has a GPU fixes how its memory is allocated, for all later ones: so every session
   has its config from here or from `session_config`.
@@ -83,7 +97,8 @@ def cpu_config(**options):
   return tf.ConfigProto(device_count={'GPU': 0}, **options)
 
 
-def session_config(precision='float32', threads=0, *, gpu=None, gpu_memory_fraction=0.0, tf32=False, once=False):
+def session_config(precision='float32', threads=0, *, gpu=None, gpu_memory_fraction=0.0, tf32=False, once=False,
+                   xla=False):
   """Returns the tf.ConfigProto of a session.
 
   Args:
@@ -94,6 +109,7 @@ def session_config(precision='float32', threads=0, *, gpu=None, gpu_memory_fract
     tf32: whether products of float32 may round their factors to 10 bits on GPUs that have TF32. In one process, the
       latest call decides for all sessions.
     once: whether TensorFlow optimizes graphs for the CPU in one round instead of two, see `_spare_optimizer`.
+    xla: whether the graph has a step that XLA compiles (utils/training/compiled.py).
 
   Raises:
     UserError: if the device has no such precision, a GPU does not exist, or a value is not valid.
@@ -111,6 +127,8 @@ def session_config(precision='float32', threads=0, *, gpu=None, gpu_memory_fract
   chosen = chosen_precision(precision, gpu)
   if chosen != 'float32':
     setattr(config.graph_options.rewrite_options, _REWRITERS[chosen], 1)  # RewriterConfig.ON
+  if xla:  # which has no kernels for the ops by which the memory optimizer replaces large sums
+    config.graph_options.rewrite_options.memory_optimization = 1  # RewriterConfig.NO_MEM_OPT
   if device_type(gpu) == 'GPU':
     tf.config.experimental.enable_tensor_float_32_execution(tf32)
   else:
@@ -121,7 +139,7 @@ def session_config(precision='float32', threads=0, *, gpu=None, gpu_memory_fract
 def _spare_optimizer(options, once):
   """Switches off what TensorFlow's graph optimizer does without a gain on CPUs.
 
-  A start spends more time in the optimizer than in anything else but Python: it goes over every set of fetches, and over
+  A start spends more time in the optimizer than in anything else but Python: it goes over every set of fetches, also
   the initialization and the saving of a thousand variables, in two rounds of a dozen passes. Five of these change
   nothing on CPUs: layouts of GPUs, memory that could be swapped out or shared, loops, kernels chosen by device, and
   MLIR's normal form. Without them and in one round, the first step of an ENet takes 0.47 of the CPU time and the

@@ -10,7 +10,6 @@ split is that of `split.mat`, which comes with the authors' code (read_mapping.z
 import os
 
 import numpy as np
-import scipy.io
 
 from datasets.dataset import Dataset, Source, label_map
 from datasets.readers import lists
@@ -65,6 +64,8 @@ def _list_frames(folder):
 
 def _read_split(root, split):
   """Reads the frame numbers of a split, in ascending order. Raises UserError if there is no valid list."""
+  import scipy.io  # not at the top: every start of a program would wait for it
+
   paths = [os.path.join(root, file) for file in _SPLIT_FILES]
   path = next(filter(os.path.exists, paths), None)
   if path is None:

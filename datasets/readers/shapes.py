@@ -6,7 +6,6 @@ FCN's coarse maps.
 """
 
 import numpy as np
-from scipy import ndimage
 
 from datasets.dataset import Dataset, Source, colormap, label_map
 from utils.labels import IGNORE_LABEL, edges
@@ -68,6 +67,8 @@ COLORS = np.array([[220, 60, 60], [60, 190, 80], [70, 90, 230], [220, 210, 60], 
 
 def _pattern(rng, height, width):
   """A random texture: clouds, stripes or checks of random scale, float [H, W] in 0..1."""
+  from scipy import ndimage  # not at the top: every start of a program would wait for it
+
   kind = rng.integers(3)
   scale = rng.uniform(1.5, 5.0)
   if kind == 0:

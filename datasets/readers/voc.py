@@ -8,7 +8,6 @@ import functools
 import os
 
 import numpy as np
-import scipy.io
 
 from datasets import images, label_pictures
 from datasets.dataset import Dataset, Source, Submission, colormap, label_map
@@ -72,6 +71,8 @@ def _read_aug_label(path):
     return label_pictures.read_label(path)
   if not os.path.exists(path):
     raise images.BadFile(path, 'does not exist')
+  import scipy.io  # not at the top: every start of a program would wait for it
+
   try:
     raw = scipy.io.loadmat(path, variable_names=['GTcls'])['GTcls'][0, 0]['Segmentation']
   except Exception as error:  # scipy raises nearly anything on a broken file

@@ -1,4 +1,4 @@
-"""Charts of a network's results: confusion matrix, reliability diagram."""
+"""Charts of a network's results: confusion matrix, reliability diagram, scores by severity."""
 
 import numpy as np
 
@@ -6,6 +6,7 @@ from utils.drawing import canvas
 
 _SMALL_CELL, _LARGE_CELL = 15, 44  # pixels of a cell; only a large one has room for a number
 _MOST_LARGE = 40  # classes up to which cells are large
+_BAR, _BARS = 14, 260  # pixels: height of a bar of a severity chart, width of one for a score of 1
 _SIDE, _LOW, _MARGIN = 420, 110, 64  # pixels: of the reliability diagram, of the histogram below it, around both
 
 
@@ -96,3 +97,48 @@ def _draw_axes(chart, tops):
   for share in np.linspace(0, 1, 6):
     chart.text(_MARGIN + _SIDE * share, tops[1] + _LOW + 12, f'{share:.0%}', 'm')
   chart.text(_MARGIN + _SIDE // 2, tops[1] + _LOW + 34, 'confidence', 'm')
+
+
+def severity_chart(rows, severities, title, *, clean, before=None):
+  """Draws scores that fall with a severity: a row of cells for each corruption, and a bar for their mean.
+
+  Args:
+    rows: dict from name to the list of its scores by severity, fractions of 1.
+    severities: list of the severities.
+    title: a line above it.
+    clean: score without corruption, a fraction of 1, which a line through the bars marks.
+    before: dict from name to the mean of an earlier result, which gets a bar of its own; None or {} for none.
+
+  Returns:
+    uint8 [h, w, 3], RGB. Cells hold percentages; the darker, the larger the share of `clean` that is lost.
+  """
+  note = f'score in % by severity, darker where more is lost; blue: their mean; line: clean, {100 * clean:.1f}'
+  height, cells = (_BAR * (3 if before else 2) + 6), _LARGE_CELL * len(severities)
+  chart, left = canvas.row_chart(
+      title, list(rows), width=cells + canvas.INDENT + _BARS, height=height, right=110, bottom=40,
+      note=note + ('; orange: mean before' if before else ''))
+  start, bottom = left + cells + canvas.INDENT, canvas.TOP + height * len(rows)
+  for row, (name, scores) in enumerate(rows.items()):
+    top, mean = canvas.TOP + row * height, float(np.mean(scores))
+    for column, score in enumerate(scores):
+      _draw_score(chart, (left + column * _LARGE_CELL, top), (_LARGE_CELL, height), score, clean)
+    bars = [(mean, canvas.GAIN)] + ([(before[name], canvas.SECOND)] if before else [])
+    for place, (value, color) in enumerate(bars):
+      above = top + 2 + (height - 4 - _BAR * len(bars)) // 2 + place * _BAR
+      chart.bar(start, above, start + round(_BARS * value), above + _BAR - 3, color)
+    change = f' ({100 * (mean - before[name]):+.1f})' if before else ''
+    end = start + round(_BARS * max(clean, *(value for value, _ in bars)))
+    chart.text(end + 8, top + height // 2, f'{100 * mean:.1f}{change}')
+  for column, severity in enumerate(severities):
+    chart.text(left + column * _LARGE_CELL + _LARGE_CELL // 2, bottom + 14, str(severity), 'm')
+  chart.line(start + round(_BARS * clean), canvas.TOP, start + round(_BARS * clean), bottom)
+  return chart.array()
+
+
+def _draw_score(chart, corner, size, score, clean):
+  """Draws a cell of a severity chart, the darker the more of `clean` is lost; `corner` and `size` are (x, y)."""
+  (x, y), (width, height) = corner, size
+  lost = min(max(1 - score / clean, 0), 1) if clean else 0
+  chart.bar(x, y, x + width - 2, y + height - 2, canvas.shade(lost), outline=canvas.FAINT)
+  chart.text(x + width // 2 - 1, y + height // 2 - 1, f'{100 * score:.1f}', 'm',
+             color=canvas.PAPER if lost > 0.5 else canvas.INK)

@@ -11,13 +11,19 @@ classes, as in VOC's labels, the boundary runs along its middle instead of being
 import math
 
 import numpy as np
-from scipy import ndimage
 
 from utils.evaluation.metrics import confusion_matrix, percent, scores
 from utils.labels import IGNORE_LABEL, edges
 
 TOLERANCE = 0.0075  # share of the image's diagonal, as in Csurka et al.
 BANDS = (1, 2, 4, 8, 16)  # widths in pixels
+
+
+def _ndimage():
+  """scipy.ndimage. Imported with the module, it would hold up every start of a training."""
+  from scipy import ndimage
+
+  return ndimage
 
 
 def without_void(truth, prediction):
@@ -35,7 +41,7 @@ def without_void(truth, prediction):
     return truth, truth
   if not void.any():
     return truth, prediction
-  nearest = tuple(ndimage.distance_transform_edt(void, return_distances=False, return_indices=True))
+  nearest = tuple(_ndimage().distance_transform_edt(void, return_distances=False, return_indices=True))
   return truth[nearest], prediction[nearest]
 
 
@@ -63,7 +69,7 @@ def boundary_f1(truth, prediction, num_classes, *, tolerance=TOLERANCE):
   result = np.zeros([2, num_classes])
   for c in np.union1d(*(labels[edge] for labels, edge in zip(maps, outlines))):
     real, found = ((labels == c) & edge for labels, edge in zip(maps, outlines))
-    [box] = ndimage.find_objects((real | found).astype(np.uint8))  # outside of the box no distance matters
+    [box] = _ndimage().find_objects((real | found).astype(np.uint8))  # outside of the box no distance matters
     result[:, c] = _f1(real[box], found[box], reach), 1
   return result
 
@@ -72,7 +78,7 @@ def _f1(real, found, reach):
   """F1 of two bool [H, W] of which at least one has pixels; 0 if either is empty."""
   if not (real.any() and found.any()):
     return 0.0
-  precision, recall = (float((ndimage.distance_transform_edt(~others)[pixels] < reach).mean())
+  precision, recall = (float((_ndimage().distance_transform_edt(~others)[pixels] < reach).mean())
                        for pixels, others in ((found, real), (real, found)))
   return 2 * precision * recall / (precision + recall) if precision and recall else 0.0
 
@@ -97,7 +103,7 @@ def band_matrices(truth, prediction, num_classes, *, widths=BANDS):
   outline = edges(without_void(truth, prediction)[0])
   if not outline.any():
     return np.zeros([len(widths), num_classes, num_classes], np.int64)
-  distance = ndimage.distance_transform_edt(~outline)
+  distance = _ndimage().distance_transform_edt(~outline)
   return np.stack([confusion_matrix(np.where(distance < width, truth, IGNORE_LABEL), prediction, num_classes)
                    for width in widths])
 

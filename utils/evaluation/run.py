@@ -1,6 +1,7 @@
 """Evaluates a trained network on a split: the work of evaluate.py."""
 
 import dataclasses
+import functools
 import hashlib
 import os
 import urllib.parse
@@ -11,8 +12,8 @@ from datasets import pipeline, records
 from datasets.hold_out import HELD_OUT, NOTHING
 from datasets.inputs import Input
 from utils.drawing import charts, colors, gallery
-from utils.errors import UserError
-from utils.evaluation import metrics
+from utils.errors import UserError, listed
+from utils.evaluation import metrics, robustness, robustness_report
 from utils.evaluation.advice import advice
 from utils.evaluation.data import open_split
 from utils.evaluation.scorer import PARTS, Scorer
@@ -57,15 +58,31 @@ def evaluate(settings):
   if not settings.output_dir and not os.access(run.folder, os.W_OK):
     raise UserError(f'the folder {run.folder} is not writable; give another for the results as --output_dir')
   make_folder(output_dir)
-  with settings.labelling.open_predictor(
-      run, num_images, records.sizes(data_dir, settings.split)) as predictor:
+  asked = settings.corruption
+  before = _before(run, settings, output_dir) if asked.names else None
+  with settings.labelling.open_predictor(run, num_images * (1 + len(asked.names) * len(asked.severities)),
+                                         records.sizes(data_dir, settings.split)) as predictor:
     print(f'{run.checkpoint} (step {run.step}) on the {num_images} images of {settings.split} in {data_dir}',
           flush=True)
     print(device_line(settings.labelling.device), flush=True)
     evaluation = score_split(predictor, settings, data_dir, run.classes, num_images, held=held)
-  if not evaluation.scorer.matrix.any():
-    raise UserError(f'split {settings.split!r} in {data_dir} has no labeled pixel')
-  report(run, evaluation, settings, num_images, output_dir, held=held)
+    if not evaluation.scorer.matrix.any():
+      raise UserError(f'split {settings.split!r} in {data_dir} has no labeled pixel')
+    value = report(run, evaluation, settings, num_images, output_dir, held=held)
+    if asked.names:
+      label = functools.partial(_labelled, predictor=predictor, settings=settings,
+                                where=f'{data_dir}, {settings.split}')
+      split = robustness.Split(data_dir, settings.split, num_images, label, run.classes, run.palette, held)
+      corrupt(split, settings, value, before, output_dir)
+
+
+def _labelled(images, predictor, settings, where):
+  """Yields the stream.Labelled of (key, image); raises UserError for an image that fails, by the first of its key."""
+  for item in labelled(images, predictor, crf=settings.labelling.refinement, tiles=settings.tiles,
+                       wanted=Wanted(confidence=settings.details), num_workers=settings.labelling.num_workers):
+    if isinstance(item, Failed):
+      raise UserError(f'{where}, record {item.key[0]}: {item.reason}')
+    yield item
 
 
 def score_split(predictor, settings, data_dir, classes, num_images, *, held=NOTHING):
@@ -91,11 +108,8 @@ def score_split(predictor, settings, data_dir, classes, num_images, *, held=NOTH
   shown = set(np.linspace(0, num_images - 1, NUM_EXAMPLES).astype(int).tolist())
   images = (((name, truth), image) for name, image, truth in pipeline.examples(data_dir, settings.split, held))
   with Progress(num_images, 'images', label=settings.split) as progress:
-    for item in labelled(images, predictor, crf=settings.labelling.refinement, tiles=settings.tiles,
-                         wanted=Wanted(confidence=settings.details), num_workers=settings.labelling.num_workers):
+    for item in _labelled(images, predictor, settings, where):
       name, truth = item.key
-      if isinstance(item, Failed):
-        raise UserError(f'{where}, record {name}: {item.reason}')
       picture = colors.false_color(item.image, predictor.seen.reading, predictor.seen.bands)
       scorer.add(name, truth, item.label, image=picture, plain=item.plain, confidence=item.confidence)
       if settings.labelling.crf:
@@ -155,6 +169,9 @@ def report(run, evaluation, settings, num_images, output_dir, *, held=NOTHING):
     output_dir: folder to write to.
     held: the HoldOut of the split.
 
+  Returns:
+    the content of the metrics file.
+
   Raises:
     UserError: if a file cannot be written.
   """
@@ -185,4 +202,52 @@ def report(run, evaluation, settings, num_images, output_dir, *, held=NOTHING):
   colors.write_png(paths[1], charts.confusion_chart(scorer.matrix, run.classes, title))
   colors.write_png(paths[2], gallery.sheet(evaluation.examples, run.classes, run.palette))
   paths += scorer.write_pictures(output_dir, suffix, run)
+  print('written: ' + ', '.join(paths))
+  return value
+
+
+def _results(settings, output_dir, name):
+  """Path of a result of --corruptions, such as metrics-val-corruptions.json for the name 'metrics-{}.json'."""
+  suffix = f'{variant(settings)}-{settings.corruption.suffix}'
+  if settings.labelling.seed and not settings.labelling.samples:
+    suffix += f'-seed_{settings.labelling.seed}'
+  return os.path.join(output_dir, name.format(suffix))
+
+
+def _before(run, settings, output_dir):
+  """Content of the JSON that --compare names; None without. Raises UserError for a run that cannot be corrupted."""
+  reading = Input.from_config(run.config).reading
+  if not reading.is_plain:
+    raise UserError(f'--corruptions: they are of photographs, red, green and blue in 8 bits; {run.folder} sees bands '
+                    f'of {reading.dtype}: {listed(reading.names)}')
+  compare = settings.corruption.compare
+  return compare and robustness_report.read_before(
+      compare, _results(settings, output_dir, 'metrics-{}.json'), settings.corruption, run.classes)
+
+
+def corrupt(split, settings, clean, before, output_dir):
+  """Scores a split under corruptions: prints a table and writes JSON, chart and pictures.
+
+  Args:
+    split: a robustness.Split.
+    settings: an EvaluateSettings.
+    clean: dict from `report`.
+    before: content of the JSON to compare with; None for none.
+    output_dir: folder to write to.
+
+  Raises:
+    UserError: if a file cannot be written, or an image cannot be labeled.
+  """
+  asked, labelling = settings.corruption, settings.labelling
+  paths = [_results(settings, output_dir, name) for name in ('metrics-{}.json', 'chart-{}.png', 'examples-{}.png')]
+  clean = {'split': split.name, **{key: part for key, part in clean.items() if key not in ('details', 'advice')}}
+  value = robustness.measure(
+      split, asked, clean, paths[0], seed=labelling.seed, num_workers=labelling.num_workers)
+  print(robustness_report.table(value, before))
+  other = before and robustness_report.differences(value, before)
+  if other:
+    print(f'note: what {asked.compare} holds was measured with another {", another ".join(other)}')
+  title = f'{split.name}, step {value["step"]}: mPC {metrics.percent(value["mpc"])} %'
+  colors.write_png(paths[1], robustness_report.chart(value, title, before))
+  colors.write_png(paths[2], robustness_report.sheet(split, asked, labelling.seed, title))
   print('written: ' + ', '.join(paths))

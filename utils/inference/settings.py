@@ -25,12 +25,12 @@ LABEL_VALUES = ('dataset', 'ids', 'colors')
 class Labelling(Settings):
   """How images are labeled: MC dropout, test-time augmentation, device, CRF."""
   samples: int = flag(0, 'passes with dropout to average; 0: one pass without dropout', least=0)
-  seed: int = flag(0, 'random seed of the dropout passes (--samples)', least=0)
+  seed: int = flag(0, 'random seed of the dropout passes (--samples), and of evaluate.py --corruptions', least=0)
   views: Views = group(Views, prefix='test_')
   device: Device = group(Device)
   crf: bool = flag(False, 'refine the labels by a dense CRF; see docs/crf.md')
   crf_parameters: Crf = group(Crf, prefix='crf_')
-  num_workers: int = flag(0, 'processes for --crf; 0: one per core', least=0)
+  num_workers: int = flag(0, 'processes for --crf, and for evaluate.py --corruptions; 0: one per core', least=0)
 
   def check(self):
     """Raises UserError if a setting is not valid, or --crf lacks its package."""

@@ -33,7 +33,7 @@ from utils.settings import Settings, command_line, flag, run, to_dict, walk
 from utils.studies import conversion, results, scripts
 from utils.studies.results import row
 from utils.studies.scripts import seconds
-from utils.training import hooks, warm_start
+from utils.training import compiled, hooks, warm_start
 from utils.training.step import dropout_seed, make_step
 from utils.workers import default_workers
 
@@ -144,16 +144,18 @@ def save_run(folder, dataset, network):
 
 
 @contextlib.contextmanager
-def bare_step(setup, precision, *, config=None, rewritten=None):
+def bare_step(setup, precision, *, config=None, rewritten=None, xla=False):
   """Yields a function that runs one training step of the graph, with train.py's defaults, on a constant batch.
 
-  The function is a functools.partial of the session's `run` and the loss, and takes the arguments of `run`.
+  The function is a functools.partial of the session's `run` and takes its arguments; its attribute `loss` is the loss
+  in the graph as it was before XLA took it.
 
   Args:
     setup: a Setup.
     precision: one of session.PRECISIONS.
     config: the session's tf.ConfigProto; None for that of the precision.
     rewritten: a rewritings.Rewritings; None for that of the device.
+    xla: whether XLA compiles the step; `config` must be for that, see session_config.
   """
   rng, network = np.random.default_rng(0), setup.network
   pixels = (setup.batch_size, *setup.size)
@@ -172,12 +174,15 @@ def bare_step(setup, precision, *, config=None, rewritten=None):
         rate=tf.constant(1e-4), pretrained_scopes=network.pretrained_scopes, products=rewritten.products,
         scaled=precision == 'float16', **{'new_layers_rate': 10.0, 'clip_norm': 10.0, **setup.options})
     loss = step(batch).loss
+    fetch = compiled.compiled(loss) if xla else loss
     with tf.Session(config=config or session_config(precision, tf32=True, once=True)) as session:
       session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
       if network.pretrained:
         init_fn, _ = warm_start.restore_pretrained(setup.checkpoint, network.pretrained_scopes)
         init_fn(None, session)
-      yield functools.partial(session.run, loss)
+      one_step = functools.partial(session.run, fetch)
+      one_step.loss = loss
+      yield one_step
 
 
 def measure_train(setup):

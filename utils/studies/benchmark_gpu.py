@@ -4,8 +4,9 @@
     python -m utils.studies.benchmark_gpu --parts=train,xla --batch_sizes=16 --precisions=tf32,float16
 
 prints every figure and writes it to a JSON as soon as it is there, and a table at the end. Each part of --parts runs in
-a process of its own: one that fails, or takes longer than --part_seconds, is noted with its reason, and the rest goes
-on. --resume measures again what failed or did not come to its end. Needs no network; PyTorch's parts need PyTorch.
+a process of its own: one that fails, or takes longer than --part_seconds (`xla`: twice that), is noted with its reason,
+and the rest goes on. --resume measures again what failed or did not come to its end. Needs no network; PyTorch's parts
+need PyTorch.
 
 Parts: `product`, the speed of a large matrix product, against which the convolutions stand; `train`, the bare training
 step, and `xla`, the same compiled; `recipe`, the step of --recipe; `loop` and `recipe_loop`, train.py beside the bare
@@ -41,6 +42,7 @@ POLL_SECONDS = 0.5  # between two looks at a part's rows
 MEMORY_SECONDS = 3.0  # between two looks at its memory: nvidia-smi may hold up kernels
 FACTS = ('name', 'driver_version', 'memory.total', 'pstate', 'clocks.sm', 'clocks.max.sm', 'clocks.mem', 'power.limit',
          'temperature.gpu')
+LONGER = {'xla': 2}  # parts that may take longer than --part_seconds, by their factor: each case is compiled
 LIMITS = ('parts', 'part_seconds', 'minutes')  # flags that change no figure
 
 
@@ -208,7 +210,7 @@ def work(settings, *, rows_of=rows_of, clock=time.monotonic):
     print(', '.join(f'{name} {value}' for name, value in {**result['machine'], **result['nvidia_smi']}.items()),
           flush=True)
     for part in results.missing(settings.output, result, settings.parts):
-      limit, start = min(settings.part_seconds, end - clock()), clock()
+      limit, start = min(settings.part_seconds * LONGER.get(part, 1), end - clock()), clock()
       with contextlib.suppress(UserError):
         results.add(settings.output, result, part, rows_of(part, work_dir, settings, limit=limit) if limit > 0
                     else out_of_time(settings))

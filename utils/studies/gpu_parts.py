@@ -54,7 +54,7 @@ class GpuSettings(Settings):
   inference_batches: tuple[int, ...] = flag((1, 16), 'images per call of the network', least=1)
   precisions: tuple[str, ...] = flag(
       ('tf32', 'bfloat16', 'float16', 'float32'), 'arithmetic to measure', choices=ARITHMETIC)
-  xla_precisions: tuple[str, ...] = flag(('tf32', 'float16'), 'arithmetic to measure with XLA', choices=ARITHMETIC)
+  xla_precisions: tuple[str, ...] = flag(('float16', 'tf32'), 'arithmetic to measure with XLA', choices=ARITHMETIC)
   recipe: str = flag(os.path.join(ROOT, 'camvid.flags'), 'flags of train.py of the recipe', path=True)
   num_sizes: int = flag(6, 'sizes of images where sizes vary', least=1)
   product_size: int = flag(8192, 'rows and columns of the matrices whose product is the peak', least=1)
@@ -126,11 +126,19 @@ def session_precision(precision):
   return 'float32' if precision == 'tf32' else precision
 
 
-def config_of(precision, *, xla=False):
-  """The tf.ConfigProto of a session for an entry of ARITHMETIC. Raises UserError if the device has no such arithmetic.
+def config_of(precision, *, xla=False, clusters=False):
+  """The tf.ConfigProto of a session.
+
+  Args:
+    precision: an entry of ARITHMETIC.
+    xla: whether XLA compiles the step as train.py --xla=on has it.
+    clusters: whether XLA compiles clusters of ops of its own choice instead.
+
+  Raises:
+    UserError: if the device has no such arithmetic.
   """
-  config = session_config(session_precision(precision))
-  if xla:
+  config = session_config(session_precision(precision), xla=xla)
+  if clusters:
     config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
   switch_tf32(precision)
   return config
@@ -181,14 +189,15 @@ def measure_product(setup, settings):
   yield from each({precision: functools.partial(product, precision) for precision in settings.precisions})
 
 
-def timed_step(setup, what, precision, *, xla=False, rewritten=None, task='train'):
+def timed_step(setup, what, precision, *, xla=False, clusters=False, rewritten=None, task='train'):
   """Seconds of a bare training step.
 
   Args:
     setup: a benchmark.Setup.
     what: the part.
     precision: one of ARITHMETIC.
-    xla: whether XLA compiles the graph.
+    xla: see config_of.
+    clusters: see config_of.
     rewritten: a Rewritings other than that of the device, or None.
     task: see the top of this file.
 
@@ -196,11 +205,12 @@ def timed_step(setup, what, precision, *, xla=False, rewritten=None, task='train
     a row; beside it images/s, seconds of the first step (XLA's compilation, the search for cuDNN's algorithms), TFLOP/s
     of the convolutions and gradients, the peak of the memory.
   """
-  case = f'{precision}, batch {setup.batch_size}{", XLA" if xla else ""}'
+  case = f'{precision}, batch {setup.batch_size}{", XLA" if xla else ""}{", clusters of XLA" if clusters else ""}'
   case += ', the other rewritings' if rewritten else ''
+  config = config_of(precision, xla=xla, clusters=clusters)
   with peak_memory() as peak, benchmark.bare_step(
-      setup, session_precision(precision), config=config_of(precision, xla=xla), rewritten=rewritten) as step:
-    work = 2 * sum(count for _, count in step_profile.multiply_adds(step.args[0]).values())
+      setup, session_precision(precision), config=config, rewritten=rewritten, xla=xla) as step:
+    work = 2 * sum(count for _, count in step_profile.multiply_adds(step.loss).values())
     first = seconds(step)
     times = in_turn({'': step}, steps=setup.steps, warmup_steps=setup.warmup_steps)['']
     middle = float(np.median(times))
@@ -223,10 +233,15 @@ def measure_train(setup, settings):
 
 
 def measure_xla(setup, settings):
-  """Bare training steps that XLA compiles."""
-  yield from each({f'{precision}, batch {batch_size}': functools.partial(
-      timed_step, setup.resized(batch_size), 'xla', precision, xla=True)
-      for batch_size in settings.batch_sizes for precision in available(settings.xla_precisions)})
+  """Bare training steps compiled as train.py --xla=on has them, and in the first arithmetic by clusters."""
+  cases = {}
+  for batch_size in settings.batch_sizes:
+    for precision in available(settings.xla_precisions):
+      cases[f'{precision}, batch {batch_size}'] = functools.partial(
+          timed_step, setup.resized(batch_size), 'xla', precision, xla=True)
+  precision = available(settings.xla_precisions)[0]
+  cases[f'{precision}, clusters'] = functools.partial(timed_step, setup, 'xla', precision, clusters=True)
+  yield from each(cases)
 
 
 def recipe_of(setup, settings):

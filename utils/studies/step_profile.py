@@ -184,7 +184,7 @@ def profile(setup, precision, *, product_size, timeline=None):
     summary: dict for the JSON: `multiply_adds` of the step's convolutions, `kinds` and `top`, lists of dicts.
   """
   with square_product(precision, product_size) as product, benchmark.bare_step(setup, precision) as step:
-    counts = multiply_adds(step.args[0])
+    counts = multiply_adds(step.loss)
     times = benchmark.in_turn({'step': step, 'product': product}, steps=setup.steps, warmup_steps=setup.warmup_steps)
     trace(step)
     traces = [trace(step) for _ in range(setup.steps)]

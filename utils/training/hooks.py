@@ -126,13 +126,13 @@ class LogHook(tf.train.SessionRunHook):
 
 
 class SaveHook(tf.train.SessionRunHook):
-  """Saves checkpoints at the start, at intervals and at the end.
+  """Saves checkpoints at the start of a new run, at intervals and at the end.
 
   Checkpoints come without their .meta, a copy of the graph: the network's own code builds it. On a full disk, raises
   UserError and keeps the older checkpoints.
   """
 
-  def __init__(self, run_dir, saver, *, every_secs, writer):
+  def __init__(self, run_dir, saver, *, every_secs, writer, saved=None):
     """Makes the hook.
 
     Args:
@@ -140,13 +140,16 @@ class SaveHook(tf.train.SessionRunHook):
       saver: tf.train.Saver.
       every_secs: seconds between two checkpoints.
       writer: tf.summary.FileWriter that tells TensorBoard where the run starts.
+      saved: step of the run's own checkpoint that the session restores, whole; None if the start is to be saved.
     """
+    self._saved, self._time = saved, time.monotonic()
     self._prefix, self._saver = os.path.join(run_dir, 'model.ckpt'), saver
     self._every_secs, self._writer = every_secs, writer
     self._global_step = tf.train.get_global_step()
 
   def after_create_session(self, session, coord):
-    self._save(session)
+    if self._saved is None:
+      self._save(session)
     # From its next step on, what a run wrote that was killed and is resumed here is out of date to TensorBoard.
     self._writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), self._saved + 1)
 

@@ -80,7 +80,9 @@ def ohem(logits, ids, labelled, *, class_weights=None):
   losses = _pixel_losses(logits, ids)
   ranked = tf.stop_gradient(tf.where(labelled, losses, -tf.ones_like(losses)))
   least = tf.maximum(tf.cast(total(tf.math.count_nonzero(labelled)), tf.int32) // OHEM_LEAST, 1)
-  bar = tf.reduce_min(tf.math.top_k(tf.reshape(stacked(ranked), [-1]), least, sorted=False).values)
+  ranked_by_all = tf.reshape(stacked(ranked), [-1])
+  most = tf.maximum(tf.size(ranked_by_all) // OHEM_LEAST, 1)  # as if all were labeled: a constant, which XLA needs
+  bar = tf.math.top_k(ranked_by_all, most).values[least - 1]
   bar = tf.minimum(bar, -np.log(OHEM_PROBABILITY))
   return _pixel_mean(losses, ids, labelled & (ranked >= bar), class_weights=class_weights)
 

@@ -6,6 +6,7 @@ the replicas, and `whole` gives a replica the value of the whole part with the g
 replicas' gradients is then the gradient of the loss of the whole part.
 """
 
+import contextlib
 import dataclasses
 
 from utils.checkpoint_files import SavingAlone
@@ -56,7 +57,7 @@ class Replicas:
 
   def scope(self):
     """A context manager, in which variables are made with a copy on every replica."""
-    return self.strategy.scope() if self.strategy else tf.variable_scope(tf.get_variable_scope())
+    return self.strategy.scope() if self.strategy else contextlib.nullcontext()
 
   def each(self, function, *args):
     """Calls a function for every replica of this process.

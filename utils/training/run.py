@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import gc
 import os
 
 from datasets import get_dataset, hold_out, inputs, pipeline, prepare, records, sanity
@@ -19,9 +20,9 @@ from utils.compat import tf, without_collection
 from utils.errors import UserError, shown
 from utils.files import tensorflow_path
 from utils.rewritings import rewritings
-from utils.session import device_line, device_type, gpu_numbers, session_config
+from utils.session import chosen_xla, device_line, device_type, gpu_numbers, session_config
 from utils.settings import changeable, to_dict
-from utils.training import finish, hooks, loss_scale, losses, start, summaries, together
+from utils.training import compiled, finish, hooks, loss_scale, losses, start, summaries, together
 from utils.training.held_out import hold_out_of_run
 from utils.training.replicas import Replicas, place, replicas_of
 from utils.training.settings import TrainSettings
@@ -88,6 +89,11 @@ class Training:
     """The Rewritings of the run's graph, by the device that it computes on."""
     return rewritings(device_type(self.settings.device.gpu))
 
+  @property
+  def xla(self):
+    """Whether XLA compiles the run's training step."""
+    return chosen_xla(self.settings.xla, self.settings.device.gpu) and not self.replicas.strategy
+
   def logits(self, images, mode=Mode()):  # noqa: B008, the record is frozen
     """Builds the network for images float32 [B, H, W, N] in a Mode; returns `(logits, end_points)`."""
     mode = dataclasses.replace(mode, fold_batch_norm=self.rewritings.fold_batch_norm, replica=place())
@@ -111,9 +117,12 @@ def train(settings):
   cluster = clusters.cluster_of(settings.workers, os.environ)
   replicas = replicas_of(len(gpu_numbers(device.gpu)), cluster)
   replicas.check(schedule.batch_size, schedule.gradient_accumulation)
+  xla = chosen_xla(settings.xla, device.gpu) and not replicas.strategy
+  if settings.xla == 'on' and not xla:
+    raise UserError(f'--xla=on: XLA compiles the step of one device, and this run has {replicas.count}; use --xla=off')
   config = replicas.session_config(session_config(
       device.precision, settings.bookkeeping.threads, gpu=device.gpu, gpu_memory_fraction=device.gpu_memory_fraction,
-      tf32=True, once=True))
+      tf32=True, once=True, xla=xla))
   print(device_line(device), flush=True)
   if cluster and not cluster.is_chief:  # which converts the dataset, so that it is not done twice in one folder
     clusters.wait(cluster, settings.workers.wait_minutes, numbers=[0])
@@ -123,7 +132,7 @@ def train(settings):
     if training.start_step >= schedule.max_steps:
       print(f'{run_dir} has reached step {training.start_step} already; a larger --max_steps continues it')
       return 0
-    with _bad_records_named(training), tf.Graph().as_default(), replicas.scope():
+    with _bad_records_named(training), compiled.refused_clearly(), tf.Graph().as_default(), replicas.scope():
       tf.set_random_seed(settings.seed)
       outputs, batch, scaffold = build(training)
       if training.is_chief:  # not before data and graph are there: a start that fails changes nothing
@@ -229,6 +238,8 @@ def build(training):
       seed=settings.seed, start_step=training.start_step, bands=training.seen.bands, held=training.held,
       places=training.replicas.positions(schedule.batch_size, schedule.gradient_accumulation)), training.input_device)
   tf.add_to_collection(tf.GraphKeys.TABLE_INITIALIZERS, begin)  # Scaffold runs these
+  if training.xla:
+    batch = compiled.checked(batch, training.dataset.num_classes)
   rate = learning_rate(
       tf.train.get_or_create_global_step(), schedule=schedule.schedule, base=schedule.learning_rate,
       max_steps=schedule.max_steps, warmup_steps=schedule.warmup_steps)
@@ -244,6 +255,8 @@ def build(training):
       gradient_accumulation=schedule.gradient_accumulation, clip_norm=optimizer.gradient_clip_norm,
       adam_epsilon=optimizer.adam_epsilon, ema_decay=optimizer.ema_decay,
       products=training.rewritings.products, scaled=training.precision == 'float16', replicas=training.replicas)(batch)
+  if training.xla:  # but for the loss of the weights, which is fetched by itself
+    outputs = compiled.compiled(outputs._replace(weight_loss=None))._replace(weight_loss=outputs.weight_loss)
   init_fn = start.choose(settings.start, training.network, resumed=training.resumed,
                          start_step=training.start_step, seen=training.seen)
   if init_fn is None and not training.resumed and tf.get_collection(tf.GraphKeys.UPDATE_OPS):
@@ -289,12 +302,14 @@ def run_to_end(training, outputs, batch, scaffold, config):
       log, stop, chain = make_hooks(training, outputs, batch, scaffold, interrupt)
       if watchdog:
         chain.append(GoodbyeHook(training.cluster, watchdog))
+      gc.freeze()  # the graph stays: a collection would go over its million objects
       with tf.train.SingularMonitoredSession(
           chain, scaffold, master, config, checkpoint_filename_with_path=(
               tensorflow_path(resumed) if resumed and not scaffold.init_fn else None)) as session:
         while not session.should_stop():
           session.run(outputs.loss)
   finally:
+    gc.unfreeze()
     tf.summary.FileWriterCache.clear()  # closes the event file
   if stop.signal is not None and not log.done:
     print(f'interrupted at step {log.step} of {settings.schedule.max_steps}; the same command goes on from there, in '
@@ -331,7 +346,7 @@ def make_hooks(training, outputs, batch, scaffold, interrupt):
       max_steps=settings.schedule.max_steps, batch_size=batch_size, every_steps=keeping.log_steps, writer=writer,
       max_left_out=_MOST_LEFT_OUT[training.precision])
   stop = StopTogetherHook(cluster, interrupt) if cluster else interrupt
-  chain = [log, stop]
+  chain = [*([compiled.CompileHook()] if training.xla else []), log, stop]
   if cluster:
     chain.insert(0, SameStartHook(cluster, functools.partial(together.start_facts, training)))
   if training.is_chief:
@@ -340,7 +355,9 @@ def make_hooks(training, outputs, batch, scaffold, interrupt):
       saver = training.replicas.saver(tf.global_variables(), **saver_options(settings))
     if training.resumed:
       saver.set_last_checkpoints_with_time(kept(tensorflow_path(training.resumed)))
-    chain.append(hooks.SaveHook(training.run_dir, saver, every_secs=60 * keeping.save_minutes, writer=writer))
+    chain.append(hooks.SaveHook(
+        training.run_dir, saver, every_secs=60 * keeping.save_minutes, writer=writer,
+        saved=training.start_step if training.resumed and not scaffold.init_fn else None))
     chain += [hooks.SummaryHook(parts, outputs, every_steps=keeping.summary_steps, writer=writer)
               for parts in make_summaries(training, outputs, batch)]
     chain.append(hooks.WeightLossHook(outputs, every_steps=keeping.summary_steps, writer=writer))

@@ -115,6 +115,8 @@ class TrainSettings(Settings):
   optimizer: Optimizer = group(Optimizer)
   device: Device = group(Device)
   workers: Workers = group(Workers)
+  xla: str = flag('off', 'whether XLA compiles the training step: off, on, or auto, where it is measured to be faster',
+                  choices=('off', 'on', 'auto'), may_change=True)
   augmentation: Augmentation = group(Augmentation)
   bookkeeping: Bookkeeping = group(Bookkeeping)
 

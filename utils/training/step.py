@@ -262,8 +262,8 @@ def _update(pairs, factors, options, *, finite, scaling):
 def _run_if(condition, build):
   """Runs ops if a condition holds.
 
-  tf.cond hands every tensor that an op inside reads, gradients and variables alike, through an op of its own, which
-  would be a tenth of the ops of a training step. Here the ops only wait for a branch, and do not run if it is not taken.
+  tf.cond hands every tensor that an op inside reads, gradients and variables alike, through an op of its own: a tenth
+  of the ops of a training step. Here the ops only wait for a branch, and do not run if it is not taken.
 
   Args:
     condition: bool scalar tensor.

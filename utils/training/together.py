@@ -13,7 +13,7 @@ from utils.training.settings import TrainSettings
 from utils.watchdog import Watchdog
 
 # Flags that may change from one start of a run to the next, but not from one machine to another.
-_ALIKE = ('max_steps', 'eval_steps', 'eval_split', 'early_stop', 'precision', 'summarize_gradients')
+_ALIKE = ('max_steps', 'eval_steps', 'eval_split', 'early_stop')
 
 
 @contextlib.contextmanager
@@ -31,12 +31,12 @@ def connected(training, config):
   if cluster is None:
     yield '', None
     return
-  target = clusters.start_server(cluster, config).target
+  server = clusters.start_server(cluster, config)
   clusters.wait(cluster, training.settings.workers.wait_minutes)
   print(f'{cluster.name(cluster.index)} of {cluster.size} trains along, with {training.replicas.count} devices in all'
         + ('' if cluster.is_chief else f'; {cluster.name(0)} has the log'), flush=True)
   with Watchdog(cluster, lambda: newest_step(training.settings.run_dir)) as watchdog:
-    yield target, watchdog
+    yield server.target, watchdog
 
 
 def newest_step(run_dir):
@@ -47,10 +47,11 @@ def newest_step(run_dir):
 
 
 def start_facts(training, session):
-  """What all machines must have alike at the start, for SameStartHook: flags, step, images, devices, weights."""
+  """What all machines must have alike at the start, for SameStartHook: a dict from name to value."""
   settings, may_differ = to_dict(training.settings), set(changeable(TrainSettings)) - set(_ALIKE)
   weights = {variable.op.name: training.replicas.first_of(variable) for variable in tf.trainable_variables()}
   return {**{f'--{name}': value for name, value in settings.items() if name not in may_differ},
-          'step': training.start_step, 'devices': training.replicas.local, 'weights': checksum(session.run(weights)),
+          'precision': training.precision, 'devices': training.replicas.local, 'step': training.start_step,
+          'weights': checksum(session.run(weights)),
           **{f'images of {split}': hold_out.read_stats(training.data_dir, split, training.held)['num_examples']
              for split in training.settings.splits}}
