@@ -3,6 +3,7 @@
     python evaluate.py --ckpt=runs/voc-inception_v3-8s --split=val
     python evaluate.py --ckpt=runs/voc-inception_v3-8s --details
     python evaluate.py --ckpt=runs/voc-inception_v3-8s --test_flip --test_scales=0.75,1,1.25
+    python evaluate.py --ckpt=runs/voc-inception_v3-8s --fit_temperature
 """
 
 import sys

@@ -102,6 +102,7 @@ class Dataset:
       read; None otherwise. A function of a module as well.
     url: address of the originals and their description.
     license: terms of use, in a line.
+    caution: what its scores are to be taken with, in a sentence; '' where nothing is known.
     archives: Archives that `datasets.prepare` downloads and unpacks to get the originals; empty where they have to be
       fetched by hand (an account, a form) or are generated.
     submission: format of its evaluation server, a Submission; None where there is none.
@@ -120,6 +121,7 @@ class Dataset:
   generate: Callable | None = None
   url: str = ''
   license: str = ''
+  caution: str = ''
   archives: tuple = ()
   submission: Submission | None = None
   reading: Reading = Reading()

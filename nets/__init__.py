@@ -16,6 +16,7 @@ NETWORKS = {network.name: network for network in (
     fcn(backbones.RESNET_V1_101),
     fcn(backbones.VGG_16),
     fcn(backbones.VGG_19),
+    fcn(backbones.VGG_16_TRUNK),
     ENET,
     UNET,
     SEGNET,

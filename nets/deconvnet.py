@@ -87,4 +87,5 @@ DECONVNET = Network(
     weight_decay=5e-4,  # the released solver's
     pretrained='vgg_16',
     pretrained_scopes=(vgg_encoder.VGG_SCOPE,),
+    optional_scopes=tuple(f'{vgg_encoder.VGG_SCOPE}/{name}' for name in ('fc6', 'fc7')),
 )

@@ -25,7 +25,7 @@ def fcn(backbone):
       skips=backbone.skips,
       default_skip=DEFAULT_SKIP,
       options=('decoder_channels', 'input_scale'),
-      pretrained=backbone.name,
+      pretrained=backbone.pretrained or backbone.name,
       pretrained_scopes=backbone.scopes,
       pretrained_batch_norm=backbone.batch_norm,
       most_bands=backbone.most_bands,

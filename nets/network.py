@@ -66,6 +66,8 @@ class Network:
       afterwards.
     pretrained: name of its ImageNet checkpoint in `checkpoints.PRETRAINED`, or None.
     pretrained_scopes: variable scopes that this checkpoint fills.
+    optional_scopes: scopes or full variable names under `pretrained_scopes` that a given checkpoint need not have: what
+      it has nothing of is a new layer.
     pretrained_batch_norm: whether this checkpoint holds batch norm statistics, which training keeps by default.
     most_bands: greatest number of bands of the images; None for any.
   """
@@ -77,6 +79,7 @@ class Network:
   options: tuple = ()
   pretrained: str | None = None
   pretrained_scopes: tuple = ()
+  optional_scopes: tuple = ()
   pretrained_batch_norm: bool = False
   most_bands: int | None = None
 

@@ -2,6 +2,9 @@
 
 The convolutions have slim's names and shapes (`vgg_16/conv1/conv1_1/weights`), so that slim's ImageNet checkpoint of
 VGG-16 fills them; batch norms, which the checkpoint does not hold, lie in the network's own scope.
+
+VGG's biases are restored with the weights, as the released models of both papers do, though a batch norm that learns
+subtracts them again with the mean.
 """
 
 import contextlib

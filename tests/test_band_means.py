@@ -50,7 +50,8 @@ def subtracted(monkeypatch):
   return colors
 
 
-@pytest.mark.parametrize('name', ['vgg_16', 'vgg_19', 'resnet_v1_50', 'resnet_v1_101', 'segnet', 'deconvnet'])
+@pytest.mark.parametrize('name', ['vgg_16', 'vgg_19', 'vgg_16_trunk', 'resnet_v1_50', 'resnet_v1_101', 'segnet',
+                                  'deconvnet'])
 def test_every_network_that_subtracts_the_mean_is_told_the_colors(name, subtracted, graph, monkeypatch):
   class Enough(Exception):
     pass

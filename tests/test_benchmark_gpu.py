@@ -1,6 +1,7 @@
 """The benchmark of a GPU, on CPUs: every part with a tiny network, and the processes that it runs them in."""
 
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -11,12 +12,13 @@ import time
 import numpy as np
 import pytest
 from programs import assert_refused
+from script_flags import assert_flags
 
 from utils.compat import tf
 from utils.errors import UserError
 from utils.session import chosen_precision
 from utils.settings import parse
-from utils.studies import benchmark_gpu, gpu_part, gpu_parts, results
+from utils.studies import benchmark_gpu, gpu_memory, gpu_part, gpu_parts, results
 from utils.studies.gpu_parts import GpuSettings, PartSettings
 from utils.training.settings import TrainSettings
 
@@ -131,6 +133,41 @@ def test_loop_of_the_recipe_has_its_flags_on_the_data_that_are_there(small, agai
   found = parse(TrainSettings, against[0][2:])
   assert found.data.dataset == f'{small[1]}/originals' and found.bookkeeping.eval_steps == 0
   assert found.optimizer.loss == 'cross_entropy+lovasz' and found.schedule.batch_size == 3
+
+
+def test_memory_of_training_is_beside_the_bare_step(small, monkeypatch):
+  """On a card of 10 GiB of which others have 1: 3 for train.py, 2.5 with the share of a fifth."""
+  settings, commands, sizes = small[0], [], iter([1.0, 4.0, 1.0, 3.5])
+
+  class Process:
+    pid = 7
+
+    def __init__(self, words, **options):
+      commands.append(words)
+      self.stdout = iter(['device: GPU 0', 'step 1/1000000  loss 2.0', 'step 2/1000000  loss 1.9'])
+
+    __enter__ = lambda self: self
+    __exit__ = lambda self, *exception: None
+    kill = lambda self: None
+
+  card = {'memory.total': str(10 * 1024)}
+  monkeypatch.setattr(gpu_memory.benchmark_gpu, 'nvidia_smi', lambda fields, settings: card)
+  takes = functools.partial(gpu_memory.training_takes, launch=Process, sleep=lambda seconds: None,
+                            taken=lambda settings, pid: next(sizes) * 2**30)
+  setup = dataclasses.replace(gpu_parts.make_setup(small[1], settings), warmup_steps=1)
+  train, share, bare = gpu_memory.measure_memory(setup, settings, training_takes=takes)
+  assert train['median'] == 3 and train['beside'] == {'of the card': 0.3}
+  assert share['median'] == 2.5 and share['beside'] == {'of the card': 0.25, 'GiB beyond the share': pytest.approx(0.5)}
+  assert bare['case'].endswith(': bare step') and bare['median'] >= 0
+  first, second = commands
+  assert '--gpu_memory_fraction=0.2' in second and not any('gpu_memory' in word for word in first)
+  assert_flags('train', [first[2:], second[2:]])
+
+
+def test_a_training_that_fails_says_why(small):
+  launch = lambda words, **options: subprocess.Popen(['echo', 'error: no disk'], **options)
+  with pytest.raises(UserError, match='train.py ended too early: error: no disk'):
+    gpu_memory.training_takes(['train'], small[0], steps=1, launch=launch, sleep=lambda seconds: None)
 
 
 def test_a_case_that_fails_leaves_the_others():

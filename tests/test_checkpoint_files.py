@@ -228,3 +228,18 @@ def test_another_programs_config_is_refused(run, content):
   (run / 'config.json').write_text(content)
   with pytest.raises(UserError, match=r'^--ckpt=.*config.json was not written by train.py'):
     runs.load_run(str(run / 'model.ckpt-3'))
+
+
+def test_savers_of_one_direction_have_no_ops_for_the_other(tmp_path):
+  for number, builder in enumerate((checkpoint_files.SavingAlone(), checkpoint_files.RestoringAlone())):
+    with tf.Graph().as_default() as graph, tf.Session() as session:
+      weights = tf.get_variable('weights', initializer=tf.constant([1.5, 2.5]) * (1 - number))
+      saver = tf.train.Saver([weights], builder=builder)
+      kinds = {op.type for op in graph.get_operations()}
+      assert kinds & {'SaveV2', 'RestoreV2'} == {('SaveV2', 'RestoreV2')[number]}
+      session.run(weights.initializer)
+      if number == 0:
+        saver.save(session, str(tmp_path / 'model.ckpt'), global_step=3, write_meta_graph=False)
+      else:
+        saver.restore(session, str(tmp_path / 'model.ckpt-3'))
+        assert session.run(weights).tolist() == [1.5, 2.5]

@@ -74,14 +74,17 @@ def photographs(shared, count=6):
 
 @pytest.mark.parametrize('name', CORRUPTIONS)
 def test_on_photographs_a_higher_severity_changes_more(name, shared):
-  """With the same random numbers at all severities. Those of fog from 3 to 4 differ in the cloud's roughness alone."""
+  """With the same random numbers at all severities.
+
+  From 3 to 4 fog changes in its cloud's roughness alone, and the authors' glass blur looks further, but less often.
+  """
   corruption, images = CORRUPTIONS[name], [np.float32(image) / 255 for image in photographs(shared)]
   errors = []
   for level in corruption.levels:
     results = [corruption.apply(image, level, np.random.default_rng(number)) for number, image in enumerate(images)]
     errors.append(float(np.mean([np.abs(np.clip(result, 0, 1) - image) for result, image in zip(results, images)])))
   growth = np.diff(errors)
-  assert (growth[[0, 1, 3] if name == 'fog' else slice(None)] > 0).all(), errors
+  assert (growth[[0, 1, 3] if name in ('fog', 'glass_blur') else slice(None)] > 0).all(), errors
 
 
 def test_noise_has_the_deviation_of_its_definition():
@@ -119,7 +122,7 @@ def test_pixelate_repeats_means_of_blocks():
   image = picture(16, 24)
   blocks = image.reshape(4, 4, 6, 4, 3).mean(axis=(1, 3))
   result = apply('pixelate', image, 5)  # 0.25: blocks of 4 by 4
-  assert np.abs(result - np.kron(blocks, np.ones([4, 4, 1]))).max() <= 0.5
+  assert np.abs(result - np.kron(blocks, np.ones([4, 4, 1]))).max() <= 1  # rounded twice
 
 
 def test_jpeg_is_that_of_its_quality():
@@ -219,10 +222,9 @@ def test_cloud_without_chance_is_the_mean_of_its_neighbors():
   np.testing.assert_allclose(cloud, expected / 100, atol=1e-6)
 
 
-def test_snow_and_fog_brighten():
+def test_fog_and_snow_of_an_even_picture():
   image = np.full((64, 64, 3), 60, np.uint8)
-  for name in ('snow', 'fog'):
-    assert apply(name, image).mean() > 70
-  fog = corruptions._fog(np.float32(image) / 255, (2.5, 1.7), np.random.default_rng(0))
-  assert fog.max() <= 60 / 255 + 1e-6  # back in the image's own range
-
+  fog = apply('fog', image)  # the cloud's 0 to 1 becomes 60 * c / (c + 2.5) to 60, with c = 60 / 255
+  assert (fog.min(), fog.max()) == (5, 60)
+  snow = apply('snow', image)  # flakes on 0.7 * 60 + 0.3 * (1.5 * 60 + 127.5)
+  assert snow.min() >= 107 and snow.max() > 150 and snow.mean() > 110

@@ -65,5 +65,5 @@ def test_programs_choose_before_the_network_is_built(environment, monkeypatch, g
   monkeypatch.setattr(settings_lib, 'Predictor',
                       lambda run, *args, **options: found.append('TF_CUDNN_USE_AUTOTUNE' in environment))
   looked = itertools.repeat((9, 9)) if changed or gpus and gpu != 'none' else iter(lambda: 1 / 0, None)
-  Labelling(device=Device(gpu=gpu)).open_predictor(None, count, looked)
+  Labelling(device=Device(gpu=gpu), temperature=1.0).open_predictor(None, count, looked)
   assert found == [changed]

@@ -32,7 +32,8 @@ def test_unknown_skip(graph):
 @pytest.mark.parametrize('name', BACKBONES)
 def test_records(name):
   network, backbone = NETWORKS[name], BACKBONES[name]
-  assert network.name == network.pretrained == backbone.name == name
+  assert network.name == backbone.name == name
+  assert network.pretrained == {'vgg_16_trunk': 'vgg_16'}.get(name, name)
   assert network.skips == backbone.skips and network.default_skip == '8s'
   assert network.pretrained_scopes == backbone.scopes
   assert [tap.stride for tap in backbone.taps] == [32, 16, 8, 4, 2]
@@ -314,20 +315,29 @@ MODE = Mode(weight_decay=0.0, dropout_keep_prob=0.5)
 
 
 def test_vgg_equals_slims_own_at_224(graph):
-  """fc7 of the center cell, whose fc6 reaches over the 7x7 cells that slim's sees; dropout lies behind fc6."""
+  """fc7 of the center cell, whose fc6 reaches over the 7x7 cells that slim's sees; dropout lies behind fc6.
+
+  The network without fc6 and fc7 has the same pools, from the same variables.
+  """
   image = random_image(224, 224)
   with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
     ours = backbones.VGG_16.features(tf.constant(image), MODE)
     dropped = backbones.VGG_16.features(tf.constant(image), dataclasses.replace(MODE, dropout=True))
+    trunk = backbones.VGG_16_TRUNK.features(tf.constant(image), MODE)
     names = {v.op.name: v.shape.as_list() for v in slim.get_model_variables()}
     with slim.arg_scope(slim.nets.vgg.vgg_arg_scope()):
       _, slims = slim.nets.vgg.vgg_16(tf.constant(image) - [123.68, 116.78, 103.94], 11, is_training=False)
   slims = {name.rpartition('/')[2]: end_point for name, end_point in slims.items()}  # slim names a second build anew
   new = {v.op.name: v.shape.as_list() for v in slim.get_model_variables() if v.op.name not in names}
   assert new == {'vgg_16/fc8/weights': [1, 1, 4096, 11], 'vgg_16/fc8/biases': [11]}
-  ours, dropped, pool3, fc7 = run(ours, dropped, slims['pool3'], slims['fc7'])
+  pools = {name: slims[name] for name in trunk}
+  ours, dropped, trunk, pools, fc7 = run(ours, dropped, trunk, pools, slims['fc7'])
   assert ours['fc7'].shape == (1, 7, 7, 4096) and fc7.shape == (1, 1, 1, 4096) and fc7.max() > 0.1
-  np.testing.assert_allclose(ours['pool3'], pool3, rtol=1e-4, atol=1e-5)
+  assert list(trunk) == [f'pool{block}' for block in range(1, 6)]
+  for name, value in pools.items():
+    assert value.max() > 0.1
+    np.testing.assert_allclose(ours[name], value, rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(trunk[name], ours[name])
   np.testing.assert_allclose(ours['fc7'][:, 3:4, 3:4], fc7, rtol=1e-3, atol=1e-4)
   np.testing.assert_array_equal(ours['fc6'], dropped['fc6'])
   assert np.abs(ours['fc7'] - dropped['fc7']).max() > 0.01

@@ -134,12 +134,12 @@ def test_the_last_step_is_evaluated_unless_it_was_interrupted(done, graph, tmp_p
   assert ('step 3  val' in capsys.readouterr().out) == done
 
 
-def saving(folder, steps, *, every_secs, saver=None):
+def saving(folder, steps, *, every_secs, saver=None, saved=None):
   """Runs a SaveHook for some steps."""
   step = tf.train.get_or_create_global_step()
   advance = tf.assign_add(step, 1)
   hook = hooks.SaveHook(str(folder), saver or tf.train.Saver(max_to_keep=9), every_secs=every_secs,
-                        writer=tf.summary.FileWriterCache.get(str(folder)))
+                        writer=tf.summary.FileWriterCache.get(str(folder)), saved=saved)
   tf.constant(1, name='after_the_writer')
   with tf.train.MonitoredSession(hooks=[hook]) as session:
     for _ in range(steps):
@@ -156,6 +156,12 @@ def test_checkpoints_are_saved_at_the_start_at_intervals_and_at_the_end(every_se
   saving(tmp_path, steps, every_secs=every_secs)
   assert {path.name for path in tmp_path.glob('model.ckpt-*.index')} == {f'model.ckpt-{step}.index' for step in saved}
   assert not list(tmp_path.glob('*.meta')) and not list(tmp_path.glob('*.pbtxt'))
+
+
+@pytest.mark.parametrize('saved, expected', [(0, {2}), (None, {0, 2})])
+def test_a_checkpoint_that_the_run_goes_on_from_is_not_written_again(saved, expected, graph, tmp_path):
+  saving(tmp_path, 2, every_secs=3600, saved=saved)
+  assert {int(path.stem.rpartition('-')[2]) for path in tmp_path.glob('model.ckpt-*.index')} == expected
 
 
 def test_tensorboard_gets_the_graph_once_and_the_start(graph, tmp_path):

@@ -125,7 +125,7 @@ def save(folder, *, scaled):
 def test_a_resumed_run_has_its_scale_and_one_of_another_precision_the_first(scaled, tmp_path, graph):
   prefix, values = save(tmp_path, scaled=scaled)
   build(scaled=True)
-  init_fn = start.choose(None, None, resumed=prefix, start_step=2)
+  init_fn, _ = start.choose(None, None, resumed=prefix, start_step=2)
   assert (init_fn is None) == scaled
   creator = tf.train.ChiefSessionCreator(
       tf.train.Scaffold(init_fn=init_fn), checkpoint_filename_with_path=prefix if scaled else None)

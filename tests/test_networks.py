@@ -215,6 +215,7 @@ CHECKPOINTS = {
     'inception_v2': (10_173_112 - 2 * 9888, 2 * 68 + 3, 'InceptionV2/Conv2d_1a_7x7/depthwise_weights', [7, 7, 3, 8]),
     'inception_v3': (21_768_352, 2 * 94, 'InceptionV3/Mixed_7c/Branch_1/Conv2d_0c_3x1/weights', [3, 1, 384, 384]),
     'vgg_16': (138_357_544 - 4_097_000, 2 * 15, 'vgg_16/fc6/weights', [7, 7, 512, 4096]),
+    'vgg_16_trunk': (14_714_688, 2 * 13, 'vgg_16/conv5/conv5_3/weights', [3, 3, 512, 512]),
     'vgg_19': (143_667_240 - 4_097_000, 2 * 18, 'vgg_19/conv3/conv3_4/weights', [3, 3, 256, 256]),
     'resnet_v1_50': (25_557_032 - 2_049_000, 3 * 53, 'resnet_v1_50/block4/unit_1/bottleneck_v1/shortcut/weights',
                      [1, 1, 1024, 2048]),

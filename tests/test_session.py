@@ -1,10 +1,11 @@
-"""The session's settings: GPUs, their memory, and errors for missing GPUs."""
+"""The session's settings: GPUs, their memory, and errors for missing GPUs; what else could open a GPU."""
 
 import programs
 import pytest
+from tensorflow.python.eager import context
 
 import train
-from utils import cpu, cuda, session
+from utils import compat, cpu, cuda, session
 from utils.compat import tf
 from utils.errors import UserError
 
@@ -39,6 +40,42 @@ def test_a_share_of_the_memory_is_taken_at_once():
   assert options.per_process_gpu_memory_fraction == 0.25 and not options.allow_growth
   with pytest.raises(UserError, match='--gpu_memory_fraction=1.5: valid are 0 to 1'):
     session.session_config(gpu_memory_fraction=1.5)
+
+
+def test_data_is_read_on_the_cpu_alone():
+  config = session.cpu_config(use_per_session_threads=True)
+  assert config.device_count['GPU'] == 0 and config.use_per_session_threads
+
+
+def test_functions_of_tf_data_open_no_gpu(monkeypatch):
+  """TensorFlow makes its eager context for them, with options of its own, before any session."""
+  assert context.context()._initialized or tf.data.Dataset.range(2).map(lambda number: number + 1)
+  assert context.context()._initialized  # once a function is there
+
+  def pretended():
+    made = context.Context()
+    kinds = [context.PhysicalDevice(f'/physical_device:{kind}:0', kind) for kind in ('CPU', 'GPU')]
+    made._physical_devices, made._visible_device_list, made._pluggable_devices = kinds, list(kinds), []
+    made._memory_growth_map = dict.fromkeys(kinds)
+    monkeypatch.setattr(context, '_context', made)
+    return made
+
+  opened = pretended().config  # what TensorFlow would open by itself: the GPU, without growth, so with all its memory
+  assert opened.device_count['GPU'] == 1 and not opened.gpu_options.allow_growth
+  made = pretended()
+  compat.keep_functions_off_gpus()
+  assert made.config.device_count['GPU'] == 0 and not made.config.gpu_options.visible_device_list
+
+
+def test_optimizer_passes_are_spared_on_cpus_alone(gpus, monkeypatch):
+  monkeypatch.setattr(tf.config.experimental, 'get_device_details', lambda device: DETAILS)
+  spared = lambda **options: session.session_config(**options).graph_options.rewrite_options
+  gpus(1)
+  assert spared(once=True) == tf.ConfigProto().graph_options.rewrite_options
+  options = spared(gpu='none')
+  assert options.memory_optimization == options.NO_MEM_OPT and not options.meta_optimizer_iterations
+  gpus(0)
+  assert spared(once=True).meta_optimizer_iterations == options.ONE
 
 
 def test_none_is_the_cpu_with_gpus_or_without(gpus):

@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 
 from utils.compat import slim, tf
+from utils.cpu import supports_bfloat16
 from utils.errors import UserError
+from utils.session import session_config
 from utils.training import gradients
 from utils.training import step as training_step
 
 pytestmark = pytest.mark.fast
+
+PRECISIONS = ('float32', 'bfloat16')
 
 
 def rates(steps, **options):
@@ -222,3 +226,37 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(bad, graph):
   moved = changes(outputs)
   assert all(moved[variable.op.name] == 0 for variable in tf.trainable_variables())
   assert len(moved) > 4
+
+
+@pytest.mark.parametrize('condition', [False, True])
+def test_ops_run_if_the_condition_holds(graph, condition):
+  """What comes after waits for them in both cases, and a tensor from outside is not copied into a branch."""
+  counted = tf.get_variable('counted', initializer=1.0)
+  value, given = tf.constant(2.0), tf.placeholder(tf.bool, [])
+  after = training_step._run_if(given, lambda: tf.group(counted.assign_add(value), counted.assign_add(value)))
+  with tf.control_dependencies([after]):
+    read = counted.read_value()
+  kinds = [op.type for op in graph.get_operations()]
+  assert (kinds.count('Switch'), kinds.count('Merge')) == (1, 1)
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    assert [session.run(read, {given: condition}) for _ in range(2)] == ([5.0, 9.0] if condition else [1.0, 1.0])
+
+
+@pytest.mark.parametrize('precision', PRECISIONS)
+def test_spared_optimizer_passes_change_no_bit(graph, precision):
+  if precision == 'bfloat16' and not supports_bfloat16():
+    pytest.skip('this CPU has no AVX512-BF16')
+  tf.set_random_seed(4)
+  outputs = make(batch_of(size=3), clip_norm=0.5, ema_decay=0.9)
+  init, fetches = tf.global_variables_initializer(), [outputs.loss, outputs.gradient_norm]
+  found = []
+  spared = session_config(precision, once=True)
+  whole = tf.ConfigProto()
+  name = 'auto_mixed_precision_onednn_bfloat16'
+  setattr(whole.graph_options.rewrite_options, name, getattr(spared.graph_options.rewrite_options, name))
+  for config in (spared, whole):
+    with tf.Session(config=config) as session:
+      session.run(init)
+      found.append([session.run(fetches) for _ in range(3)] + [session.run(tf.trainable_variables()[0]).tolist()])
+  assert found[0] == found[1]

@@ -15,6 +15,7 @@ import numpy as np
 import programs
 import pytest
 from programs import assert_refused
+from tensorflow.python.client import session
 
 import evaluate
 import inference
@@ -67,6 +68,20 @@ def whole(tmp_path_factory, data_dir, tiny):
   run_dir = tmp_path_factory.mktemp('runs') / 'whole'
   result = run(run_dir, data_dir, '--max_steps=6', '--eval_steps=3', '--summary_steps=2', '--summarize_gradients')
   return run_dir, succeed(result).stdout
+
+
+def test_no_session_takes_all_memory_of_a_gpu(data_dir, tmp_path, monkeypatch):
+  """Those of data and evaluations neither; and the first that may see a GPU has the flags' options."""
+  configs, made = [], session.BaseSession.__init__
+
+  def recorded(self, target='', graph=None, config=None):
+    configs.append(config)
+    made(self, target, graph, config)
+
+  monkeypatch.setattr(session.BaseSession, '__init__', recorded)
+  succeed(run(tmp_path / 'run', data_dir, '--max_steps=1', '--eval_split=val', '--gpu_memory_fraction=0.25'))
+  with_gpus = [config for config in configs if 'GPU' not in config.device_count]
+  assert with_gpus and {config.gpu_options.per_process_gpu_memory_fraction for config in with_gpus} == {0.25}
 
 
 def test_log_and_files(whole):

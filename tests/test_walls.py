@@ -27,8 +27,11 @@ MAY_IMPORT = {
         'utils', 'nets', 'datasets', 'datasets.readers', 'checkpoints', 'utils.drawing', 'utils.evaluation'),
 }
 EVERYWHERE = (*MAY_IMPORT, 'utils.studies')
-# Programs of datasets/ that draw; its registry and preparation name the readers.
+# Programs of datasets/ that draw; its registry and preparation name the readers. Programs of checkpoints/ that label,
+# and read scores.
 ALSO = {
+    'checkpoints.card': ('utils.evaluation',),
+    'checkpoints.package': ('utils.evaluation', 'utils.inference'),
     'datasets.inspection': ('utils.drawing', 'datasets.readers'),
     'datasets.submission': ('utils.drawing', 'datasets.readers'),
     'datasets.__init__': ('datasets.readers',),
@@ -127,6 +130,43 @@ def test_flags_are_known_to_settings_alone(module):
                   isinstance(node, ast.Import) and any(alias.name.startswith('absl') for alias in node.names)
                   for node in ast.walk(tree))
   assert uses_absl == (module == 'utils.settings')
+
+
+# Calls that make a session or what it runs on, and names that make TensorFlow open GPUs with options of its own.
+SESSIONS = {'Session', 'InteractiveSession', 'ChiefSessionCreator', 'WorkerSessionCreator', 'MonitoredTrainingSession',
+            'SingularMonitoredSession', 'Server'}
+OPENING = {'enable_eager_execution', 'gpu_device_name', 'is_gpu_available', 'list_local_devices',
+           'list_logical_devices', 'get_memory_info', 'reset_memory_stats'}
+
+
+def opens_gpus(module, tree):
+  """What a module, given as its syntax tree, opens GPUs with beside the options of utils/session.py."""
+  found = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+  found &= (OPENING if module != 'utils.studies.gpu_parts' else set()) | (  # in a process of its own
+      {'ConfigProto', 'GPUOptions'} if module != 'utils.session' else set())
+  for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+    name = ast.unparse(call.func).rpartition('.')[2]
+    if name in SESSIONS and not any('config' in ast.unparse(value) for value in (
+        *call.args, *(keyword.value for keyword in call.keywords))):
+      found.add(name)
+  return sorted(found)
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_sessions_have_their_options_from_one_place(module):
+  """The first that sees a GPU fixes for the whole process which GPUs, and how much of their memory, it takes."""
+  assert opens_gpus(module, parsed(MODULES[module])) == []
+
+
+@pytest.mark.parametrize('line, found', [
+    ('tf.Session()', ['Session']), ('tf.Session(graph=graph)', ['Session']),
+    ('tf.Session(config=tf.ConfigProto())', ['ConfigProto', 'Session']), ('tf.Session(config=cpu_config())', []),
+    ('tf.train.ChiefSessionCreator(scaffold, config=config)', []),
+    ('tf.train.ChiefSessionCreator(scaffold)', ['ChiefSessionCreator']),
+    ("tf.config.list_logical_devices('GPU')", ['list_logical_devices']),
+])
+def test_a_session_without_options_is_found(line, found):
+  assert opens_gpus('utils.studies.benchmark', ast.parse(line)) == found
 
 
 def test_no_module_has_a_name_of_the_standard_library():

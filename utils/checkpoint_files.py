@@ -2,7 +2,7 @@
 
 A checkpoint STEP of training consists of `model.ckpt-STEP.index` and `model.ckpt-STEP.data-00000-of-00001`; older ones
 (V1) of one file. The file `checkpoint` beside them names the last one that was saved. All of these may be cut off,
-missing or of another machine: what counts is what can be read.
+missing or of another machine: what counts is what can be read. A package (utils/packages.py) is read as a checkpoint.
 """
 
 import glob
@@ -13,6 +13,7 @@ import sys
 from utils.compat import BulkSaverBuilder, tf
 from utils.errors import UserError, listed
 from utils.files import tensorflow_path
+from utils.packages import Package, is_package
 
 _LIST = 'checkpoint'  # file that names a folder's checkpoints
 _SUFFIX = re.compile(r'\.(index|meta|data-\d{5}-of-\d{5})$')  # of a checkpoint's files
@@ -36,14 +37,16 @@ class RestoringAlone(BulkSaverBuilder):
 
 
 def open_checkpoint(prefix):
-  """Opens a checkpoint for reading, V1 or V2.
+  """Opens a checkpoint for reading, V1 or V2, or a package.
 
   Returns:
-    a tf.train.CheckpointReader.
+    a tf.train.CheckpointReader, or a Package.
 
   Raises:
     UserError: if it is missing, truncated, or no checkpoint.
   """
+  if is_package(prefix):
+    return Package(prefix)
   missing = _missing(prefix)
   if missing:
     raise UserError(missing)
@@ -86,6 +89,11 @@ def problem(prefix):
 
   TensorFlow compares each tensor with the checksum that the index holds for it.
   """
+  if is_package(prefix):
+    try:
+      return Package(prefix).check()
+    except UserError as error:
+      return str(error)
   missing = _missing(prefix)
   if missing:
     return missing

@@ -1,4 +1,4 @@
-"""A run's folder: its config.json, its checkpoints, and the checkpoint that `--ckpt` names."""
+"""A run's folder: its config.json, its checkpoints, and the checkpoint that `--ckpt` names; or a run in one file."""
 
 import contextlib
 import dataclasses
@@ -12,8 +12,8 @@ import numpy as np
 from utils.checkpoint_files import folder_named, newest_checkpoint, problem, read_step, steps_of, without_suffix
 from utils.errors import UserError, listed
 from utils.files import commit, make_folder, read_json, take_lock, write_json
+from utils.packages import CONFIG, Package, is_package
 
-CONFIG = 'config.json'
 LOCK = 'lock'
 PACKAGES = ('tensorflow', 'tf-slim', 'tf-keras', 'numpy')
 AVERAGE = '/ExponentialMovingAverage'  # suffix of tf.train.ExponentialMovingAverage to a variable's name
@@ -26,17 +26,30 @@ class Run:
   """A trained checkpoint and its run.
 
   Attributes:
-    folder: the run's folder, to which results are written.
-    checkpoint: prefix of the checkpoint's files.
+    folder: the run's folder, or its package: the run's name in messages.
+    checkpoint: prefix of the checkpoint's files; or the package.
     step: training step of the checkpoint.
     config: contents of config.json: `flags`, `dataset` (name, classes, palette), `network` (name, skip, options),
       `hold_out` (see datasets/hold_out.py; null if nothing was held out), `versions`, `commit`, `command`,
-      `working_folder` (which paths in `flags` are relative to).
+      `working_folder` (which paths in `flags` are relative to), `started` (a date) and `device` (a line).
   """
   folder: str
   checkpoint: str
   step: int
   config: dict
+
+  @property
+  def results(self):
+    """The folder that results are written to unless another is given: the run's, or one beside its package."""
+    return f'{os.path.splitext(self.folder)[0]}-results' if is_package(self.folder) else self.folder
+
+  def document(self, name):
+    """The value of a JSON file in the run's folder or package; None if there is none. Raises UserError if it is broken.
+    """
+    if is_package(self.folder):
+      return Package(self.folder).document(name)
+    path = os.path.join(self.folder, name)
+    return read_json(path) if os.path.exists(path) else None
 
   @property
   def classes(self):
@@ -54,7 +67,7 @@ def load_run(ckpt, flag='ckpt'):
 
   Args:
     ckpt: a run's folder (its best checkpoint if training evaluated a split, else its latest), or a checkpoint in the
-      folder, as `runs/voc-8s/model.ckpt-1000` (also any of its files, or the folder `runs/voc-8s/best`).
+      folder, as `runs/voc-8s/model.ckpt-1000` (also any of its files, or the folder `runs/voc-8s/best`); or a package.
     flag: the flag's name in messages.
 
   Returns:
@@ -65,15 +78,32 @@ def load_run(ckpt, flag='ckpt'):
   """
   given = f'--{flag}={ckpt}'
   prefix = _named_checkpoint(ckpt, given)
+  if is_package(prefix):
+    config = Package(prefix).document(CONFIG)
+    _check_types(config, f'{given}: its {CONFIG}', wanted=('flags', 'dataset', 'network'))
+    return Run(folder=prefix, checkpoint=prefix, step=read_step(prefix), config=config)
   folder = os.path.dirname(prefix) or '.'
   if os.path.basename(os.path.abspath(folder)) == BEST and not os.path.exists(os.path.join(folder, CONFIG)):
     folder = os.path.dirname(folder) or ('..' if folder == '.' else '.')
   if not os.path.exists(os.path.join(folder, CONFIG)):
     raise UserError(f'{given}: no {CONFIG} in {folder}; it is not the folder of a run of train.py')
   config = read_json(os.path.join(folder, CONFIG))
-  if not isinstance(config, dict) or not {'flags', 'dataset'} <= config.keys():
-    raise UserError(f'{given}: {os.path.join(folder, CONFIG)} was not written by train.py')
+  _check_types(config, f'{given}: {os.path.join(folder, CONFIG)}')
   return Run(folder=folder, checkpoint=prefix, step=read_step(prefix), config=config)
+
+
+def _check_types(config, where, wanted=('flags', 'dataset')):
+  """Raises UserError if a config.json is not one of train.py, by the entries `wanted` and their types."""
+  try:
+    entries = [config[name] for name in wanted]
+    classes, palette = config['dataset']['classes'], np.array(config['dataset']['palette'])
+    valid = (all(isinstance(entry, dict) for entry in entries) and all(isinstance(name, str) for name in classes)
+             and palette.dtype.kind == 'i' and palette.shape == (len(classes), 3) and palette.min() >= 0
+             and palette.max() <= 255 and isinstance(config.get('network', {}).get('name', ''), str))
+  except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
+    valid = False
+  if not valid:
+    raise UserError(f'{where} was not written by train.py')
 
 
 def _named_checkpoint(ckpt, given):

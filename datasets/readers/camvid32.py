@@ -16,6 +16,7 @@ import numpy as np
 from datasets.dataset import Dataset, Source, label_map
 from datasets.readers import lists
 from datasets.readers.archives import ARCHIVES
+from datasets.readers.camvid import CAMVID
 from datasets.readers.color_labels import read_color_label, read_label_colors
 from utils.errors import UserError
 from utils.labels import IGNORE_LABEL
@@ -115,6 +116,7 @@ CAMVID32 = Dataset(
     read_label=functools.partial(read_color_label, colors=RAW_COLORS),
     url='http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/',
     license='free for research and teaching, with citation of Brostow et al. 2009; no license text of its own',
+    caution=CAMVID.caution,
     archives=ARCHIVES['camvid32'])
 
 CAMSEQ01 = Dataset(
@@ -127,4 +129,5 @@ CAMSEQ01 = Dataset(
     read_label=CAMVID32.read_label,
     url='http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamSeq01/',
     license='published for research, with citation of Fauqueur et al. 2007; no license text known',
+    caution='All images are of one drive, of which val is the end: scores on val say little about other drives.',
     archives=ARCHIVES['camseq01'])

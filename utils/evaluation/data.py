@@ -1,5 +1,6 @@
 """The split that a run is evaluated on: its folder, found from anywhere, and as its originals are now."""
 
+import itertools
 import os
 import sys
 
@@ -42,6 +43,11 @@ def open_split(run, split, data_dir=None, flags=folds.HoldOutFlags()):  # noqa: 
     hold_out.check(data_dir, split, held)
     num_images = len(hold_out.read_names(data_dir, split, held))
   return data_dir, num_images, held
+
+
+def sizes(data_dir, split, held):
+  """Iterates over (height, width) of the images in the converted splits that a split of a HoldOut comes from."""
+  return itertools.chain.from_iterable(records.sizes(data_dir, part) for part in held.parts(split))
 
 
 def warn_of_seen(run, trained, data_dir, held):

@@ -13,9 +13,9 @@ from datasets.hold_out import HELD_OUT, NOTHING
 from datasets.inputs import Input
 from utils.drawing import charts, colors, gallery
 from utils.errors import UserError, listed
-from utils.evaluation import metrics, robustness, robustness_report
+from utils.evaluation import metrics, robustness, robustness_report, temperature_fit
 from utils.evaluation.advice import advice
-from utils.evaluation.data import open_split
+from utils.evaluation.data import open_split, sizes
 from utils.evaluation.scorer import PARTS, Scorer
 from utils.files import make_folder, write_json
 from utils.inference.stream import Failed, Wanted, labelled
@@ -42,7 +42,7 @@ class Evaluation:
 
 
 def evaluate(settings):
-  """Evaluates a run on a split: prints a table and writes the report's files.
+  """Evaluates a run on a split: prints a table and writes the report's files; or fits the run's temperature on it.
 
   Args:
     settings: an EvaluateSettings.
@@ -54,17 +54,23 @@ def evaluate(settings):
   data_dir, num_images, held = open_split(run, settings.split, settings.data_dir, settings.held)
   records.check_reading(data_dir, held.parts(settings.split)[0], Input.from_config(run.config).reading,
                         where=f'{run.folder} was trained on')
-  output_dir = settings.output_dir or run.folder
-  if not settings.output_dir and not os.access(run.folder, os.W_OK):
-    raise UserError(f'the folder {run.folder} is not writable; give another for the results as --output_dir')
-  make_folder(output_dir)
+  output_dir = settings.output_dir or run.results
+  try:
+    make_folder(output_dir)
+  except UserError as error:
+    how = 'give another for the results as --output_dir'
+    raise UserError(f'{error}; {"the temperature is kept there" if settings.fit_temperature else how}') from error
+  settings = settings.with_temperature_of(run)
   asked = settings.corruption
   before = _before(run, settings, output_dir) if asked.names else None
   with settings.labelling.open_predictor(run, num_images * (1 + len(asked.names) * len(asked.severities)),
-                                         records.sizes(data_dir, settings.split)) as predictor:
+                                         sizes(data_dir, settings.split, held)) as predictor:
     print(f'{run.checkpoint} (step {run.step}) on the {num_images} images of {settings.split} in {data_dir}',
           flush=True)
     print(device_line(settings.labelling.device), flush=True)
+    if settings.fit_temperature:
+      temperature_fit.fit(predictor, run, settings, data_dir, num_images, held=held)
+      return
     evaluation = score_split(predictor, settings, data_dir, run.classes, num_images, held=held)
     if not evaluation.scorer.matrix.any():
       raise UserError(f'split {settings.split!r} in {data_dir} has no labeled pixel')
@@ -141,6 +147,8 @@ def variant(settings):
     add('scales', *views.scales)
   if views.flip:
     add('flip')
+  if labelling.temperature not in (None, 1):
+    add('temperature', labelling.temperature)
   if labelling.samples:
     add('samples', labelling.samples)
     if labelling.seed:
@@ -179,8 +187,8 @@ def report(run, evaluation, settings, num_images, output_dir, *, held=NOTHING):
   result = scorer.result()
   print(metrics.table(result, run.classes))
   value = metrics.to_json(result, run.classes, num_images, matrix=scorer.matrix)
-  value |= {'checkpoint': os.path.basename(run.checkpoint), 'step': run.step,
-            'precision': labelling.device.chosen, 'samples': labelling.samples,
+  value |= {'split': settings.split, 'checkpoint': os.path.basename(run.checkpoint), 'step': run.step,
+            'precision': labelling.device.chosen, 'temperature': labelling.temperature, 'samples': labelling.samples,
             'test_flip': labelling.views.flip, 'test_scales': list(labelling.views.scales),
             'advice': advice(scorer.matrix, run.classes, flags=run.config.get('flags'), step=run.step)}
   if settings.split == HELD_OUT:

@@ -65,6 +65,7 @@ class EvaluateSettings(Settings):
   split: str = flag('val', 'split to evaluate')
   data_dir: str | None = flag(None, "folder with the TFRecords; default: the training's own", path=True)
   output_dir: str | None = flag(None, "folder for the results; default: the run's", path=True)
+  fit_temperature: bool = flag(False, "fit the temperature on the split and keep it in the run's folder, and no more")
   details: bool = flag(False, 'report boundary scores, calibration, and the best and the worst images as well')
   labelling: Labelling = group(Labelling)
   tiles: EvaluationTiles = group(EvaluationTiles)
@@ -75,6 +76,16 @@ class EvaluateSettings(Settings):
     """Raises UserError if a setting is not valid, or does not fit another."""
     super().check()
     self.held.refuse_idle()
+    if self.fit_temperature and (self.details or self.output_dir or self.corruption.names
+                                 or self.labelling != Labelling(device=self.labelling.device)):
+      raise UserError('--fit_temperature fits one pass over the images as they are and keeps the result in the run; '
+                      'it goes without --details, --output_dir, --temperature, --samples, --seed, --test_flip, '
+                      '--test_scales, --crf, --num_workers, --corruptions')
     if self.held.given and self.split != HELD_OUT:
       raise UserError(f'--split={self.split}: --hold_out and --fold choose the images of --split={HELD_OUT}; without '
                       'them, it has those that the training held out')
+
+  def with_temperature_of(self, run):
+    """These settings with the number that divides a runs.Run's logits, see Labelling; 1 where it is to be fitted."""
+    value = 1.0 if self.fit_temperature else self.labelling.temperature_of(run)
+    return dataclasses.replace(self, labelling=dataclasses.replace(self.labelling, temperature=value))

@@ -7,6 +7,7 @@ the CPU once instead of in every call.
 
 import contextlib
 import ctypes
+import hashlib
 import queue
 import threading
 
@@ -39,7 +40,7 @@ class Predictor:
     num_devices: number of devices.
   """
 
-  def __init__(self, run, precision='float32', *, samples=0, seed=0, views=_PLAIN, threads=0, gpu=None,
+  def __init__(self, run, precision='float32', *, samples=0, seed=0, views=_PLAIN, temperature=1.0, threads=0, gpu=None,
                gpu_memory_fraction=0.0, devices=None):
     """Builds the run's network with its weights as constants.
 
@@ -49,6 +50,7 @@ class Predictor:
       samples: number of passes with dropout that are averaged (mc_dropout.py); 0 for one pass without dropout.
       seed: random seed of the dropout passes; a pass's masks depend on the seed and the number of the pass alone.
       views: a tta.Views, the views of each image over which probabilities are averaged.
+      temperature: number that divides the logits of each pass, see temperature.py.
       threads: see utils.session.session_config.
       gpu: see utils.session.Device.
       gpu_memory_fraction: see utils.session.Device.
@@ -65,7 +67,8 @@ class Predictor:
     place = devices[0] if self.num_devices > 1 else None
     with tf.Graph().as_default() as graph, tf.device(place):
       constant_network(run, tf.placeholder(
-          self.seen.reading.dtype, [None, None, None, len(self.seen.reading.names)], name='images'), samples > 0)
+          self.seen.reading.dtype, [None, None, None, len(self.seen.reading.names)], name='images'),
+          dropout=samples > 0, temperature=temperature)
     if samples:
       graph = self._with_seeds(graph, run)
     with graph.as_default(), tf.device(place):
@@ -110,6 +113,17 @@ class Predictor:
     if self._samples or not self.views.plain:
       return self.sampled(images, measure=None)[0]
     return self._run('probabilities', images)
+
+  def logits(self, images):
+    """Predicts the logits, divided by the temperature, of one pass over the images as they are.
+
+    Args:
+      images: as of `labels`.
+
+    Returns:
+      float32 [B, H, W, num_classes].
+    """
+    return self._run('logits', images)
 
   def sampled(self, images, measure=mc_dropout.MEASURES[0]):
     """Averages passes with dropout over every view; without samples, one pass over every view.
@@ -189,13 +203,29 @@ def _described(run):
   return name + (f' with --dropout_keep_prob={keep_prob:g}' if keep_prob else '')
 
 
-def constant_network(run, images, dropout=False):
+def network_weights(run):
+  """The weights of a run's network and nothing else: dict from variable name to array, moving averages if it has them.
+
+  Raises:
+    UserError: if the checkpoint does not hold exactly the run's network.
+  """
+  seen, weights = Input.from_config(run.config), weights_of(run)
+  with tf.Graph().as_default():
+    images = tf.placeholder(seen.reading.dtype, [None, None, None, len(seen.reading.names)])
+    constant_network(run, images, weights=weights)
+  return weights.used
+
+
+def constant_network(run, images, *, dropout=False, temperature=1.0, weights=None):
   """Builds a run's network, its weights as constants, up to the tensors `labels` and `probabilities`.
 
   Args:
     run: a utils.runs.Run.
     images: [B, H, W, N] with all bands of the run's images, of their dtype.
     dropout: whether dropout drops, as in training.
+    temperature: number that divides the logits, but not those that are compared for the labels: these stay the same to
+      the bit.
+    weights: the run's Weights, which are read if None.
 
   Returns:
     `(labels, probabilities)`: uint8 [B, H, W], and float32 [B, H, W, C].
@@ -204,7 +234,7 @@ def constant_network(run, images, dropout=False):
     UserError: if the checkpoint does not hold exactly the run's network.
   """
   config, flags = run.config['network'], run.config['flags']
-  network, weights = get_network(config['name']), Weights(run.checkpoint, averaged=bool(flags.get('ema_decay')))
+  network, weights = get_network(config['name']), weights or weights_of(run)
   mode = Mode(dropout=dropout, dropout_keep_prob=flags.get('dropout_keep_prob') if dropout else None,
               weight_decay=0.0)  # builds no losses
   # Runs of earlier versions have an option `context`: variables of it have no place in the network, as the error says.
@@ -213,7 +243,13 @@ def constant_network(run, images, dropout=False):
         Input.from_config(run.config).levels(images), len(run.classes), mode, **network.shape(config))
   weights.check()
   labels = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8, name='labels')
+  logits = tf.identity(logits if temperature == 1 else logits / temperature, name='logits')
   return labels, tf.nn.softmax(logits, name='probabilities')
+
+
+def weights_of(run):
+  """The Weights of a runs.Run. Raises UserError if the checkpoint is damaged."""
+  return Weights(run.checkpoint, averaged=bool(run.config['flags'].get('ema_decay')))
 
 
 class Weights:
@@ -235,6 +271,11 @@ class Weights:
     found = read_tensors(checkpoint, sources.values())
     self._values = {name: found[source] for name, source in sources.items()}
 
+  @property
+  def used(self):
+    """Dict from the names of the variables that the network took to their arrays."""
+    return {name: self._values[name] for name in self._constants}
+
   def __call__(self, getter, name, shape=None, dtype=tf.float32, **options):
     """The constant for a variable; zeros for one that the checkpoint has not or in another shape, see `check`."""
     if name not in self._constants:
@@ -244,6 +285,15 @@ class Weights:
       with tf.name_scope(None):
         self._constants[name] = tf.constant(value, name=name)
     return self._constants[name]
+
+  def digest(self):
+    """Digest of the weights, hexadecimal: the same whatever optimizer and step the checkpoint holds beside them."""
+    found = hashlib.sha256()
+    for name, value in sorted(self._values.items()):
+      if value.ndim:  # numbers are the step, and the optimizer's
+        found.update(f'{name} {value.dtype} {value.shape}'.encode())
+        found.update(np.ascontiguousarray(value))
+    return found.hexdigest()
 
   def check(self):
     """Raises UserError if a variable is missing or of another shape, or the checkpoint holds others beside them."""

@@ -11,6 +11,7 @@ from utils.inference.crf import Crf
 from utils.inference.mc_dropout import MEASURES
 from utils.inference.predictor import Predictor
 from utils.inference.rank import Ranking
+from utils.inference.temperature import GREATEST, LEAST, stored_temperature
 from utils.inference.tiles import Tiles
 from utils.inference.tta import Views
 from utils.session import Device, device_type
@@ -27,6 +28,9 @@ class Labelling(Settings):
   samples: int = flag(0, 'passes with dropout to average; 0: one pass without dropout', least=0)
   seed: int = flag(0, 'random seed of the dropout passes (--samples), and of evaluate.py --corruptions', least=0)
   views: Views = group(Views, prefix='test_')
+  temperature: float | None = flag(
+      None, "divide the logits by this number; default: the run's, of evaluate.py --fit_temperature, else 1",
+      least=LEAST, most=GREATEST)
   device: Device = group(Device)
   crf: bool = flag(False, 'refine the labels by a dense CRF; see docs/crf.md')
   crf_parameters: Crf = group(Crf, prefix='crf_')
@@ -43,6 +47,10 @@ class Labelling(Settings):
     """The Crf that refines the labels; None without --crf."""
     return self.crf_parameters if self.crf else None
 
+  def temperature_of(self, run):
+    """The number that divides a runs.Run's logits: the flag's, or the one that was fitted, which a line then says."""
+    return stored_temperature(run) if self.temperature is None else self.temperature
+
   def open_predictor(self, run, count, sizes):
     """Returns a Predictor of a runs.Run with these settings.
 
@@ -54,7 +62,8 @@ class Labelling(Settings):
     if device_type(self.device.gpu) == 'GPU' and not cudnn.search_pays(count, sizes):
       cudnn.take_suggestions()
     return Predictor(run, self.device.precision, samples=self.samples, seed=self.seed, views=self.views,
-                     gpu=self.device.gpu, gpu_memory_fraction=self.device.gpu_memory_fraction)
+                     temperature=self.temperature_of(run), gpu=self.device.gpu,
+                     gpu_memory_fraction=self.device.gpu_memory_fraction)
 
 
 @dataclasses.dataclass(frozen=True)

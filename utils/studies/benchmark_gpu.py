@@ -11,9 +11,9 @@ need PyTorch.
 Parts: `product`, the speed of a large matrix product, against which the convolutions stand; `train`, the bare training
 step, and `xla`, the same compiled; `recipe`, the step of --recipe; `loop` and `recipe_loop`, train.py beside the bare
 step; `pipeline`, its input alone; `inference` and `evaluation`, beside the bare network; `sizes` and `sizes_suggested`,
-images of sizes that vary, with TensorFlow's search for cuDNN's algorithms and without; `pytorch` and
-`pytorch_compiled`, the same network there. The memory of a part is what its processes take of the card; beside a step
-it is what TensorFlow's or PyTorch's operations take of that.
+images of sizes that vary, with TensorFlow's search for cuDNN's algorithms and without; `memory`, what train.py takes of
+the card, also with --gpu_memory_fraction; `pytorch` and `pytorch_compiled`, the same network there. The memory of a
+part is what its processes take of the card; beside a step it is what TensorFlow's or PyTorch's operations take of that.
 """
 
 import contextlib

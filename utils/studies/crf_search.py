@@ -26,6 +26,7 @@ from utils.files import make_folder, write_json
 from utils.inference import crf, stream
 from utils.inference.crf import Crf
 from utils.inference.predictor import Predictor
+from utils.inference.temperature import stored_temperature
 from utils.progress import Progress
 from utils.runs import load_run
 from utils.session import Device
@@ -191,7 +192,8 @@ def run_search(settings, run, data_dir, num_images, save, *, held=NOTHING):
   """Searches and prints; calls `save` with the content of the JSON file after every score."""
   even, odd = pick(num_images, settings.count)
   device = settings.device
-  with Predictor(run, device.precision, gpu=device.gpu, gpu_memory_fraction=device.gpu_memory_fraction) as predictor:
+  with Predictor(run, device.precision, temperature=stored_temperature(run), gpu=device.gpu,
+                 gpu_memory_fraction=device.gpu_memory_fraction) as predictor:
     tasks, network_seconds = label_images(predictor, read_images(data_dir, settings.split, {*even, *odd}, held))
 
   def score(numbers, trials, label):
@@ -247,7 +249,7 @@ def search_run(settings):
   data_dir, num_images, held = open_split(run, settings.split, settings.data_dir)
   if num_images < 2:
     raise UserError(f'split {settings.split!r} in {data_dir} has {num_images} image; a search needs 2')
-  path = settings.output or os.path.join(run.folder, f'crf-search-{settings.split}.json')
+  path = settings.output or os.path.join(run.results, f'crf-search-{settings.split}.json')
   make_folder(os.path.dirname(os.path.abspath(path)))
   run_search(settings, run, data_dir, num_images, functools.partial(write_json, path), held=held)
   print(f'written: {path}')

@@ -49,8 +49,14 @@ def rows_of(part, work_dir, settings):
     except ImportError as error:
       raise UserError(f'PyTorch is not installed ({error})') from error
     parts = gpu_pytorch.PARTS
-  for gpu in tf.config.list_physical_devices('GPU'):
-    tf.config.experimental.set_memory_growth(gpu, True)  # for TensorFlow's account of memory, which is not a session's
+  elif part == 'memory':
+    from utils.studies import gpu_memory
+
+    parts = gpu_memory.PARTS
+  gpus = tf.config.list_physical_devices('GPU')
+  tf.config.set_visible_devices(gpus, 'GPU')  # for TensorFlow's account of memory, which is not a session's
+  for gpu in gpus:
+    tf.config.experimental.set_memory_growth(gpu, True)
   return parts[part](gpu_parts.make_setup(work_dir, settings), settings)
 
 

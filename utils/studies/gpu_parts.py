@@ -34,8 +34,8 @@ from utils.training.settings import TrainSettings
 # (Ampere and later); the others by the graph rewriter, with variables in float32.
 ARITHMETIC = ('float32', 'tf32', 'float16', 'bfloat16')
 SIZES = ('sizes', 'sizes_suggested')  # the same, as TensorFlow does by default, and with cudnn.SUGGESTED
-TENSORFLOW = (
-    'product', 'train', 'xla', 'recipe', 'loop', 'recipe_loop', 'pipeline', 'inference', *SIZES, 'evaluation')
+TENSORFLOW = ('product', 'train', 'xla', 'recipe', 'loop', 'recipe_loop', 'pipeline', 'inference', *SIZES, 'evaluation',
+              'memory')
 PYTORCH = ('pytorch', 'pytorch_compiled')
 PICTURES = 32  # images made where no --data_dir is given
 CHECKPOINT, DATA, ORIGINALS = 'model.ckpt-0', 'data', 'originals'  # in --work_dir

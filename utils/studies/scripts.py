@@ -19,8 +19,8 @@ SAMPLE_SECONDS = 0.25  # seconds between two readings of a process's memory
 
 
 def command(script, options):
-  """The command that runs a script of the project with a list of flags."""
-  return [sys.executable, os.path.join(ROOT, script), *options]
+  """The command that runs a script of the project (train.py), or a module (utils.studies.gpu_part), with its words."""
+  return [sys.executable, *([os.path.join(ROOT, script)] if script.endswith('.py') else ['-m', script]), *options]
 
 
 @contextlib.contextmanager
@@ -40,7 +40,7 @@ def run(script, options, log, *, launch=subprocess.Popen):
   script gets the time to save, until a second signal kills it.
 
   Args:
-    script: name of the script.
+    script: name of the script, or of a module.
     options: list of its flags.
     log: file for its output.
     launch: takes the place of subprocess.Popen in tests.

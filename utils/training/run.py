@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import datetime
 import functools
 import gc
 import os
@@ -45,6 +46,7 @@ class Training:
     seen: the inputs.Input of the network.
     band_colors: colors of its bands, see Mode.
     held: the HoldOut.
+    absent: scopes of new layers that the pretrained checkpoint lacks, see start.absent_scopes.
     cluster: the Cluster of the machines that train together; None for one.
     replicas: the Replicas.
   """
@@ -56,6 +58,7 @@ class Training:
   seen: Input = Input()
   band_colors: tuple | None = None
   held: HoldOut = hold_out.NOTHING
+  absent: tuple = ()
   cluster: Cluster | None = None
   replicas: Replicas = Replicas()
 
@@ -162,6 +165,8 @@ def prepared(settings, cluster, replicas):
   config = runs.make_config(to_dict(resolved), dataset, network, command=settings.command)
   if saved:
     runs.check_config(run_dir, saved, config, may_differ=changeable(TrainSettings))
+  absent = saved['network'].get('absent_scopes', ()) if saved else start.absent_scopes(resolved.start, network)
+  config['network'] |= {'absent_scopes': list(absent)} if absent else {}
   prepare.prepare(dataset, resolved.data.data_dir, source_dir=resolved.data.source_dir, splits=resolved.splits,
                   told=resolved.data.reading.told, skip_bad=resolved.data.skip_bad)
   held, config['hold_out'] = hold_out_of_run(resolved, dataset, saved)
@@ -172,9 +177,15 @@ def prepared(settings, cluster, replicas):
   config['dataset']['reading'], config['network']['bands'] = seen.reading.to_json(), seen.numbers
   # A run of an earlier version goes on with the means that it was trained with.
   colors = config['network']['band_colors'] = saved['network'].get('band_colors') if saved else seen.colors
-  config['dataset']['label_values'] = stats['train'].get('label_values', [])
+  config['dataset'] |= {
+      'label_values': stats['train'].get('label_values', []),
+      'images': {split: one['num_examples'] for split, one in stats.items()},
+      'warnings': list(dict.fromkeys(sanity.warnings(whole) + sanity.warnings(stats)))}
+  now = datetime.datetime.now(datetime.timezone.utc).strftime('%Y-%m-%d %H:%M UTC')
+  config |= {'started': (saved or {'started': now}).get('started'), 'device': device_line(settings.device)}
   start_step = read_step(resumed) if resumed else 0
-  return Training(resolved, dataset, network, resumed, start_step, seen, colors, held, cluster, replicas), config
+  return Training(resolved, dataset, network, resumed, start_step, seen, colors, held, tuple(absent), cluster,
+                  replicas), config
 
 
 def choose_bands(settings, network, run_dir, saved, held=hold_out.NOTHING):
@@ -248,7 +259,7 @@ def build(training):
               freeze_batch_norm=optimizer.freeze_batch_norm, batch_norm_decay=optimizer.batch_norm_decay,
               weight_decay=optimizer.weight_decay)
   scopes = {'pretrained_scopes': training.network.pretrained_scopes, 'new_layers_rate': schedule.new_layers_rate,
-            'new_scopes': settings.start.checkpoint_exclude_scopes}
+            'new_scopes': (*settings.start.checkpoint_exclude_scopes, *training.absent)}
   outputs = make_step(
       functools.partial(training.logits, mode=mode), rate=rate, **scopes, scopes=optimizer.trainable_scopes,
       offsets=optimizer.train_offsets, loss=optimizer.loss, class_weights=class_weights(training),
@@ -257,9 +268,9 @@ def build(training):
       products=training.rewritings.products, scaled=training.precision == 'float16', replicas=training.replicas)(batch)
   if training.xla:  # but for the loss of the weights, which is fetched by itself
     outputs = compiled.compiled(outputs._replace(weight_loss=None))._replace(weight_loss=outputs.weight_loss)
-  init_fn = start.choose(settings.start, training.network, resumed=training.resumed,
-                         start_step=training.start_step, seen=training.seen)
-  if init_fn is None and not training.resumed and tf.get_collection(tf.GraphKeys.UPDATE_OPS):
+  init_fn, names = start.choose(settings.start, training.network, resumed=training.resumed,
+                                start_step=training.start_step, seen=training.seen, absent=training.absent)
+  if not training.resumed and start.learns_new_averages(names):
     start.say_if_averages_lag(optimizer.batch_norm_decay, schedule)
   print(start.overview(outputs.gradients, schedule.learning_rate, rate_factor(**scopes)), flush=True)
   saver = tf.train.Saver(**saver_options(settings), builder=None if training.resumed else SavingAlone())

@@ -5,7 +5,8 @@
    in another precision before, the `init_fn` restores all but the scale of the loss.
 2. The checkpoint of another run, --init_from: moving averages if the run has them, since these were evaluated. Layers
    that only the new network has keep their initial values.
-3. A pretrained checkpoint, --checkpoint or by default the network's ImageNet weights: it fills the backbone.
+3. A pretrained checkpoint, --checkpoint or by default the network's ImageNet weights: it fills the backbone. What it
+   lacks of the network's `optional_scopes` is new.
 4. The random initial values (--checkpoint=none, or a network without pretrained weights).
 """
 
@@ -14,15 +15,35 @@ import math
 import checkpoints
 from datasets.inputs import Input
 from utils import runs
-from utils.checkpoint_files import folder_named, newest_checkpoint, without_suffix
-from utils.compat import tf
-from utils.errors import UserError
+from utils.checkpoint_files import folder_named, newest_checkpoint, open_checkpoint, without_suffix
+from utils.compat import slim, tf
+from utils.errors import UserError, listed
 from utils.training import loss_scale, warm_start
 
 LAGGING = 0.05  # share of their start in batch norm's averages from which scores are clearly too low
 
 
-def choose(settings, network, *, resumed, start_step, seen=Input()):  # noqa: B008, the record is frozen
+def absent_scopes(settings, network):
+  """The network's optional scopes that the pretrained checkpoint has nothing of, and which are therefore new layers.
+
+  Args:
+    settings: a training.settings.Start, of a new run.
+    network: the Network.
+
+  Returns:
+    tuple of str.
+
+  Raises:
+    UserError: if the checkpoint is missing or cannot be read.
+  """
+  if not network.optional_scopes or settings.init_from or settings.checkpoint in (None, 'none'):
+    return ()  # slim's own checkpoints are whole
+  there = open_checkpoint(_given(settings.checkpoint)).get_variable_to_shape_map()
+  return tuple(scope for scope in network.optional_scopes if not any(f'{name}/'.startswith(f'{scope}/')
+                                                                     for name in there))
+
+
+def choose(settings, network, *, resumed, start_step, seen=Input(), absent=()):  # noqa: B008, the record is frozen
   """Chooses the source of the initial weights and prints it.
 
   Args:
@@ -31,32 +52,34 @@ def choose(settings, network, *, resumed, start_step, seen=Input()):  # noqa: B0
     resumed: prefix of the run's own newest checkpoint, or None.
     start_step: step of this checkpoint.
     seen: the Input of the network.
+    absent: `absent_scopes`, which keep their initial values.
 
   Returns:
-    `init_fn(scaffold, session)` for tf.train.Scaffold; None if the weights are random, or the run's own and its
-    checkpoint is whole.
+    `(init_fn, names)`: `init_fn(scaffold, session)` for tf.train.Scaffold, None if the weights are random, or the run's
+    own and its checkpoint is whole; and the names of the variables that come from other weights.
 
   Raises:
     UserError: if the checkpoint is missing, cannot be downloaded, or does not fit the network.
   """
   if resumed:
     print(f'resumed at step {start_step} from {resumed}', flush=True)
-    return warm_start.restore_without(resumed, loss_scale.SCOPE)
+    return warm_start.restore_without(resumed, loss_scale.SCOPE), []
   if settings.init_from:
     run = runs.load_run(settings.init_from, flag='init_from')
     init_fn, names, new_names = warm_start.restore_from_run(run.checkpoint)
     print(warm_start.start_line(names, run.checkpoint) + f'; new: {", ".join(new_names) or "none"}', flush=True)
-    return init_fn
+    return init_fn, names
   if settings.checkpoint == 'none' or not (settings.checkpoint or network.pretrained):
     print('started from scratch: all weights are random', flush=True)
-    return None
+    return None, []
   path = _given(settings.checkpoint) if settings.checkpoint else checkpoints.pretrained_checkpoint(network.pretrained)
-  init_fn, names = warm_start.restore_pretrained(path, network.pretrained_scopes, settings.checkpoint_exclude_scopes,
-                                                 colors=seen.colors)
-  print(warm_start.start_line(names, path), flush=True)
+  init_fn, names = warm_start.restore_pretrained(
+      path, network.pretrained_scopes, (*settings.checkpoint_exclude_scopes, *absent), colors=seen.colors)
+  print(warm_start.start_line(names, path) + (f'; new, being not in it: {listed(absent, 8)}' if absent else ''),
+        flush=True)
   if seen.colors != warm_start.RGB or seen.bands:
     print(warm_start.bands_line(seen.names, seen.colors), flush=True)
-  return init_fn
+  return init_fn, names
 
 
 def _given(path):
@@ -66,6 +89,12 @@ def _given(path):
   if prefix is None:
     raise UserError(f'--checkpoint={path}: no checkpoint in this folder')
   return prefix
+
+
+def learns_new_averages(names):
+  """Whether batch norms of the default graph learn moving averages that are in none of the variables `names`."""
+  learned = tf.get_collection(tf.GraphKeys.UPDATE_OPS) and slim.get_model_variables(suffix='moving_mean')
+  return any(variable.op.name not in names for variable in learned)
 
 
 def say_if_averages_lag(decay, schedule):

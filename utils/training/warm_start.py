@@ -16,6 +16,7 @@ from utils.checkpoint_files import RestoringAlone, open_checkpoint, read_tensors
 from utils.compat import slim, tf
 from utils.errors import UserError, listed
 from utils.files import tensorflow_path
+from utils.packages import is_package
 from utils.runs import AVERAGE
 
 RGB = (0, 1, 2)  # colors of the bands of a photograph
@@ -267,8 +268,17 @@ def _copies(variable):
   return tf.distribute.get_strategy().experimental_local_results(variable)
 
 
+def _load(session, values, variables):
+  """Sets variables (name -> variable) to arrays (name -> array), in one call."""
+  copies = {copy: values[name] for name, variable in variables.items() for copy in _copies(variable)}
+  session.run([copy.initializer for copy in copies],
+              {copy.initializer.inputs[1]: value for copy, value in copies.items()})
+
+
 def _init_fn(path, variables):
   """Adds the restore ops for `variables` (name in the file -> variable); returns `init_fn(scaffold, session)`."""
+  if is_package(path):
+    return lambda scaffold, session: _load(session, read_tensors(path, variables), variables)
   copies = list(zip(*map(_copies, variables.values())))  # each with a variable for each name
   savers = [tf.train.Saver(dict(zip(variables, copy)), name='warm_start', builder=RestoringAlone()) for copy in copies]
 
