@@ -125,6 +125,7 @@ def _settings(score):
   parts = [score.get('precision') or '', 'mirrored too' if score.get('test_flip') else '',
            f'scales {", ".join(f"{scale:g}" for scale in scales)}' if list(scales) != [1] else '',
            f'{score["samples"]} passes with dropout' if score.get('samples') else '',
+           f'temperature {score["temperature"]:g}' if score.get('temperature') not in (None, 1) else '',
            'dense CRF' if score.get('crf') else '']
   return ', '.join(filter(None, parts)) or '-'
 

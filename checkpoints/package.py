@@ -42,7 +42,7 @@ class PackageSettings(Settings):
   weights: str = flag('float16', 'type of the kernels: float16 takes half of the space', choices=('float16', 'float32'))
   pictures: bool = flag(False, "put the card's pictures in; they show images of the dataset")
   results: str | None = flag(None, "folder with what evaluate.py wrote; default: the run's", path=True)
-  images: int = flag(8, "images on which labels are compared with the run's own; 0: none", least=0)
+  num_images: int = flag(8, "images on which labels are compared with the run's own; 0: none", least=0)
   split: str = flag('val', 'split of these images')
   data_dir: str | None = flag(None, "folder with the TFRecords; default: the training's own", path=True)
 
@@ -93,7 +93,7 @@ def compared(trained, config, tensors, settings):
     dict: `compared`, a dict of `split`, `images`, `pixels`, `equal` (pixels with the same label), or None; and
     `not_compared`, the reason, or None.
   """
-  if not settings.images:
+  if not settings.num_images:
     return {'compared': None, 'not_compared': 'no images were asked for'}
   try:
     data_dir, num_images, held = open_split(trained, settings.split, settings.data_dir)
@@ -104,9 +104,9 @@ def compared(trained, config, tensors, settings):
       raise
     print(f'note: labels are not compared: {error}', file=sys.stderr, flush=True)
     return {'compared': None, 'not_compared': 'the data was not there'}
-  step = max(num_images // settings.images, 1)
+  step = max(num_images // settings.num_images, 1)
   images = [(name, image) for name, image, _ in itertools.islice(
-      pipeline.examples(data_dir, settings.split, held), 0, step * settings.images, step)]
+      pipeline.examples(data_dir, settings.split, held), 0, step * settings.num_images, step)]
   with tempfile.TemporaryDirectory(dir=os.path.dirname(os.path.abspath(settings.output or trained.folder))) as folder:
     path = os.path.join(folder, 'package.zip')
     write_package(path, {CONFIG: config}, tensors)

@@ -38,7 +38,8 @@ def _uniform(shape, name, mode):
   """float32 of a shape in [0, 1): from (seed, step) and the layer's name, or without them from TensorFlow's own state.
 
   A second build of a layer, for another part of the batch, has another name and so another mask. A replica takes its
-  own examples' share of the mask of all.
+  own examples' share of the mask of all. The numbers are those of tf.random.stateless_uniform: the low 23 of 32 random
+  bits. XLA draws the same bits, but takes the high ones.
   """
   if mode.dropout_seed is None:
     return tf.random.uniform(shape)
@@ -50,5 +51,5 @@ def _uniform(shape, name, mode):
                                      dtype=tf.int32)
   if count > 1:
     bits = bits[number * shape[0]:(number + 1) * shape[0]]
-  one_to_two = tf.bitcast(tf.bitwise.bitwise_or(tf.bitwise.bitwise_and(bits, 0x7fffff), 0x3f800000), tf.float32)
-  return one_to_two - 1.0
+  mantissa = tf.bitwise.bitwise_and(bits, 0x7FFFFF)
+  return tf.bitcast(tf.bitwise.bitwise_or(mantissa, 0x3F800000), tf.float32) - 1.0  # from [1, 2)

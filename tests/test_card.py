@@ -114,11 +114,11 @@ def test_the_order_of_scores(folder):
   for split in ('val', 'held_out', 'extra'):
     put(folder, f'metrics-{split}.json', split=split)
   put(folder, 'metrics-held_out-flip.json', split='held_out', test_flip=True, test_scales=[0.75, 1], samples=4,
-      crf={'a': 1}, precision='bfloat16')
+      crf={'a': 1}, precision='bfloat16', temperature=1.25)
   about = metadata(make_run(folder))
   assert [score['file'][8:-5] for score in about['scores']] == ['held_out', 'val', 'extra', 'held_out-flip']
   text = section(card.card(about, 'x'), 'Scores')
-  assert 'bfloat16, mirrored too, scales 0.75, 1, 4 passes with dropout, dense CRF' in text
+  assert 'bfloat16, mirrored too, scales 0.75, 1, 4 passes with dropout, temperature 1.25, dense CRF' in text
   assert 'By class, on held_out (metrics-held_out.json)' in text
 
 

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import pickle
+import runpy
 
 import imageio.v3 as imageio
 import numpy as np
@@ -84,6 +85,13 @@ def features(mistakes, image, seed=1):
 def expected(image, kernel, epsilon=0.0):
   with tf.Graph().as_default(), tf.Session() as session:
     return session.run(tf.nn.relu(tf.nn.conv2d(image, kernel, 2, 'SAME'))) / np.sqrt(1 + epsilon)
+
+
+def test_as_a_program_its_functions_are_known_to_other_processes(monkeypatch):
+  monkeypatch.setattr(course_variant, 'main', lambda: 7)
+  with pytest.raises(SystemExit) as ended:
+    runpy.run_module('utils.studies.course_variant', run_name='__main__')
+  assert ended.value.code == 7
 
 
 @pytest.mark.parametrize('mistakes', [(), ('raw',), ('norms',), ('raw', 'norms')])

@@ -1,10 +1,14 @@
 """Dropout: shares and values by hand, masks by seed, step and layer, and the ops in a graph for training."""
 
+import functools
+import zlib
+
 import numpy as np
 import pytest
 from random_run import load, random_values
 
 from nets import NETWORKS, deconvnet, unet, vgg_encoder
+from nets import dropout as dropout_lib
 from nets.dropout import dropout
 from nets.network import Mode
 from utils.compat import slim, tf
@@ -13,9 +17,9 @@ from utils.training import step as training_step
 FEATURES = np.random.default_rng(0).uniform(1, 2, [3, 21, 17, 40]).astype(np.float32)
 
 
-def run(*tensors):
+def run(*tensors, feed=None):
   with tf.Session() as session:
-    return session.run(tensors)
+    return session.run(tensors, feed)
 
 
 @pytest.mark.parametrize('seed', [None, (0, 5)])
@@ -84,7 +88,7 @@ def test_no_training_graph_selects_by_a_scalar(name, graph, monkeypatch):
   monkeypatch.setattr(unet, 'CHANNELS', (8, 8, 16, 16, 16))
   network = NETWORKS[name]
   step_of(lambda images, mode: network.logits(images, 3, mode), size=(75, 75))
-  drawn = [op for op in graph.get_operations() if op.type == 'StatelessRandomUniformV2' and 'dropout' in op.name]
+  drawn = [op for op in graph.get_operations() if op.type == 'StatelessRandomUniformFullIntV2' and 'dropout' in op.name]
   assert drawn
   selects = [op for op in graph.get_operations() if op.type in ('Select', 'SelectV2') and op.outputs[0].shape.rank == 4]
   assert not [op.name for op in selects if any(tensor.shape.rank != 4 for tensor in op.inputs)]
@@ -127,3 +131,17 @@ def test_parts_of_a_batch_have_masks_of_their_own(graph):
     session.run(tf.global_variables_initializer())
     one, two = session.run(masks)
   assert (one != two).mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_masks_are_those_of_stateless_uniform_also_when_xla_compiles_them(graph):
+  """XLA's own uniform numbers are others than TensorFlow's; the bits below them are the same."""
+  step = tf.placeholder(tf.int32, [])
+  drawn = lambda shape: dropout_lib._uniform(shape, 'name', Mode(dropout_seed=(0, step)))
+  layer = zlib.crc32(b'0 name') >> 1
+  for shape in [(5,), (3, 7, 2, 11), (4, 1, 1, 64)]:
+    values, expected, compiled = run(
+        drawn(shape), tf.random.stateless_uniform(shape, tf.stack([layer, step])),
+        tf.function(functools.partial(drawn, shape), jit_compile=True, autograph=False)(), feed={step: 7})
+    assert values.min() >= 0 and values.max() < 1
+    np.testing.assert_array_equal(values, expected)
+    np.testing.assert_array_equal(values, compiled)

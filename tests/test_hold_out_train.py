@@ -46,9 +46,9 @@ def seen():
   """Names of the images that were trained on since it was emptied, in their order."""
   names, refuse = [], hooks.LogHook._refuse_not_finite
 
-  def note(self, values):
-    names.extend(name.decode() for name in values['names'])
-    refuse(self, values)
+  def note(self, values, session):
+    names.extend(self._names_of(self.step - 1))
+    refuse(self, values, session)
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(hooks.LogHook, '_refuse_not_finite', note)

@@ -114,7 +114,7 @@ def test_the_same_run_is_the_same_bytes(folder, tmp_path):
 
 
 def test_evaluate_writes_beside_the_package_and_never_into_it(folder, data_dir, tmp_path):
-  make(folder, '--weights=float32', '--images=0')
+  make(folder, '--weights=float32', '--num_images=0')
   before, there = (tmp_path / 'run.zip').read_bytes(), sorted(os.listdir(folder))
   result = programs.run(evaluate.main, f'--ckpt={tmp_path}/run.zip')
   assert result.returncode == 0, result.stderr
@@ -126,7 +126,7 @@ def test_evaluate_writes_beside_the_package_and_never_into_it(folder, data_dir, 
 
 
 def test_inference(folder, tmp_path):
-  make(folder, '--weights=float32', '--images=0')
+  make(folder, '--weights=float32', '--num_images=0')
   Image.fromarray(drawn_sources()[1].image).save(tmp_path / 'a.png')
   pictures = []
   for ckpt in ('run', 'run.zip'):
@@ -141,7 +141,7 @@ def test_inference(folder, tmp_path):
 @pytest.mark.parametrize('pretrained', [False, True])
 def test_training_starts_from_it(folder, tmp_path, averages, tiny, pretrained):
   """By --init_from, and by --checkpoint, which leaves the scores alone."""
-  make(folder, '--weights=float32', '--images=0')
+  make(folder, '--weights=float32', '--num_images=0')
   with tf.Graph().as_default(), tf.Session() as session:
     network = get_network(tiny)
     network.logits(tf.placeholder(tf.float32, [None, None, None, 3]), len(CAMVID.classes), skip='8s')
@@ -160,7 +160,7 @@ def test_training_starts_from_it(folder, tmp_path, averages, tiny, pretrained):
 
 def test_what_is_in_it_for_others(folder, data_dir, tmp_path):
   """Without paths of this machine that the program can leave out; others are named."""
-  result = make(folder, '--images=0')
+  result = make(folder, '--num_images=0')
   files = Package(str(tmp_path / 'run.zip'))
   assert 'working_folder' not in files.document('config.json') and files.pictures() == {}
   assert f'note: it names these paths of this machine: {data_dir}\n' in result.stdout
@@ -171,7 +171,7 @@ def test_what_is_in_it_for_others(folder, data_dir, tmp_path):
 
 def test_pictures_only_if_asked_for(folder, tmp_path):
   assert programs.run(evaluate.main, f'--ckpt={folder}').returncode == 0
-  make(folder, '--images=0', '--pictures')
+  make(folder, '--num_images=0', '--pictures')
   assert Package(str(tmp_path / 'run.zip')).pictures() == {
       'examples-val.png': (folder / 'examples-val.png').read_bytes()}
   assert '](examples-val.png)' in Package(str(tmp_path / 'run.zip')).read('README.md').decode()
@@ -190,8 +190,8 @@ def test_only_packages_are_replaced(folder, tmp_path):
   (tmp_path / 'mine.zip').write_bytes(b'PK\3\4 something')
   programs.assert_refused(programs.run(package.main, f'--ckpt={folder}', f'--output={tmp_path}/mine.zip'),
                           'mine.zip is there already')
-  make(folder, '--images=0')
-  make(folder, '--images=0', '--weights=float32')
+  make(folder, '--num_images=0')
+  make(folder, '--num_images=0', '--weights=float32')
   programs.assert_refused(programs.run(package.main, f'--ckpt={tmp_path}/run.zip'), 'is a package already')
   programs.assert_refused(programs.run(card.main, f'--ckpt={tmp_path}/run.zip'), 'README.md in it')
 
@@ -211,7 +211,7 @@ def test_the_card_of_a_folder(folder):
     {'network': None}, {'network': {'name': ['enet']}}, {'flags': []}, {'dataset': 'camvid'},
 ])
 def test_a_config_of_somebody_elses_making(folder, tmp_path, change):
-  make(folder, '--images=0')
+  make(folder, '--num_images=0')
   path = tmp_path / 'run.zip'
   with zipfile.ZipFile(path) as archive:
     files = {name: archive.read(name) for name in archive.namelist()}
@@ -222,7 +222,7 @@ def test_a_config_of_somebody_elses_making(folder, tmp_path, change):
 
 
 def test_a_damaged_package_is_named(folder, tmp_path):
-  make(folder, '--images=0')
+  make(folder, '--num_images=0')
   path = tmp_path / 'run.zip'
   path.write_bytes(path.read_bytes()[:-100])
   programs.assert_refused(programs.run(evaluate.main, f'--ckpt={path}'), f'--ckpt={path}: ', 'is cut off or damaged')

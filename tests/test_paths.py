@@ -22,7 +22,9 @@ from utils.inference.files import split_at_commas
 from utils.inference.settings import InferenceSettings
 
 PATH = re.compile(r'(^|_)(dir|from|ckpt|input|output|images|paths|list|checkpoint|dataset)_?$')
-CLOSED = {('datasets.submission', 'dataset')}  # not a path: one of a few names
+# Not paths: one of a few names; a number.
+CLOSED = {('datasets.submission', 'dataset'), ('utils.studies.course_project', 'dataset'),
+          ('checkpoints.package', 'num_images')}
 
 pytestmark = pytest.mark.usefixtures('tiny')
 

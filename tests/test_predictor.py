@@ -283,7 +283,11 @@ def test_bfloat16_keeps_the_levels_of_resized_images(tiny_run):
 
 
 def test_another_number_of_classes_is_refused_by_name_and_shapes(folder, tmp_path):
-  run = _with_config(folder, tmp_path / 'a', lambda config: config['dataset']['classes'].append('moon'))
+  def add(config):
+    config['dataset']['classes'].append('moon')
+    config['dataset']['palette'].append([1, 2, 3])
+
+  run = _with_config(folder, tmp_path / 'a', add)
   with pytest.raises(UserError, match=r'fcn/score_32/weights is \[1, 1, 16, 5\] in it and \[1, 1, 16, 6\] in'):
     Predictor(run)
 

@@ -1,7 +1,7 @@
 """How cuDNN's algorithms for convolutions on GPUs are found: tried out for each size of the images, or as it suggests.
 
 By default TensorFlow 2.21 runs, for every new shape of every convolution, each plan that cuDNN's heuristics list, and
-keeps the fastest (tensorflow/core/kernels/autotune_conv_impl.h): seconds for every new size of an image. Of these two
+keeps the fastest (tensorflow/core/kernels/autotune_conv_impl.h), again for every new size of an image. Of these two
 variables the first makes it take the first plan of the list without a run; kernels read it when they are made. It still
 builds all plans; with the second, read with the first convolution of a process, only the first that works
 (`CreateOpRunners` in xla/stream_executor/cuda/cuda_dnn.cc).

@@ -14,7 +14,7 @@ from utils.evaluation.corruptions import Task, corrupted
 from utils.evaluation.robustness import mean_ious, totals
 from utils.files import read_json
 
-_SETUP = ('split', 'num_images', 'precision', 'samples', 'test_flip', 'test_scales', 'crf', 'seed')
+_SETUP = ('split', 'num_images', 'precision', 'temperature', 'samples', 'test_flip', 'test_scales', 'crf', 'seed')
 
 
 def read_before(path, own, asked, classes):

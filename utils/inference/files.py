@@ -265,7 +265,7 @@ def sizes(inputs):
   """Yields (height, width) of each photograph that can be read, from its header, and None for each other Input."""
   for item in inputs:
     header = windows.read_header(item.path) if item.kind == PHOTO else None
-    yield (header.height, header.width) if header else None
+    yield header.size if header else None
 
 
 def output_names(inputs, output_dir, *, flat=False):

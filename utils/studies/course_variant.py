@@ -242,4 +242,6 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  from utils.studies import course_variant  # by its name: the processes that convert images do not know `__main__`
+
+  sys.exit(course_variant.main())

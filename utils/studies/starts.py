@@ -110,7 +110,7 @@ def commands(kind, setup, precision, folder):
     return train(run_dir, max_steps=1), train(run_dir, max_steps=100), f'{STEP_LINE}2/'
   if kind == 'evaluate':
     words = script_command('evaluate.py', ckpt=setup.checkpoint, split='val', data_dir=setup.data_dir,
-                           precision=precision, output_dir=folder)
+                           precision=precision)
     return None, words, f'{setup.checkpoint} (step'
   picture = os.path.join(folder, 'picture.png')
   Image.fromarray(np.random.default_rng(0).integers(0, 256, (*setup.size, 3), np.uint8)).save(picture)

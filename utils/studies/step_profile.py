@@ -36,8 +36,8 @@ from utils.training import gradients
 
 FORWARD, TO_INPUT, TO_WEIGHTS = 'convolution', 'convolution: gradient to input', 'convolution: gradient to weights'
 REST = 'rest'
-# TensorFlow's default names for the update of the weights in training/step.py: tf.cond, clipping, moving averages.
-_UPDATE = '|'.join(('cond', 'clip_by_global_norm', 'global_norm', AVERAGE.strip('/')))
+# TensorFlow's default names for the update of the weights in training/step.py: Adam, clipping, moving averages.
+_UPDATE = '|'.join((r'Adam\w*', 'clip_by_global_norm', 'global_norm', AVERAGE.strip('/')))
 # Kinds of ops, each with a pattern for 'TYPE NAME'; the first match counts. oneDNN's types have other beginnings.
 KINDS = {
     'casts': r'^Cast ',

@@ -12,8 +12,8 @@ from utils.labels import IGNORE_LABEL
 SCOPE = 'xla'
 _BARRIER = '^barrier'
 _CONTROL_FLOW = ('Switch', 'Merge', 'Enter', 'Exit', 'NextIteration', 'LoopCond')
-_NUMBERS = (tf.bool, tf.uint8, tf.int32, tf.int64, tf.uint32, tf.uint64, tf.float16, tf.bfloat16, tf.float32,
-            tf.float64)
+_NUMBERS = (tf.bool, tf.uint8, tf.int32, tf.int64, tf.uint32, tf.uint64,
+            tf.float16, tf.bfloat16, tf.float32, tf.float64)
 
 # What becomes of the ops that a step depends on. All others stay as they are, and run before the function.
 _Split = collections.namedtuple('_Split', [
@@ -38,9 +38,15 @@ def compiled(fetches):
 
   Returns:
     the nest, with tensors of the same values.
+
+  Raises:
+    UserError: if the ops are placed on several devices.
   """
   tensors = [leaf for leaf in tf.nest.flatten(fetches) if isinstance(leaf, tf.Tensor)]
   split = _split(_ancestors(tensors))
+  devices = {op.device for op in split.inside if op.device and op.type != 'Const'}
+  if len(devices) > 1:
+    raise UserError(f'--xla=on: the step is on several devices ({", ".join(sorted(devices))}); use --xla=off')
   inside, after = set(split.inside), set(split.after)
   nodes = {node.name: node for node in tensors[0].graph.as_graph_def().node}
   for name, writer in split.writers.items():
@@ -196,6 +202,7 @@ def refused_clearly():
     reason = re.sub(r'\s+', ' ', error.message.removeprefix('Graph execution error:')).strip()
     if not re.search('XLA|tf2xla', reason):
       raise
+    print(flush=True)  # ends the line of CompileHook
     raise UserError(f'XLA cannot compile this step: {reason[:300]} ...; use --xla=off') from error
 
 

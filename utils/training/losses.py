@@ -173,7 +173,7 @@ def _by_class(logits, ids, labelled):
   num_classes = logits.shape.as_list()[-1]
   # With --precision=bfloat16 the graph rewriter would run a softmax and the ops after it in bfloat16, but not an exp.
   probabilities = tf.exp(tf.nn.log_softmax(tf.reshape(logits, [-1, num_classes])))
-  with tf.control_dependencies([tf.debugging.assert_less(tf.reduce_max(ids), np.int64(num_classes))]):
+  with tf.control_dependencies([tf.debugging.assert_less(tf.cast(tf.reduce_max(ids), tf.int32), num_classes)]):
     truth = tf.one_hot(tf.reshape(ids, [-1]), num_classes)  # accepts any id
   return probabilities, truth, tf.reshape(labelled, [-1])
 
