@@ -3,31 +3,16 @@
 import contextlib
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 
 from utils.files import ROOT
+from utils.studies.scripts import free_addresses
 
 SECONDS = 120  # patience with a process on a busy machine
-
-
-def free_addresses(count):
-  """List of addresses on loopback whose ports are free, below those that the kernel gives to connections."""
-  with contextlib.ExitStack() as stack:
-    addresses = []
-    for port in random.SystemRandom().sample(range(15000, 32000), 500):
-      probe = stack.enter_context(socket.socket())
-      with contextlib.suppress(OSError):
-        probe.bind(('', port))
-        addresses.append(f'127.0.0.1:{port}')
-      if len(addresses) == count:
-        return addresses
-  raise AssertionError('no free ports')
 
 
 class Machine:

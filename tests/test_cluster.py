@@ -9,13 +9,13 @@ import unittest.mock
 
 import pytest
 from fake_clock import FakeClock
-from machines import free_addresses
 
 from utils import cluster as clusters
 from utils.cluster import Cluster, Workers, cluster_of
 from utils.compat import tf
 from utils.errors import UserError
 from utils.settings import parse
+from utils.studies.scripts import free_addresses
 
 pytestmark = pytest.mark.fast
 

@@ -13,8 +13,6 @@ cores.
 import contextlib
 import dataclasses
 import os
-import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -39,20 +37,6 @@ class WorkersSettings(benchmark.MeasureSettings):
     super().check()
     if default_workers() < 2:
       raise UserError('two cores are needed, and this process may use one')
-
-
-def free_addresses(count):
-  """List of addresses on loopback whose ports are free, below those that systems give to connections by themselves."""
-  with contextlib.ExitStack() as stack:
-    found = []
-    for port in random.SystemRandom().sample(range(15000, 32000), 500):
-      probe = stack.enter_context(socket.socket())
-      with contextlib.suppress(OSError):
-        probe.bind(('', port))
-        found.append(f'127.0.0.1:{port}')
-      if len(found) == count:
-        return found
-  raise UserError('no free ports on this machine')
 
 
 @contextlib.contextmanager
@@ -87,7 +71,7 @@ def measure_efficiency(setup):
             dataclasses.replace(setup, batch_size=batch_size), precision, os.path.join(folder, name),
             max_steps=10**6, log_steps=block, eval_steps=0, save_minutes=10**6, threads=1), *more]
 
-      workers = f'--workers={",".join(free_addresses(2))}'
+      workers = f'--workers={",".join(scripts.free_addresses(2))}'
       commands = {'alone': [command('alone', setup.batch_size)],
                   'apart': [command(f'apart-{number}', setup.batch_size) for number in range(2)],
                   'together': [command('together', 2 * setup.batch_size, workers, f'--worker={number}')

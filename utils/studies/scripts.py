@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import random
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,20 @@ SAMPLE_SECONDS = 0.25  # seconds between two readings of a process's memory
 def command(script, options):
   """The command that runs a script of the project (train.py), or a module (utils.studies.gpu_part), with its words."""
   return [sys.executable, *([os.path.join(ROOT, script)] if script.endswith('.py') else ['-m', script]), *options]
+
+
+def free_addresses(count):
+  """List of addresses on loopback whose ports are free, below those that systems give to connections by themselves."""
+  with contextlib.ExitStack() as stack:
+    found = []
+    for port in random.SystemRandom().sample(range(15000, 32000), 500):
+      probe = stack.enter_context(socket.socket())
+      with contextlib.suppress(OSError):
+        probe.bind(('', port))
+        found.append(f'127.0.0.1:{port}')
+      if len(found) == count:
+        return found
+  raise UserError('no free ports on this machine')
 
 
 @contextlib.contextmanager

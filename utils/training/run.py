@@ -95,7 +95,7 @@ class Training:
   @property
   def xla(self):
     """Whether XLA compiles the run's training step."""
-    return chosen_xla(self.settings.xla, self.settings.device.gpu) and not self.replicas.strategy
+    return compiles(self.settings, self.replicas)
 
   def logits(self, images, mode=Mode()):  # noqa: B008, the record is frozen
     """Builds the network for images float32 [B, H, W, N] in a Mode; returns `(logits, end_points)`."""
@@ -120,12 +120,9 @@ def train(settings):
   cluster = clusters.cluster_of(settings.workers, os.environ)
   replicas = replicas_of(len(gpu_numbers(device.gpu)), cluster)
   replicas.check(schedule.batch_size, schedule.gradient_accumulation)
-  xla = chosen_xla(settings.xla, device.gpu) and not replicas.strategy
-  if settings.xla == 'on' and not xla:
-    raise UserError(f'--xla=on: XLA compiles the step of one device, and this run has {replicas.count}; use --xla=off')
   config = replicas.session_config(session_config(
       device.precision, settings.bookkeeping.threads, gpu=device.gpu, gpu_memory_fraction=device.gpu_memory_fraction,
-      tf32=True, once=True, xla=xla))
+      tf32=True, once=True, xla=compiles(settings, replicas)))
   print(device_line(device), flush=True)
   if cluster and not cluster.is_chief:  # which converts the dataset, so that it is not done twice in one folder
     clusters.wait(cluster, settings.workers.wait_minutes, numbers=[0])
@@ -141,6 +138,17 @@ def train(settings):
       if training.is_chief:  # not before data and graph are there: a start that fails changes nothing
         runs.save_config(run_dir, run_config)
       return run_to_end(training, outputs, batch, scaffold, config)
+
+
+def compiles(settings, replicas):
+  """Whether XLA compiles the training step of a run with a TrainSettings, on its Replicas.
+
+  Raises:
+    UserError: if it is asked to, and the run has several devices.
+  """
+  if settings.xla == 'on' and replicas.strategy:
+    raise UserError(f'--xla=on: XLA compiles the step of one device, and this run has {replicas.count}; use --xla=off')
+  return chosen_xla(settings.xla, settings.device.gpu) and not replicas.strategy
 
 
 def prepared(settings, cluster, replicas):

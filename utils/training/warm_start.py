@@ -57,9 +57,7 @@ def restore_pretrained(path, scopes, exclude_scopes=(), variables=None, colors=R
 
   def init_fn(scaffold, session):
     restore(scaffold, session)
-    for name, kernel in _for_bands(read_tensors(path, first), colors).items():
-      for copy in _copies(first[name]):
-        copy.load(kernel, session)
+    _load(session, _for_bands(read_tensors(path, first), colors), first)
 
   return init_fn, sorted(wanted)
 
