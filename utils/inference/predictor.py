@@ -22,7 +22,7 @@ from utils.errors import UserError, listed
 from utils.inference import mc_dropout
 from utils.inference.tta import Views, scaled_size
 from utils.runs import AVERAGE
-from utils.session import chosen_precision, device_names, device_type, session_config
+from utils.session import chosen_precision, device_names, session_config
 
 _OUTPUTS = ('labels', 'probabilities')
 _PLAIN = Views()
@@ -60,7 +60,9 @@ class Predictor:
       UserError: if the checkpoint does not hold exactly the run's network, the precision or a GPU is not available, or
         the network has no dropout to sample.
     """
-    config = session_config(precision, threads, gpu=gpu, gpu_memory_fraction=gpu_memory_fraction)
+    # In bfloat16 the second round converts the weights once instead of in every call.
+    config = session_config(precision, threads, gpu=gpu, gpu_memory_fraction=gpu_memory_fraction,
+                            once=chosen_precision(precision, gpu) == 'float32')
     devices = device_names(gpu) if devices is None else devices
     self.num_classes, self.seen, self.num_devices = len(run.classes), Input.from_config(run.config), len(devices)
     self._samples, self._seed, self.views = samples, seed, views
@@ -73,8 +75,7 @@ class Predictor:
       graph = self._with_seeds(graph, run)
     with graph.as_default(), tf.device(place):
       self._size, self._resized, self._restored = _resizing(graph)
-    device = device_type(gpu), chosen_precision(precision, gpu)
-    self._sessions = Sessions(graph, _inference_config(config, device, devices), devices)
+    self._sessions = Sessions(graph, _inference_config(config, devices), devices)
 
   def _with_seeds(self, graph, run):
     """The graph whose dropout masks follow from seeds that are fed. Raises UserError if it drops nothing."""
@@ -385,24 +386,18 @@ def _on_device(graph, device):
   return copy
 
 
-def _inference_config(config, device, devices):
+def _inference_config(config, devices):
   """Adds to the tf.ConfigProto of a session what a graph of constants needs, and leaves out what it does not.
 
   Of the time in which TensorFlow optimizes Inception v3, the search for tensors that could leave the memory of the
-  device takes a third, without a result. On CPUs neither the layouts of GPUs nor the checks of the graph in MLIR change
-  anything, nor does a second round, but for bfloat16, where it converts the weights once instead of in every call.
+  device takes a third, without a result.
 
   Args:
-    config: a tf.ConfigProto, changed in place.
-    device: ('CPU' or 'GPU', one of session.PRECISIONS).
+    config: a tf.ConfigProto of session.session_config, changed in place.
     devices: names of the devices.
   """
   options = config.graph_options.rewrite_options
   options.memory_optimization = options.NO_MEM_OPT
-  if device[0] == 'CPU':
-    options.layout_optimizer, options.disable_tfg_optimizer = options.OFF, True
-  if device == ('CPU', 'float32'):
-    options.meta_optimizer_iterations = options.ONE
   # The graph never changes: with this, the session drops its own copy of all the weights.
   config.experimental.optimize_for_static_graph = True
   if len(devices) > 1:
