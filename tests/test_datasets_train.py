@@ -7,6 +7,7 @@ import originals
 import pytest
 
 from datasets import DATASETS, pipeline, records
+from datasets.augmentation import Augmentation
 from datasets.convert import convert
 from utils.compat import slim, tf
 from utils.evaluation import metrics
@@ -25,7 +26,7 @@ def tiny_logits(images, num_classes):
 def train(dataset, data_dir):
   """Takes a few steps on crops. Returns the losses, and the trained weights by variable name."""
   with tf.Graph().as_default(), tf.Session() as session:
-    augmentation = pipeline.Augmentation(crop_size=CROP, scale_range=(0.8, 1.5), flip=True, color_jitter=0.2)
+    augmentation = Augmentation(crop_size=CROP, scale_range=(0.8, 1.5), flip=True, color_jitter=0.2)
     batch = tf.data.make_one_shot_iterator(pipeline.training_batches(
         data_dir, 'train', batch_size=2, augmentation=augmentation, seed=1)).get_next()
     step = make_step(lambda images: tiny_logits(images, dataset.num_classes), rate=tf.constant(0.01),

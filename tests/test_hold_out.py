@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from datasets import DATASETS, convert, folds, get_dataset, hold_out, inspection, pipeline, sanity
+from datasets.augmentation import Augmentation
 from datasets.dataset import Dataset, Source, label_map
 from datasets.folds import HoldOutFlags
 from datasets.hold_out import HELD_OUT, NOTHING, HoldOut
@@ -57,7 +58,7 @@ def stream(data_dir, held, count, *, start_step=0, batch_size=2):
   """Names of the first batches of the training's stream, in one list."""
   with tf.Graph().as_default(), tf.Session() as session:
     batch = tf.data.make_one_shot_iterator(pipeline.training_batches(
-        data_dir, 'train', batch_size=batch_size, augmentation=pipeline.Augmentation(crop_size=SIZE), seed=3,
+        data_dir, 'train', batch_size=batch_size, augmentation=Augmentation(crop_size=SIZE), seed=3,
         start_step=start_step, held=held)).get_next()['name']
     return [name.decode() for _ in range(count) for name in session.run(batch)]
 

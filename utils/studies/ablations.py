@@ -1,14 +1,16 @@
-"""Ablations: trains the same network with one setting changed at a time, on an equal budget.
+"""Ablations: trains the same network with one setting changed at a time, and scores it on roads it never saw.
 
     python -m utils.studies.ablations --data_dir=data/camvid --checkpoint=inception_v3.ckpt --precision=bfloat16
-    python -m utils.studies.ablations --data_dir=data/camvid --checkpoint=inception_v3.ckpt --only=baseline,lovasz \\
+    python -m utils.studies.ablations --data_dir=data/camvid --checkpoint=inception_v3.ckpt --only=baseline,gamma \\
       --seeds=0,1,2
 
-Each of CHOICES is a run of train.py with BASELINE's flags and its own, then evaluate.py --details on the last stage.
-Runs lie in --output_dir as NAME-SEED, their output beside them as NAME-SEED.log; a finished run is not trained again,
-an interrupted run resumes, and Ctrl-C lets the training in progress save. After each run its mean IoU is printed, and
-a Markdown table (OUTPUT/choices.md, also printed at the end) and a chart (OUTPUT/choices.png) show all finished runs,
-once the baseline is among them. A run that fails is reported and skipped.
+Each of CHOICES is trained once for every fold of --folds, on an equal budget: train.py with BASELINE's flags and its
+own, and the images of the fold held out, on which evaluate.py --details then scores it. Runs lie in --output_dir as
+NAME-SEED-FOLD, their output beside them as NAME-SEED-FOLD.log; a finished run is not trained again, an interrupted run
+resumes, and Ctrl-C lets the training in progress save. A Markdown table (OUTPUT/choices.md, also printed at the end)
+and a chart (OUTPUT/choices.png) show the means over the folds of all that is finished, once the baseline is. A run that
+fails is reported and skipped. Several of these programs may share an output folder where each has folds, choices or
+seeds of its own.
 """
 
 import dataclasses
@@ -17,6 +19,7 @@ import sys
 
 import numpy as np
 
+from datasets.hold_out import HELD_OUT
 from utils.drawing import canvas
 from utils.drawing.colors import write_png
 from utils.errors import UserError
@@ -26,43 +29,53 @@ from utils.session import PRECISIONS
 from utils.settings import Settings, flag, run
 from utils.studies import scripts
 
-BASELINE = ('--dataset=camvid --crop_size=223,287 --trainable_scopes=fcn,InceptionV3/Mixed_* --learning_rate=2e-4 '
-            '--new_layers_rate=5 --max_steps=500 --eval_steps=0')
+# The recipe for CamVid on images of their own size, a quarter as long.
+BASELINE = ('--dataset=camvid --skip=2s --decoder_channels=64 --loss=cross_entropy+lovasz --crop_size=223,287 '
+            '--learning_rate=2e-4 --new_layers_rate=5 --warmup_steps=50 --ema_decay=0.99 '
+            '--trainable_scopes=fcn,InceptionV3/Mixed_* --max_steps=600 --eval_steps=0')
 # Files in a run's folder: scores of the plain evaluation, in any precision; CPU time of the training.
-METRICS = ('metrics-val.json', 'metrics-val-bfloat16.json', 'metrics-val-float16.json')
+METRICS = tuple(f'metrics-{HELD_OUT}{precision}.json' for precision in ('', '-bfloat16', '-float16'))
 COST = 'cost.json'
 # Flags of each choice, a string for each stage; a stage starts from the stage before.
 CHOICES = {
     'baseline': [''],
-    '32s': ['--skip=32s'],
-    '16s': ['--skip=16s'],
-    '4s': ['--skip=4s'],
-    '2s': ['--skip=2s'],
-    'staged': ['--skip=32s --max_steps=200', '--skip=16s --max_steps=150', '--skip=8s --max_steps=150'],
-    'decoder': ['--decoder_channels=64'],
-    'decoder-256': ['--decoder_channels=256'],
-    'decoder-2s': ['--skip=2s --decoder_channels=64'],
-    'resolution': ['--input_scale=1.5 --crop_size=159,191'],
-    'scratch': ['--checkpoint=none --learning_rate=1e-3 --new_layers_rate=1 --warmup_steps=50 --trainable_scopes='],
-    'stem': ['--trainable_scopes='],
-    'batch-norm': ['--freeze_batch_norm=false'],
-    'batch-norm-batch-8': ['--freeze_batch_norm=false --batch_size=8 --gradient_accumulation=2 --max_steps=250'],
-    'no-offsets': ['--train_offsets=false'],
-    'half-rate': ['--learning_rate=1e-4'],
-    'double-rate': ['--learning_rate=4e-4'],
-    'warm-up': ['--warmup_steps=50'],
-    'epsilon': ['--adam_epsilon=1e-3'],
-    'averages': ['--ema_decay=0.99'],
-    'median-weights': ['--class_weights=median_frequency'],
-    'enet-weights': ['--class_weights=enet'],
-    'ohem': ['--loss=ohem'],
-    'dice': ['--loss=cross_entropy+dice'],
-    'lovasz': ['--loss=cross_entropy+lovasz'],
-    'no-dropout': ['--dropout_keep_prob=1'],
-    'no-flip': ['--flip=false'],
-    'wide-scales': ['--scale_range=0.5,2'],
     'color': ['--color_jitter=0.3'],
+    'color-strong': ['--color_jitter=0.6'],
+    'white-balance': ['--white_balance=0.3'],
+    'gamma': ['--gamma=2'],
+    'blur': ['--blur=2'],
+    'noise': ['--noise=20'],
+    'light': ['--color_jitter=0.5 --white_balance=0.2 --gamma=2 --blur=1.5 --noise=15'],
+    'statistics': ['--mix_statistics=1'],
+    'amplitude': ['--mix_amplitude=1'],
     'cutout': ['--cutout=0.2'],
+    'rotation': ['--rotation=10'],
+    'wide-scales': ['--scale_range=0.5,2.5'],
+    'no-flip': ['--flip=false'],
+    'class-crops': ['--class_crops=0.5'],
+    'large-crops': ['--crop_size=319,415 --batch_size=2'],
+    'small-crops': ['--crop_size=159,191 --batch_size=8'],
+    'resolution': ['--input_scale=1.5 --crop_size=159,191'],
+    'enet-weights': ['--class_weights=enet'],
+    'smoothing': ['--loss=smoothed_cross_entropy+lovasz'],
+    'cross-entropy': ['--loss=cross_entropy'],
+    'dice': ['--loss=cross_entropy+dice'],
+    'ohem': ['--loss=ohem+lovasz'],
+    '8s': ['--skip=8s --decoder_channels=0'],
+    'decoder-256': ['--decoder_channels=256'],
+    'staged': ['--skip=32s --decoder_channels=0 --max_steps=240', '--skip=8s --decoder_channels=0 --max_steps=180',
+               '--max_steps=180'],
+    'stem': ['--trainable_scopes='],
+    'frozen-to-6': ['--trainable_scopes=fcn,InceptionV3/Mixed_6*,InceptionV3/Mixed_7*'],
+    'batch-norm': ['--freeze_batch_norm=false'],
+    'half-rate': ['--learning_rate=1e-4 --new_layers_rate=10'],
+    'double-rate': ['--learning_rate=4e-4 --new_layers_rate=2.5'],
+    'dropout': ['--dropout_keep_prob=0.5'],
+    'weight-decay': ['--weight_decay=4e-4'],
+    'no-averages': ['--ema_decay=0'],
+    'long': ['--max_steps=1800 --ema_decay=0.997'],
+    'long-light': ['--max_steps=1800 --ema_decay=0.997 --color_jitter=0.5 --white_balance=0.2 --gamma=2 --blur=1.5 '
+                   '--noise=15'],
 }
 SHOWN = ('pole', 'sign', 'fence', 'pedestrian', 'bicyclist')  # classes with a column of their own
 _WIDTH, _ROW = 520, 22  # pixels of a row of the chart
@@ -76,17 +89,26 @@ class AblationSettings(Settings):
   output_dir: str = flag('runs/choices', 'folder for the runs, the table and the chart', path=True)
   precision: str = flag('float32', 'arithmetic of the convolutions, see train.py',
                         choices=PRECISIONS)
+  threads: int = flag(0, 'CPU threads per operation; 0: one per core', least=0)
+  folds: tuple[str, ...] = flag(
+      ('0006R0*', '0001TP*'), 'patterns of names, each of the images that a fold holds out and scores')
   only: tuple[str, ...] = flag((), 'choices to measure; default: all', choices=CHOICES)
   seeds: tuple[int, ...] = flag((0,), 'seeds to train each choice with', least=0)
 
 
-def measure(name, seed, output_dir, common, *, script=scripts.run, cpu_seconds=scripts.cpu_seconds):
-  """Trains and evaluates a choice with a seed, unless this was done before.
+def run_name(name, seed, fold):
+  """Name of the run of a choice with a seed that holds out the images of the pattern `fold`."""
+  return f'{name}-{seed}-{"".join(filter(str.isalnum, fold))}'
+
+
+def measure(name, seed, fold, output_dir, common, *, script=scripts.run, cpu_seconds=scripts.cpu_seconds):
+  """Trains and scores a choice with a seed on a fold, unless this was done before.
 
   Args:
     name: a key of CHOICES.
     seed: seed of train.py.
-    output_dir: folder for the run `NAME-SEED`, those of its earlier stages, and its log.
+    fold: pattern of the names that are held out.
+    output_dir: folder for the run `run_name(name, seed, fold)`, those of its earlier stages, and its log.
     common: list of flags for every training; its --precision is evaluate.py's too.
     script: runs a script, see scripts.run.
     cpu_seconds: function that returns the CPU time of all scripts so far.
@@ -95,7 +117,7 @@ def measure(name, seed, output_dir, common, *, script=scripts.run, cpu_seconds=s
     bool, whether the choice has been measured; if not, the log says why. COST adds up the CPU time of all attempts to
     train the choice, failed and interrupted attempts included.
   """
-  run_dir = os.path.join(output_dir, f'{name}-{seed}')
+  run_dir = os.path.join(output_dir, run_name(name, seed, fold))
   if _scores(run_dir):
     return True
   *earlier, _ = CHOICES[name]
@@ -105,14 +127,14 @@ def measure(name, seed, output_dir, common, *, script=scripts.run, cpu_seconds=s
       start = [f'--init_from={folders[stage - 1]}'] if stage else []
       before = cpu_seconds()
       try:
-        code = script('train.py', [*BASELINE.split(), *common, f'--seed={seed}', *options.split(), *start,
-                                   f'--run_dir={folder}'], log)
+        code = script('train.py', [*BASELINE.split(), *common, f'--seed={seed}', f'--hold_out={fold}',
+                                   *options.split(), *start, f'--run_dir={folder}'], log)
       finally:
         _add_cost(run_dir, cpu_seconds() - before)
       if code:
         return False
     precision = [option for option in common if option.startswith('--precision=')]
-    return script('evaluate.py', [f'--ckpt={run_dir}', '--details', *precision], log) == 0
+    return script('evaluate.py', [f'--ckpt={run_dir}', f'--split={HELD_OUT}', '--details', *precision], log) == 0
 
 
 def _scores(run_dir):
@@ -129,29 +151,51 @@ def _add_cost(run_dir, seconds):
   write_json(path, {'cpu_seconds': spent + seconds})
 
 
-def collect(output_dir):
-  """Reads the scores of all finished runs.
+def collect(output_dir, folds):
+  """Reads the scores of all choices and seeds that are finished in every fold.
 
   Args:
-    output_dir: folder with runs named NAME-SEED.
+    output_dir: folder with runs named by `run_name`.
+    folds: the folds' patterns.
 
   Returns:
-    dict from name, in the order of CHOICES, to a list with a dict for each seed: `seed`, `mean_iou`, `pixel_accuracy`
-    and `boundary_f1` in percent (nan if the evaluation has none), `class_iou` (dict from class to percent), and
-    `cpu_seconds` of the training.
+    dict from name, in the order of CHOICES, to a list with a dict for each seed: `seed`; `folds`, list of the mean IoU
+    in each fold; and means over the folds: `mean_iou`, `pixel_accuracy` and `boundary_f1` in percent (nan if an
+    evaluation has none), `class_iou` (dict from class to percent, over the folds that have the class), and
+    `cpu_seconds` of a training.
   """
   found = {}
-  for folder in sorted(os.listdir(output_dir)):
-    name, _, seed = folder.rpartition('-')
-    metrics, cost = _scores(os.path.join(output_dir, folder)), os.path.join(output_dir, folder, COST)
-    if name in CHOICES and seed.isdecimal() and metrics and os.path.exists(cost):
-      result = read_json(metrics)
-      found.setdefault(name, []).append({
-          'seed': int(seed), 'cpu_seconds': read_json(cost)['cpu_seconds'],
-          'class_iou': {label: 100 * iou for label, iou in result['class_iou'].items() if iou is not None},
-          'boundary_f1': _percent(result.get('details', {}).get('boundary_f1')),
-          **{key: _percent(result[key]) for key in ('mean_iou', 'pixel_accuracy')}})
-  return {name: found[name] for name in CHOICES if name in found}
+  for name in CHOICES:
+    prefix, end = f'{name}-', run_name('', '', folds[0]).removeprefix('-')
+    seeds = [folder.removeprefix(prefix).removesuffix(end) for folder in os.listdir(output_dir)
+             if folder.startswith(prefix) and folder.endswith(end)]
+    for seed in sorted(int(seed) for seed in seeds if seed.isdecimal()):
+      results = [_result(os.path.join(output_dir, run_name(name, seed, fold))) for fold in folds]
+      if all(results):
+        found.setdefault(name, []).append({'seed': seed, 'folds': [result['mean_iou'] for result in results],
+                                           **_mean_over_folds(results)})
+  return found
+
+
+def _result(run_dir):
+  """Scores of a run in percent, and its CPU time, as one dict; None if it is not finished."""
+  metrics, cost = _scores(run_dir), os.path.join(run_dir, COST)
+  if not metrics or not os.path.exists(cost):
+    return None
+  scores = read_json(metrics)
+  return {'cpu_seconds': read_json(cost)['cpu_seconds'],
+          'class_iou': {label: 100 * iou for label, iou in scores['class_iou'].items() if iou is not None},
+          'boundary_f1': _percent(scores.get('details', {}).get('boundary_f1')),
+          **{key: _percent(scores[key]) for key in ('mean_iou', 'pixel_accuracy')}}
+
+
+def _mean_over_folds(results):
+  """Mean of the dicts that `_result` returned; of a class over those that have it."""
+  classes = dict.fromkeys(label for result in results for label in result['class_iou'])
+  return {**{key: float(np.mean([result[key] for result in results]))
+             for key in ('mean_iou', 'pixel_accuracy', 'boundary_f1', 'cpu_seconds')},
+          'class_iou': {label: float(np.mean([result['class_iou'][label] for result in results
+                                              if label in result['class_iou']])) for label in classes}}
 
 
 def _percent(score):
@@ -164,17 +208,29 @@ def mean(scores, key):
   return float(np.mean([score.get(key, score['class_iou'].get(key, np.nan)) for score in scores]))
 
 
-def table(found):
-  """The scores that `collect` returned, as a Markdown table; changes are from the baseline's mean over its seeds."""
+def table(found, folds):
+  """The scores of `collect` as a Markdown table; changes are from the baseline's mean over its seeds.
+
+  Args:
+    found: dict from `collect`.
+    folds: the folds' patterns.
+
+  Returns:
+    str. The spread is the range of the mean IoU over the seeds.
+  """
   baseline = found['baseline']
-  heads = ['choice', 'flags', 'seeds', 'CPU', 'pixel accuracy', 'boundary F1', 'mean IoU', 'change', *SHOWN]
+  heads = ['choice', 'flags', 'seeds', 'CPU', 'pixel accuracy', 'boundary F1', *(f'without {fold}' for fold in folds),
+           'mean IoU', 'spread', 'change', *SHOWN]
   lines = [_line(heads), _line(['---'] * len(heads))]
   for name, scores in found.items():
     seeds = ', '.join(str(score['seed']) for score in scores)
     change = '' if name == 'baseline' else f'{mean(scores, "mean_iou") - mean(baseline, "mean_iou"):+.1f}'
     options = ', then '.join(f'`{options}`' for options in CHOICES[name] if options)
+    totals = [score['mean_iou'] for score in scores]
     lines.append(_line([name, options, seeds, f'{mean(scores, "cpu_seconds") / mean(baseline, "cpu_seconds"):.2f}',
-                        *(f'{mean(scores, key):.1f}' for key in ('pixel_accuracy', 'boundary_f1', 'mean_iou')), change,
+                        *(f'{mean(scores, key):.1f}' for key in ('pixel_accuracy', 'boundary_f1')),
+                        *(f'{iou:.1f}' for iou in np.mean([score['folds'] for score in scores], axis=0)),
+                        f'{np.mean(totals):.1f}', f'{np.ptp(totals):.1f}' if len(totals) > 1 else '', change,
                         *(f'{mean(scores, key):.1f}' for key in SHOWN)]))
   return '\n'.join(lines)
 
@@ -218,47 +274,40 @@ def chart(found):
 def study(settings, *, script=scripts.run):
   """Measures the choices that the flags name, and reports on all finished runs; `script` is that of `measure`."""
   make_folder(settings.output_dir)
-  common = [f'--data_dir={settings.data_dir}', f'--precision={settings.precision}']
+  common = [f'--data_dir={settings.data_dir}', f'--precision={settings.precision}', f'--threads={settings.threads}']
   common += [f'--checkpoint={settings.checkpoint}'] if settings.checkpoint else []
-  runs = [(name, seed) for seed in settings.seeds for name in settings.only or CHOICES]
+  runs = [(name, seed, fold) for seed in settings.seeds for name in settings.only or CHOICES for fold in settings.folds]
   with scripts.ended_by_sigterm(), Progress(len(runs), 'trainings', interval=0.0) as progress:
-    for name, seed in runs:
-      if not measure(name, seed, settings.output_dir, common, script=script):
-        log = os.path.join(settings.output_dir, f'{name}-{seed}.log')
-        print(f'{name}, seed {seed}: failed; {log} says why', flush=True)
+    for name, seed, fold in runs:
+      run_dir = os.path.join(settings.output_dir, run_name(name, seed, fold))
+      if not measure(name, seed, fold, settings.output_dir, common, script=script):
+        print(f'{name}, seed {seed}, without {fold}: failed; {run_dir}.log says why', flush=True)
       else:
-        tell(name, seed, settings.output_dir)
+        print(f'{name}, seed {seed}, without {fold}: mean IoU {_result(run_dir)["mean_iou"]:.1f}', flush=True)
+        save(settings)
       progress.update()
-  report(settings.output_dir)
+  report(settings)
 
 
-def tell(name, seed, output_dir):
-  """Prints the mean IoU of a finished run, and writes table and chart of all so far if the baseline is among them."""
-  found = collect(output_dir)
-  for score in found.get(name, []):
-    if score['seed'] == seed:
-      print(f'{name}, seed {seed}: mean IoU {score["mean_iou"]:.1f}', flush=True)
-  if 'baseline' in found:
-    save(found, output_dir)
-
-
-def save(found, output_dir):
-  """Writes table and chart of what `collect` returned; returns the start of their paths."""
-  stem = os.path.join(output_dir, 'choices')
-  with replacing(f'{stem}.md') as temporary, open(temporary, 'w', encoding='utf-8') as file:
-    file.write(table(found) + '\n')
-  write_png(f'{stem}.png', chart(found))
-  return stem
-
-
-def report(output_dir):
-  """Writes and prints table and chart of all finished runs. Raises UserError if the baseline is not among them."""
-  found = collect(output_dir)
+def save(settings):
+  """Writes table and chart of all that is finished, if the baseline is; returns the table, None without a baseline."""
+  found = collect(settings.output_dir, settings.folds)
   if 'baseline' not in found:
-    raise UserError(f'{output_dir}: the baseline has not been measured, so there is nothing to compare with; '
-                    'leave --only out, or name baseline in it')
-  stem = save(found, output_dir)
-  print(f'{table(found)}\nwritten to {stem}.md and {stem}.png')
+    return None
+  stem, text = os.path.join(settings.output_dir, 'choices'), table(found, settings.folds)
+  with replacing(f'{stem}.md') as temporary, open(temporary, 'w', encoding='utf-8') as file:
+    file.write(text + '\n')
+  write_png(f'{stem}.png', chart(found))
+  return text
+
+
+def report(settings):
+  """Writes and prints table and chart of all that is finished. Raises UserError if the baseline is not."""
+  text = save(settings)
+  if text is None:
+    raise UserError(f'{settings.output_dir}: the baseline has not been measured in {" and ".join(settings.folds)}, so '
+                    'there is nothing to compare with; leave --only out, or name baseline in it')
+  print(f'{text}\nwritten to {os.path.join(settings.output_dir, "choices")}.md and .png')
 
 
 def main(argv=None):

@@ -19,6 +19,7 @@ import time
 import numpy as np
 
 from datasets import DATASETS, get_dataset, pipeline, prepare, records
+from datasets.augmentation import Augmentation
 from nets import NETWORKS, get_network
 from nets.network import Mode
 from utils import runs
@@ -226,7 +227,7 @@ def measure_loop(setup):
 
 def pipeline_rates(setup):
   """Batches/s of train.py's input pipeline by itself, and the CPU time that training loses to a batch: two lists."""
-  augmentation = pipeline.Augmentation(crop_size=setup.size, scale_range=(0.7, 1.6), flip=True)
+  augmentation = Augmentation(crop_size=setup.size, scale_range=(0.7, 1.6), flip=True)
   rates, cpu_seconds = [], []
   with tf.Graph().as_default(), tf.Session(config=session_config()) as session:
     iterator = tf.data.make_initializable_iterator(pipeline.training_batches(

@@ -7,6 +7,7 @@ from utils.errors import UserError
 from utils.labels import IGNORE_LABEL, median_frequency_weights
 from utils.training.replicas import stacked, total, whole
 
+SMOOTHING = 0.1  # share of a pixel's truth that smoothed cross-entropy spreads over all classes
 OHEM_PROBABILITY = 0.7  # pixels whose true class has at most this probability are hard
 OHEM_LEAST = 16  # keep at least 1/16 of the pixels, even if all are confident
 LOVASZ_LEVELS = 1024  # errors are quantized to this many levels; within a level they are ties
@@ -66,6 +67,16 @@ def cross_entropy(logits, ids, labelled, *, class_weights=None):
     float32 scalar.
   """
   return _pixel_mean(_pixel_losses(logits, ids), ids, labelled, class_weights=class_weights)
+
+
+def smoothed_cross_entropy(logits, ids, labelled, *, class_weights=None):
+  """Cross-entropy with a truth of which SMOOTHING is spread evenly over the classes. Arguments: see `cross_entropy`.
+
+  Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016, section 7.
+  """
+  uniform = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=-1)
+  losses = (1.0 - SMOOTHING) * _pixel_losses(logits, ids) + SMOOTHING * uniform
+  return _pixel_mean(losses, ids, labelled, class_weights=class_weights)
 
 
 def ohem(logits, ids, labelled, *, class_weights=None):
@@ -189,6 +200,7 @@ def _class_shares(pixels, class_weights):
 LOSSES = {
     # Name -> function, see cross_entropy for its arguments.
     'cross_entropy': cross_entropy,
+    'smoothed_cross_entropy': smoothed_cross_entropy,
     'ohem': ohem,
     'dice': dice,
     'lovasz': lovasz,

@@ -4,9 +4,9 @@ import dataclasses
 import os
 
 from datasets import DATASETS
+from datasets.augmentation import Augmentation
 from datasets.folds import HoldOutFlags
 from datasets.hold_out import HELD_OUT
-from datasets.pipeline import Augmentation
 from datasets.readers.dataset_file import ReadingFlags
 from nets import NETWORKS, get_network
 from utils.cluster import Workers
