@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import pathlib
 import signal
 
 import numpy as np
@@ -64,18 +65,25 @@ class Scripts:
   def cpu_seconds(self):
     return self.spent
 
-  def measure(self, name, folder, common=()):
-    return ablations.measure(name, 1, 'dusk_?', str(folder), list(common), script=self.run,
+  def measure(self, name, folder, **settings):
+    return ablations.measure(study(folder, **settings), name, 1, 'dusk_?', script=self.run,
                              cpu_seconds=self.cpu_seconds)
+
+
+def study(folder, **settings):
+  return ablations.AblationSettings(**{'only': ('baseline', 'dice'), 'folds': FOLDS, 'output_dir': str(folder),
+                                       **settings})
 
 
 def cost(folder, name):
   return json.loads((folder / name / 'cost.json').read_text())['cpu_seconds']
 
 
-def test_every_choice_has_flags_that_train_knows():
-  arguments = [[*ablations.BASELINE.split(), *options.split()] for stages in ablations.CHOICES.values()
-               for options in stages]
+@pytest.mark.parametrize('name', ablations.STUDIES)
+def test_every_choice_has_flags_that_train_knows(name):
+  compared = ablations.STUDIES[name]
+  arguments = [[*compared.flags.split(), *options.format(vgg='vgg.ckpt').split()]
+               for stages in compared.choices.values() for options in stages]
   assert len({tuple(line) for line in arguments}) == len(arguments)
   assert_flags('train', arguments)
 
@@ -88,27 +96,27 @@ def test_a_choice_is_trained_and_scored_once(tmp_path, monkeypatch):
     convert.convert(few, split, source_dir=None, data_dir=str(tmp_path / 'data'), num_shards=1, num_workers=1,
                     progress=False)
   fold = next(name for name, _, _ in pipeline.examples(str(tmp_path / 'data'), 'train'))
-  monkeypatch.setattr(ablations, 'BASELINE', '--dataset=shapes --net=segnet_basic --crop_size=31,63 --batch_size=1 '
-                                             '--eval_steps=0 --max_steps=1')
-  monkeypatch.setattr(ablations, 'CHOICES', {'dice': ['--loss=dice']})
-  common = [f'--data_dir={tmp_path / "data"}', '--checkpoint=none', '--precision=float32']
+  monkeypatch.setitem(ablations.STUDIES, 'choices', ablations.Study(
+      '--dataset=shapes --net=segnet_basic --crop_size=31,63 --batch_size=1 --eval_steps=0 --max_steps=1',
+      {'dice': ['--loss=dice']}))
   runs = tmp_path / 'runs'
+  settings_ = study(runs, only=(), folds=(fold,), data_dir=str(tmp_path / 'data'), checkpoint='none')
   runs.mkdir()
-  assert ablations.measure('dice', 3, fold, str(runs), common)
-  name = ablations.run_name('dice', 3, fold)
-  flags = json.loads((runs / name / 'config.json').read_text())['flags']
+  assert ablations.measure(settings_, 'dice', 3, fold)
+  run_dir = pathlib.Path(settings_.run_dir('dice', 3, fold))
+  flags = json.loads((run_dir / 'config.json').read_text())['flags']
   assert flags['seed'] == 3 and flags['loss'] == 'dice' and flags['hold_out'] == [fold]
-  assert json.loads((runs / name / 'metrics-held_out.json').read_text())['num_images'] == 1
-  [score] = ablations.collect(str(runs), [fold])['dice']
+  assert json.loads((run_dir / 'metrics-held_out.json').read_text())['num_images'] == 1
+  [score] = ablations.collect(settings_)['dice']
   assert score['seed'] == 3 and score['cpu_seconds'] > 0 and 0 <= score['mean_iou'] <= 100
-  assert 'step 1/1' in (runs / f'{name}.log').read_text()
+  assert 'step 1/1' in pathlib.Path(f'{run_dir}.log').read_text()
   again = Scripts([])
-  assert ablations.measure('dice', 3, fold, str(runs), common, script=again.run) and not again.calls
+  assert ablations.measure(settings_, 'dice', 3, fold, script=again.run) and not again.calls
 
 
 def test_a_staged_choice_goes_on_from_stage_to_stage(tmp_path):
   scripts = Scripts([0, 0, 0, 0])
-  assert scripts.measure('staged', tmp_path, ['--precision=bfloat16'])
+  assert scripts.measure('staged', tmp_path, precision='bfloat16')
   calls = scripts.calls
   run_dirs = [f'{tmp_path}/staged-1-dusk{stage}' for stage in ('-stage1', '-stage2', '')]
   assert [call[-1] for call in calls[:3]] == [f'--run_dir={folder}' for folder in run_dirs]
@@ -116,7 +124,7 @@ def test_a_staged_choice_goes_on_from_stage_to_stage(tmp_path):
       [], [f'--init_from={run_dirs[0]}'], [f'--init_from={run_dirs[1]}']]
   steps = [int(call[-3 if '--init_from' in call[-2] else -2].removeprefix('--max_steps=')) for call in calls[:3]]
   assert all('--hold_out=dusk_?' in call for call in calls[:3])
-  assert sum(steps) == 600 and f'--max_steps={sum(steps)}' in ablations.BASELINE
+  assert sum(steps) == 600 and f'--max_steps={sum(steps)}' in ablations.STUDIES['choices'].flags
   assert calls[3] == ['evaluate.py', f'--ckpt={run_dirs[2]}', '--split=held_out', '--details', '--precision=bfloat16']
 
 
@@ -171,10 +179,6 @@ def test_an_interrupt_ends_the_study(interrupt, code, heeds_interrupts, tmp_path
   assert 'Traceback' not in capsys.readouterr().err
 
 
-def study(folder, **settings):
-  return ablations.AblationSettings(only=('baseline', 'dice'), folds=FOLDS, output_dir=str(folder), **settings)
-
-
 def test_a_study_reports_failures_and_goes_on(measured, capsys):
   """What is finished in both folds is in the table; dice with seed 1 is not."""
   scripts = Scripts([1])
@@ -202,7 +206,7 @@ def test_table_and_chart_grow_with_every_run(measured, capsys):
 
 
 def test_collect_reads_what_is_finished_in_every_fold_in_the_order_of_the_choices(measured):
-  found = ablations.collect(str(measured), FOLDS)
+  found = ablations.collect(study(measured))
   assert list(found) == ['baseline', 'dice']
   assert [score['seed'] for score in found['baseline']] == [0, 1]
   assert found['dice'] == [{'seed': 0, 'folds': pytest.approx([50.0, 62.0]), 'cpu_seconds': 130.0,
@@ -215,13 +219,13 @@ def test_a_run_without_boundary_scores_is_read(details, tmp_path):
   write_scores(tmp_path, 'baseline-0-north')
   scores = {'mean_iou': 0.5, 'pixel_accuracy': 0.9, 'class_iou': {}, **details}
   (tmp_path / 'baseline-0-north' / 'metrics-held_out.json').write_text(json.dumps(scores))
-  found = ablations.collect(str(tmp_path), FOLDS[:1])
+  found = ablations.collect(study(tmp_path, folds=FOLDS[:1]))
   assert np.isnan(found['baseline'][0]['boundary_f1']) and found['baseline'][0]['mean_iou'] == 50
-  assert '| 90.0 | nan | 50.0 | 50.0 |' in ablations.table(found, FOLDS[:1])
+  assert '| 90.0 | nan | 50.0 | 50.0 |' in ablations.table(found, study(tmp_path, folds=FOLDS[:1]))
 
 
 def test_table_by_hand(measured):
-  lines = ablations.table(ablations.collect(str(measured), FOLDS), FOLDS).splitlines()
+  lines = ablations.table(ablations.collect(study(measured)), study(measured)).splitlines()
   cells = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines]
   assert {len(line) for line in cells} == {len(cells[0])}
   assert cells[0][6:8] == ['without north*', 'without dusk_?']
@@ -253,7 +257,17 @@ def test_nothing_to_compare_with_is_said(tmp_path):
     ablations.report(study(tmp_path))
 
 
-@pytest.mark.parametrize('flag, valid', [('--only=dice,rain', 'baseline, color'), ('--seeds=0,-1', '0 and above')])
+@pytest.mark.parametrize('flag, valid', [
+    ('--only=rain', 'baseline, color'), ('--study=weather', 'choices, networks'), ('--seeds=0,-1', '0 and above')])
 def test_bad_flags_are_one_line(flag, valid, tmp_path, run_program):
   assert_refused(run_program(ablations.main, flag, f'--output_dir={tmp_path}'), flag, valid)
   assert not os.listdir(tmp_path)
+
+
+def test_networks_are_compared_from_their_own_weights(tmp_path):
+  scripts = Scripts([0, 0])
+  assert scripts.measure('vgg_16', tmp_path, study='networks', only=('vgg_16',), checkpoint='inception.ckpt',
+                         vgg_checkpoint='vgg.ckpt')
+  assert [word for word in scripts.calls[0] if 'checkpoint' in word][-1] == '--checkpoint=vgg.ckpt'
+  with pytest.raises(UserError, match='name them by --vgg_checkpoint'):
+    study(tmp_path, study='networks', only=('inception_v3', 'segnet')).check()

@@ -3,14 +3,16 @@
     python -m utils.studies.ablations --data_dir=data/camvid --checkpoint=inception_v3.ckpt --precision=bfloat16
     python -m utils.studies.ablations --data_dir=data/camvid --checkpoint=inception_v3.ckpt --only=baseline,gamma \\
       --seeds=0,1,2
+    python -m utils.studies.ablations --study=networks --data_dir=data/camvid --checkpoint=inception_v3.ckpt \\
+      --vgg_checkpoint=vgg_16_hed.ckpt
 
-Each of CHOICES is trained once for every fold of --folds, on an equal budget: train.py with BASELINE's flags and its
-own, and the images of the fold held out, on which evaluate.py --details then scores it. Runs lie in --output_dir as
-NAME-SEED-FOLD, their output beside them as NAME-SEED-FOLD.log; a finished run is not trained again, an interrupted run
-resumes, and Ctrl-C lets the training in progress save. A Markdown table (OUTPUT/choices.md, also printed at the end)
-and a chart (OUTPUT/choices.png) show the means over the folds of all that is finished, once the baseline is. A run that
-fails is reported and skipped. Several of these programs may share an output folder where each has folds, choices or
-seeds of its own.
+Each choice of a study is trained once for every fold of --folds, on an equal budget: train.py with the study's flags
+and its own, and the images of the fold held out, on which evaluate.py --details then scores it. Runs lie in
+--output_dir as NAME-SEED-FOLD, their output beside them as NAME-SEED-FOLD.log; a finished run is not trained again, an
+interrupted run resumes, and Ctrl-C lets the training in progress save. A Markdown table (OUTPUT/STUDY.md, also printed
+at the end) and a chart (OUTPUT/STUDY.png) show the means over the folds of all that is finished, once the study's first
+choice is, which the others are compared with. A run that fails is reported and skipped. Several of these programs may
+share an output folder where each has folds, choices or seeds of its own.
 """
 
 import dataclasses
@@ -29,15 +31,29 @@ from utils.session import PRECISIONS
 from utils.settings import Settings, flag, run
 from utils.studies import scripts
 
-# The recipe for CamVid on images of their own size, a quarter as long.
-BASELINE = ('--dataset=camvid --skip=2s --decoder_channels=64 --loss=cross_entropy+lovasz --crop_size=223,287 '
-            '--learning_rate=2e-4 --new_layers_rate=5 --warmup_steps=50 --ema_decay=0.99 '
-            '--trainable_scopes=fcn,InceptionV3/Mixed_* --max_steps=600 --eval_steps=0')
 # Files in a run's folder: scores of the plain evaluation, in any precision; CPU time of the training.
 METRICS = tuple(f'metrics-{HELD_OUT}{precision}.json' for precision in ('', '-bfloat16', '-float16'))
 COST = 'cost.json'
-# Flags of each choice, a string for each stage; a stage starts from the stage before.
-CHOICES = {
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """What is compared.
+
+  Attributes:
+    flags: flags of all trainings.
+    choices: dict from the name of a choice to its flags, a string for each stage; a stage starts from the stage before.
+      The others are compared with the first. {vgg} is the path of --vgg_checkpoint.
+  """
+  flags: str
+  choices: dict
+
+
+# The recipe for CamVid on images of their own size, a quarter as long.
+_RECIPE = ('--dataset=camvid --skip=2s --decoder_channels=64 --loss=cross_entropy+lovasz --crop_size=223,287 '
+           '--learning_rate=2e-4 --new_layers_rate=5 --warmup_steps=50 --ema_decay=0.99 '
+           '--trainable_scopes=fcn,InceptionV3/Mixed_* --max_steps=600 --eval_steps=0')
+_CHOICES = {
     'baseline': [''],
     'color': ['--color_jitter=0.3'],
     'color-strong': ['--color_jitter=0.6'],
@@ -77,6 +93,19 @@ CHOICES = {
     'long-light': ['--max_steps=1800 --ema_decay=0.997 --color_jitter=0.5 --white_balance=0.2 --gamma=2 --blur=1.5 '
                    '--noise=15'],
 }
+# Each network with the rates that docs/networks.md found for it.
+_NETWORKS = {
+    'inception_v3': ['--net=inception_v3'],
+    'vgg_16': ['--net=vgg_16_trunk --checkpoint={vgg}'],
+    'segnet': ['--net=segnet --checkpoint={vgg} --learning_rate=1e-3 --new_layers_rate=1 --warmup_steps=50'],
+    'deconvnet': ['--net=deconvnet --checkpoint={vgg} --learning_rate=1e-3 --new_layers_rate=1 --warmup_steps=50'],
+    'enet': ['--net=enet --checkpoint=none --learning_rate=5e-3 --new_layers_rate=1 --warmup_steps=50'],
+}
+STUDIES = {
+    'choices': Study(_RECIPE, _CHOICES),
+    'networks': Study('--dataset=camvid --crop_size=223,287 --learning_rate=1e-4 --new_layers_rate=10 '
+                      '--batch_norm_decay=0.97 --max_steps=600 --eval_steps=0', _NETWORKS),
+}
 SHOWN = ('pole', 'sign', 'fence', 'pedestrian', 'bicyclist')  # classes with a column of their own
 _WIDTH, _ROW = 520, 22  # pixels of a row of the chart
 
@@ -92,49 +121,70 @@ class AblationSettings(Settings):
   threads: int = flag(0, 'CPU threads per operation; 0: one per core', least=0)
   folds: tuple[str, ...] = flag(
       ('0006R0*', '0001TP*'), 'patterns of names, each of the images that a fold holds out and scores')
-  only: tuple[str, ...] = flag((), 'choices to measure; default: all', choices=CHOICES)
+  study: str = flag('choices', 'what to compare', choices=tuple(STUDIES))
+  vgg_checkpoint: str | None = flag(None, "VGG-16's weights for --study=networks", path=True)
+  only: tuple[str, ...] = flag((), 'choices to measure; default: all')
   seeds: tuple[int, ...] = flag((0,), 'seeds to train each choice with', least=0)
 
+  def check(self):
+    """Raises UserError for the first flag that is not valid."""
+    super().check()
+    choices = STUDIES[self.study].choices
+    for name in self.names:
+      if name not in choices:
+        raise UserError(f'--only={name}: valid are {", ".join(choices)}')
+      if any('{vgg}' in options for options in choices[name]) and not self.vgg_checkpoint:
+        raise UserError(f"{name} starts from VGG-16's weights: name them by --vgg_checkpoint")
 
-def run_name(name, seed, fold):
-  """Name of the run of a choice with a seed that holds out the images of the pattern `fold`."""
-  return f'{name}-{seed}-{"".join(filter(str.isalnum, fold))}'
+  @property
+  def names(self):
+    """Names of the choices to measure."""
+    return self.only or tuple(STUDIES[self.study].choices)
+
+  @property
+  def common(self):
+    """List of the flags of every training that do not belong to the study."""
+    start = [f'--checkpoint={self.checkpoint}'] if self.checkpoint else []
+    return [f'--data_dir={self.data_dir}', f'--precision={self.precision}', f'--threads={self.threads}', *start]
+
+  def run_dir(self, name, seed, fold):
+    """Folder of the run of a choice with a seed that holds out the images of the pattern `fold`."""
+    return os.path.join(self.output_dir, f'{name}-{seed}-{"".join(filter(str.isalnum, fold))}')
 
 
-def measure(name, seed, fold, output_dir, common, *, script=scripts.run, cpu_seconds=scripts.cpu_seconds):
+def measure(settings, name, seed, fold, *, script=scripts.run, cpu_seconds=scripts.cpu_seconds):
   """Trains and scores a choice with a seed on a fold, unless this was done before.
 
   Args:
-    name: a key of CHOICES.
+    settings: an AblationSettings.
+    name: name of the choice.
     seed: seed of train.py.
     fold: pattern of the names that are held out.
-    output_dir: folder for the run `run_name(name, seed, fold)`, those of its earlier stages, and its log.
-    common: list of flags for every training; its --precision is evaluate.py's too.
     script: runs a script, see scripts.run.
     cpu_seconds: function that returns the CPU time of all scripts so far.
 
   Returns:
-    bool, whether the choice has been measured; if not, the log says why. COST adds up the CPU time of all attempts to
-    train the choice, failed and interrupted attempts included.
+    bool, whether the choice has been measured; if not, the log beside the run says why. COST adds up the CPU time of
+    all attempts to train the choice, failed and interrupted attempts included.
   """
-  run_dir = os.path.join(output_dir, run_name(name, seed, fold))
+  compared, run_dir = STUDIES[settings.study], settings.run_dir(name, seed, fold)
   if _scores(run_dir):
     return True
-  *earlier, _ = CHOICES[name]
-  folders = [f'{run_dir}-stage{stage}' for stage in range(1, len(earlier) + 1)] + [run_dir]
+  stages = [options.format(vgg=settings.vgg_checkpoint) for options in compared.choices[name]]
+  folders = [f'{run_dir}-stage{stage}' for stage in range(1, len(stages))] + [run_dir]
   with open(f'{run_dir}.log', 'a', encoding='utf-8') as log:
-    for stage, (options, folder) in enumerate(zip(CHOICES[name], folders)):
+    for stage, (options, folder) in enumerate(zip(stages, folders)):
       start = [f'--init_from={folders[stage - 1]}'] if stage else []
       before = cpu_seconds()
       try:
-        code = script('train.py', [*BASELINE.split(), *common, f'--seed={seed}', f'--hold_out={fold}',
+        code = script('train.py', [*compared.flags.split(), *settings.common, f'--seed={seed}', f'--hold_out={fold}',
                                    *options.split(), *start, f'--run_dir={folder}'], log)
       finally:
         _add_cost(run_dir, cpu_seconds() - before)
       if code:
         return False
-    precision = [option for option in common if option.startswith('--precision=')]
-    return script('evaluate.py', [f'--ckpt={run_dir}', f'--split={HELD_OUT}', '--details', *precision], log) == 0
+    return script('evaluate.py', [f'--ckpt={run_dir}', f'--split={HELD_OUT}', '--details',
+                                  f'--precision={settings.precision}'], log) == 0
 
 
 def _scores(run_dir):
@@ -151,26 +201,25 @@ def _add_cost(run_dir, seconds):
   write_json(path, {'cpu_seconds': spent + seconds})
 
 
-def collect(output_dir, folds):
+def collect(settings):
   """Reads the scores of all choices and seeds that are finished in every fold.
 
   Args:
-    output_dir: folder with runs named by `run_name`.
-    folds: the folds' patterns.
+    settings: an AblationSettings.
 
   Returns:
-    dict from name, in the order of CHOICES, to a list with a dict for each seed: `seed`; `folds`, list of the mean IoU
-    in each fold; and means over the folds: `mean_iou`, `pixel_accuracy` and `boundary_f1` in percent (nan if an
+    dict from name, in the order of the study, to a list with a dict for each seed: `seed`; `folds`, list of the mean
+    IoU in each fold; and means over the folds: `mean_iou`, `pixel_accuracy` and `boundary_f1` in percent (nan if an
     evaluation has none), `class_iou` (dict from class to percent, over the folds that have the class), and
     `cpu_seconds` of a training.
   """
-  found = {}
-  for name in CHOICES:
-    prefix, end = f'{name}-', run_name('', '', folds[0]).removeprefix('-')
-    seeds = [folder.removeprefix(prefix).removesuffix(end) for folder in os.listdir(output_dir)
-             if folder.startswith(prefix) and folder.endswith(end)]
+  found, folders = {}, os.listdir(settings.output_dir)
+  for name in STUDIES[settings.study].choices:
+    before, after = os.path.basename(settings.run_dir(name, '*', settings.folds[0])).split('*')
+    seeds = [folder.removeprefix(before).removesuffix(after) for folder in folders
+             if folder.startswith(before) and folder.endswith(after)]
     for seed in sorted(int(seed) for seed in seeds if seed.isdecimal()):
-      results = [_result(os.path.join(output_dir, run_name(name, seed, fold))) for fold in folds]
+      results = [_result(settings.run_dir(name, seed, fold)) for fold in settings.folds]
       if all(results):
         found.setdefault(name, []).append({'seed': seed, 'folds': [result['mean_iou'] for result in results],
                                            **_mean_over_folds(results)})
@@ -208,26 +257,27 @@ def mean(scores, key):
   return float(np.mean([score.get(key, score['class_iou'].get(key, np.nan)) for score in scores]))
 
 
-def table(found, folds):
-  """The scores of `collect` as a Markdown table; changes are from the baseline's mean over its seeds.
+def table(found, settings):
+  """The scores of `collect` as a Markdown table; changes are from the mean of the study's first choice over its seeds.
 
   Args:
-    found: dict from `collect`.
-    folds: the folds' patterns.
+    found: dict from `collect`, with the first choice.
+    settings: an AblationSettings.
 
   Returns:
     str. The spread is the range of the mean IoU over the seeds.
   """
-  baseline = found['baseline']
-  heads = ['choice', 'flags', 'seeds', 'CPU', 'pixel accuracy', 'boundary F1', *(f'without {fold}' for fold in folds),
-           'mean IoU', 'spread', 'change', *SHOWN]
+  choices = STUDIES[settings.study].choices
+  first = found[next(iter(choices))]
+  heads = ['choice', 'flags', 'seeds', 'CPU', 'pixel accuracy', 'boundary F1',
+           *(f'without {fold}' for fold in settings.folds), 'mean IoU', 'spread', 'change', *SHOWN]
   lines = [_line(heads), _line(['---'] * len(heads))]
   for name, scores in found.items():
     seeds = ', '.join(str(score['seed']) for score in scores)
-    change = '' if name == 'baseline' else f'{mean(scores, "mean_iou") - mean(baseline, "mean_iou"):+.1f}'
-    options = ', then '.join(f'`{options}`' for options in CHOICES[name] if options)
+    change = '' if scores is first else f'{mean(scores, "mean_iou") - mean(first, "mean_iou"):+.1f}'
+    options = ', then '.join(f'`{options}`' for options in choices[name] if options)
     totals = [score['mean_iou'] for score in scores]
-    lines.append(_line([name, options, seeds, f'{mean(scores, "cpu_seconds") / mean(baseline, "cpu_seconds"):.2f}',
+    lines.append(_line([name, options, seeds, f'{mean(scores, "cpu_seconds") / mean(first, "cpu_seconds"):.2f}',
                         *(f'{mean(scores, key):.1f}' for key in ('pixel_accuracy', 'boundary_f1')),
                         *(f'{iou:.1f}' for iou in np.mean([score['folds'] for score in scores], axis=0)),
                         f'{np.mean(totals):.1f}', f'{np.ptp(totals):.1f}' if len(totals) > 1 else '', change,
@@ -240,24 +290,25 @@ def _line(cells):
 
 
 def chart(found):
-  """Draws the change of the mean IoU from the baseline's, a bar for each choice.
+  """Draws the change of the mean IoU from that of the study's first choice, a bar for each choice.
 
   Args:
-    found: dict from `collect`, with the baseline.
+    found: dict from `collect`, with the first choice.
 
   Returns:
     uint8 [h, w, 3], RGB. The best choices come first; dots are single seeds of a choice with several; the gray band is
-    the range of the baseline's seeds.
+    the range of the first choice's seeds.
   """
-  middle = mean(found['baseline'], 'mean_iou')
+  first = next(iter(found))
+  middle = mean(found[first], 'mean_iou')
   changes = {name: [score['mean_iou'] - middle for score in scores] for name, scores in found.items()}
   order = sorted(changes, key=lambda name: -np.mean(changes[name]))
   low, high = (function(sum(changes.values(), [0.0])) for function in (min, max))
-  picture, left = canvas.row_chart(f'change of the mean IoU from the baseline of {middle:.1f}', order, width=_WIDTH,
-                                   height=_ROW, right=80, note='gray: range of the baseline; dots: single seeds')
+  picture, left = canvas.row_chart(f'change of the mean IoU from the {middle:.1f} of {first}', order, width=_WIDTH,
+                                   height=_ROW, right=80, note=f'gray: range of {first}; dots: single seeds')
   place = lambda change: left + _WIDTH * (change - low) / max(high - low, 1e-6)
   bottom = canvas.TOP + _ROW * len(order)
-  picture.bar(place(min(changes['baseline'])), canvas.TOP, place(max(changes['baseline'])), bottom, canvas.FAINT)
+  picture.bar(place(min(changes[first])), canvas.TOP, place(max(changes[first])), bottom, canvas.FAINT)
   for row, name in enumerate(order):
     y, change = canvas.TOP + _ROW * row, float(np.mean(changes[name]))
     picture.bar(place(min(0.0, change)), y + 4, place(max(0.0, change)), y + _ROW - 5,
@@ -274,27 +325,26 @@ def chart(found):
 def study(settings, *, script=scripts.run):
   """Measures the choices that the flags name, and reports on all finished runs; `script` is that of `measure`."""
   make_folder(settings.output_dir)
-  common = [f'--data_dir={settings.data_dir}', f'--precision={settings.precision}', f'--threads={settings.threads}']
-  common += [f'--checkpoint={settings.checkpoint}'] if settings.checkpoint else []
-  runs = [(name, seed, fold) for seed in settings.seeds for name in settings.only or CHOICES for fold in settings.folds]
+  runs = [(name, seed, fold) for seed in settings.seeds for name in settings.names for fold in settings.folds]
   with scripts.ended_by_sigterm(), Progress(len(runs), 'trainings', interval=0.0) as progress:
     for name, seed, fold in runs:
-      run_dir = os.path.join(settings.output_dir, run_name(name, seed, fold))
-      if not measure(name, seed, fold, settings.output_dir, common, script=script):
-        print(f'{name}, seed {seed}, without {fold}: failed; {run_dir}.log says why', flush=True)
-      else:
-        print(f'{name}, seed {seed}, without {fold}: mean IoU {_result(run_dir)["mean_iou"]:.1f}', flush=True)
+      if measure(settings, name, seed, fold, script=script):
+        scores = _result(settings.run_dir(name, seed, fold))
+        print(f'{name}, seed {seed}, without {fold}: mean IoU {scores["mean_iou"]:.1f}', flush=True)
         save(settings)
+      else:
+        print(f'{name}, seed {seed}, without {fold}: failed; {settings.run_dir(name, seed, fold)}.log says why',
+              flush=True)
       progress.update()
   report(settings)
 
 
 def save(settings):
-  """Writes table and chart of all that is finished, if the baseline is; returns the table, None without a baseline."""
-  found = collect(settings.output_dir, settings.folds)
-  if 'baseline' not in found:
+  """Writes table and chart of all that is finished if the study's first choice is; returns the table, else None."""
+  found = collect(settings)
+  if next(iter(STUDIES[settings.study].choices)) not in found:
     return None
-  stem, text = os.path.join(settings.output_dir, 'choices'), table(found, settings.folds)
+  stem, text = os.path.join(settings.output_dir, settings.study), table(found, settings)
   with replacing(f'{stem}.md') as temporary, open(temporary, 'w', encoding='utf-8') as file:
     file.write(text + '\n')
   write_png(f'{stem}.png', chart(found))
@@ -302,12 +352,13 @@ def save(settings):
 
 
 def report(settings):
-  """Writes and prints table and chart of all that is finished. Raises UserError if the baseline is not."""
+  """Writes and prints table and chart of all that is finished. Raises UserError if the study's first choice is not."""
   text = save(settings)
   if text is None:
-    raise UserError(f'{settings.output_dir}: the baseline has not been measured in {" and ".join(settings.folds)}, so '
-                    'there is nothing to compare with; leave --only out, or name baseline in it')
-  print(f'{text}\nwritten to {os.path.join(settings.output_dir, "choices")}.md and .png')
+    first = next(iter(STUDIES[settings.study].choices))
+    raise UserError(f'{settings.output_dir}: {first} has not been measured in {" and ".join(settings.folds)}, so there '
+                    f'is nothing to compare with; leave --only out, or name {first} in it')
+  print(f'{text}\nwritten to {os.path.join(settings.output_dir, settings.study)}.md and .png')
 
 
 def main(argv=None):
