@@ -64,6 +64,7 @@ _CHOICES = {
     'light': ['--color_jitter=0.5 --white_balance=0.2 --gamma=2 --blur=1.5 --noise=15'],
     'statistics': ['--mix_statistics=1'],
     'amplitude': ['--mix_amplitude=1'],
+    'color-statistics': ['--color_jitter=0.5 --mix_statistics=1'],
     'cutout': ['--cutout=0.2'],
     'rotation': ['--rotation=10'],
     'wide-scales': ['--scale_range=0.5,2.5'],
