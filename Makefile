@@ -39,4 +39,4 @@ lint: .venv/test-ready
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv dist fcn_googlenet.egg-info

@@ -18,6 +18,7 @@ from utils.packages import CARD, is_package
 from utils.runs import load_run
 from utils.settings import Settings, flag, run
 
+EVALUATE, INFERENCE = 'python evaluate.py', 'python inference.py'
 WEAK = 0.5  # IoU below which the card calls a class weak
 PICTURES = {'worst': 'The worst images', 'best': 'The best images', 'examples': 'Examples'}
 
@@ -66,8 +67,8 @@ def _code(command):
 
 
 def _command(program, ckpt, flags=''):
-  """A command of the project on the run."""
-  return f'python {program}.py {shlex.quote(f"--ckpt={ckpt}")}{flags}'
+  """The command that starts a program on the run."""
+  return f'{program} {shlex.quote(f"--ckpt={ckpt}")}{flags}'
 
 
 def _row(*cells):
@@ -108,7 +109,7 @@ def _use(about, ckpt):
             + (f'; values {ranges} become black and white' if ranges else ''))
   values = about['label_values']
   numbered = ', '.join(f'{text(name)} {text(value)}' for name, value in zip(about['classes'], values))
-  return [*_code(_command('inference', ckpt, ' photo.jpg')), *_code(_command('evaluate', ckpt)), '',
+  return [*_code(_command(INFERENCE, ckpt, ' photo.jpg')), *_code(_command(EVALUATE, ckpt)), '',
           f'Input: {kind}, of any size. Output: a class for every pixel, numbered from 0 in the order above'
           + (f'; label PNGs have the values of the original labels: {numbered}' if numbered else '')
           + f'. {about["void"]} in labels is void: neither trained on nor scored, and never predicted.']
@@ -116,7 +117,7 @@ def _use(about, ckpt):
 
 def _missing(what, ckpt, flags=''):
   """Lines that say what was not measured, and the command that does."""
-  return [f'{what} The command that measures this:', '', *_code(_command('evaluate', ckpt, flags))]
+  return [f'{what} The command that measures this:', '', *_code(_command(EVALUATE, ckpt, flags))]
 
 
 def _settings(score):
@@ -247,7 +248,7 @@ def _of_groups(about, ckpt):
   score = next((score for score in about['scores'] if score['split'] == HELD_OUT), None)
   if score:
     return f'{what} were held out of the training: mean IoU {percent(score["mean_iou"])} % there.'
-  command = _command('evaluate', ckpt, f' --split={HELD_OUT}')
+  command = _command(EVALUATE, ckpt, f' --split={HELD_OUT}')
   return f'{what} were held out of the training and are not scored yet: `{shown(command)}`'
 
 

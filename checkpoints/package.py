@@ -148,8 +148,8 @@ def _report(output, trained, weights, documents):
   paths = sorted(set(_ABSOLUTE.findall(f'{documents[CONFIG]} {documents[CARD]}')))
   if paths:
     print(f'note: it names these paths of this machine: {listed(paths)}')
-  print(f'written: {shown(output)}, {os.path.getsize(output) / 1e6:.1f} MB, of step {trained.step}; next: python '
-        f'inference.py --ckpt={shown(output)} photo.jpg')
+  print(f'written: {shown(output)}, {os.path.getsize(output) / 1e6:.1f} MB, of step {trained.step}; next: '
+        f'python inference.py --ckpt={shown(output)} photo.jpg')
 
 
 def main(argv=None):

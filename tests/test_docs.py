@@ -20,7 +20,7 @@ pytestmark = pytest.mark.fast
 TREE = pathlib.Path(ROOT)
 DOCUMENTS = sorted([TREE / 'README.md', *(TREE / 'docs').glob('*.md')])
 SCRIPTS = ('train', 'evaluate', 'inference')
-BUILT_IN = {'flagfile', 'help'}
+BUILT_IN = {'flagfile', 'help', 'version'}
 HELP_LINE = re.compile(r'  --(?:\[no\])?(\w+): .*?(?: \((?:default: (.*)|(required))\))?')
 FOREIGN = {'Killed', 'OOM when allocating tensor'}  # messages of the system and of TensorFlow
 DELETED = 'Appendix'  # a section with flags that are no more
@@ -113,11 +113,20 @@ def commands(path):
     yield code.split()
 
 
+@functools.cache
+def commands_of_an_installation():
+  """Dict from commands, as 'fcn-train', to the names of the modules in a checkout."""
+  return dict(re.findall(r'^(fcn-\w+) = "fcn_googlenet\.([\w.]+?)(?:\.__main__)?:main"$', text(TREE / 'pyproject.toml'),
+                         re.MULTILINE))
+
+
 def program(words):
   """Module name of the project's program that a command starts, and its arguments; None if it starts another."""
   for place, word in enumerate(words):
     if word == '-m' and words[place - 1].endswith('python') and place + 1 < len(words):
-      name, rest = words[place + 1], words[place + 2:]
+      name, rest = words[place + 1].removeprefix('fcn_googlenet.'), words[place + 2:]
+    elif re.fullmatch(r'fcn-(?!googlenet)\w+', word):
+      name, rest = commands_of_an_installation()[word], words[place + 1:]
     elif word.endswith('.py') and word.removesuffix('.py') in SCRIPTS:
       name, rest = word.removesuffix('.py'), words[place + 1:]
     else:

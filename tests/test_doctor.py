@@ -1,5 +1,6 @@
 """What python -m utils.doctor says, of answers made up and of this machine."""
 
+import email.message
 import importlib.metadata
 import json
 import re
@@ -215,11 +216,12 @@ def write(folder, **files):
     (folder / f'requirements{"-" if name != "base" else ""}{name if name != "base" else ""}.txt').write_text(text)
 
 
-def test_requirements_are_read_with_what_they_include(tmp_path):
+def test_requirements_are_read_with_what_they_include(monkeypatch, tmp_path):
   write(tmp_path, base='# all\nnumpy==1.0  # old\n\nno_such-package>=2; python_version >= "3"\n--no-index\n',
         extra='-r requirements.txt\nno_other_package==1; python_version < "3"\nabsent[x]==3\n')
-  assert requirements.extras(str(tmp_path)) == {'extra': str(tmp_path / 'requirements-extra.txt')}
-  needed = requirements.requirements(tmp_path / 'requirements-extra.txt')
+  monkeypatch.setattr(requirements, 'ROOT', str(tmp_path))
+  assert requirements.extras() == ['extra']
+  needed = requirements.requirements('extra')
   assert [requirement.name for requirement in needed] == ['numpy', 'no_such-package', 'absent']
   assert requirements.lacking(needed) == (
       ['no_such-package', 'absent'], [f'numpy {importlib.metadata.version("numpy")} (==1.0 wanted)'])
@@ -229,15 +231,29 @@ def test_requirements_are_read_with_what_they_include(tmp_path):
 def test_an_extra_of_a_package_asks_for_what_that_lists(monkeypatch, tmp_path):
   listed = ['always', 'cuda-part<3,>=2; extra == "and-cuda"', 'other; extra == "docs"']
   monkeypatch.setattr(importlib.metadata, 'requires', lambda name: listed)
+  monkeypatch.setattr(requirements, 'ROOT', str(tmp_path))
   write(tmp_path, gpu='tensorflow[and-cuda]\n', plain='tensorflow\n')
-  names = {name: [need.name for need in requirements.requirements(path)]
-           for name, path in requirements.extras(str(tmp_path)).items()}
+  names = {extra: [need.name for need in requirements.requirements(extra)] for extra in requirements.extras()}
   assert names == {'gpu': ['tensorflow', 'cuda-part'], 'plain': ['tensorflow']}
 
 
+def test_an_installation_asks_in_its_metadata(monkeypatch):
+  needs = {'fcn-googlenet': [
+      'numpy>=1', 'none; python_version < "3"', 'cv; extra == "draw"', 'fcn-googlenet[coco]; extra == "draw"',
+      'old; python_version < "3" and extra == "coco"', 'coco-tools; extra == "coco"']}
+  extras = email.message.Message()
+  for name in ('draw', 'coco'):
+    extras['Provides-Extra'] = name
+  monkeypatch.setattr(importlib.metadata, 'requires', needs.__getitem__)
+  monkeypatch.setattr(importlib.metadata, 'metadata', lambda name: extras)
+  monkeypatch.setattr(requirements, 'PACKAGE', 'fcn_googlenet')
+  assert requirements.extras() == ['coco', 'draw']
+  assert {extra: [need.name for need in requirements.requirements(extra)] for extra in ('', 'coco', 'draw')} == {
+      '': ['numpy'], 'coco': ['coco-tools'], 'draw': ['cv', 'fcn-googlenet', 'coco-tools']}
+
+
 def test_packages_of_every_extra(monkeypatch, tmp_path):
-  monkeypatch.setattr(findings, 'ROOT', str(tmp_path))
-  monkeypatch.setattr(requirements.extras, '__defaults__', (str(tmp_path),))
+  monkeypatch.setattr(requirements, 'ROOT', str(tmp_path))
   write(tmp_path, base='numpy\nno_base\n', crf='numpy==0.1\n', coco='numpy\n', gpu='-r requirements.txt\nno_cuda\n',
         fonts='numpy; python_version < "3"\n', dev='-r requirements.txt\n')
   version = importlib.metadata.version('numpy')

@@ -62,6 +62,20 @@ def test_python_is_named_so_that_it_is_the_one_that_runs(data_dir, tmp_path, mon
   assert shlex.split(line('run', data_dir))[1] == 'python'
 
 
+def test_an_installation_names_the_command_beside_the_one_that_runs(data_dir, tmp_path, monkeypatch):
+  monkeypatch.setattr(finish, 'PACKAGE', 'fcn_googlenet')
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, 'argv', ['bin/fcn-train'])
+  assert words(line('run', data_dir))[-4:] == [sys.executable, '-m', 'fcn_googlenet.evaluate', '--ckpt=run']
+  for folder in ('bin', 'other'):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / 'fcn-evaluate').touch(0o755)
+  monkeypatch.setenv('PATH', str(tmp_path / 'other'), prepend=os.pathsep)
+  assert words(line('run', data_dir)) == ['bin/fcn-evaluate', '--ckpt=run']  # the shell would find the other
+  monkeypatch.setenv('PATH', str(tmp_path / 'bin'), prepend=os.pathsep)
+  assert words(line('run', data_dir)) == ['fcn-evaluate', '--ckpt=run']
+
+
 def test_the_split_is_one_that_is_there(data_dir):
   assert '--split' not in line('run', data_dir)
   (data_dir / 'test.json').touch()

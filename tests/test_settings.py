@@ -11,6 +11,7 @@ import train
 from utils import settings
 from utils.errors import UserError, listed
 from utils.evaluation.settings import EvaluateSettings
+from utils.files import commit
 from utils.inference.settings import InferenceSettings
 from utils.settings import Settings, flag, group
 from utils.training.settings import TrainSettings
@@ -134,6 +135,24 @@ def test_help_has_a_line_for_each_flag(main, record):
     [line] = [line for line in lines if line.strip().removeprefix('--').removeprefix('[no]').startswith(f'{name}: ')]
     assert field.metadata['text'] in line
     assert not field.metadata['text'].startswith('of '), line
+
+
+def test_the_version_is_said(monkeypatch, capsys):
+  assert parse('--version') is None and settings.parse(Outer, ['--version']) is None  # --name is not asked for
+  assert capsys.readouterr().out == 2 * f'fcn-googlenet {commit() or "of an unknown commit"}\n'
+  monkeypatch.setattr(settings, 'commit', lambda: None)
+  assert settings.run(None, Outer, ['--version']) == 0
+  assert capsys.readouterr().out == 'fcn-googlenet of an unknown commit\n'
+
+
+def test_a_recipe_of_the_project_is_found_from_everywhere(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert settings.parse(TrainSettings, ['--flagfile=demo.flags']).data.dataset == 'shapes'
+  (tmp_path / 'demo.flags').write_text('--dataset=voc\n')  # one that is here comes first
+  assert settings.parse(TrainSettings, ['--flagfile=demo.flags']).data.dataset == 'voc'
+  for name in ('./camvid.flags', 'other.flags', 'docs'):
+    with pytest.raises(UserError, match=name):
+      settings.parse(TrainSettings, [f'--flagfile={name}'])
 
 
 def test_names_of_flags_are_unique():

@@ -14,6 +14,8 @@ import sys
 import tempfile
 import warnings
 
+from utils.installation import install, listing
+
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
 # TensorFlow enables oneDNN by default only on CPUs with AVX512-VNNI or newer; its kernels without oneDNN have no
@@ -97,7 +99,7 @@ def _repair_slim():
     except ImportError as error:
       raise ImportError(
           f'slim.batch_norm cannot be repaired on tensorflow {tf.__version__} ({error}); install the versions of '
-          'requirements.txt: pip install -r requirements.txt') from error
+          f'{listing()}: {install()}') from error
     sys.modules['tf_keras.legacy_tf_layers.normalization'] = module
   # tensorflow 2.16 to 2.21: `ops.Tensor` moved out of framework.ops; slim.learning and slim.layers still ask for it.
   if not hasattr(_ops, 'Tensor'):

@@ -13,8 +13,9 @@ import sys
 import tempfile
 
 from utils.errors import UserError, shown
+from utils.installation import PACKAGE, version
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # folder of the project
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # folder of the project, or of its package
 
 
 @contextlib.contextmanager
@@ -55,7 +56,12 @@ def text_of(*path):
 
 @functools.cache  # it asks git, in a process of its own
 def commit():
-  """Commit of the code, followed by '+' where files differ from it; None outside a git checkout."""
+  """Commit of the code, followed by '+' where files differ from it; None outside a git checkout.
+
+  A package that pip has installed has a version instead, 'version 1.0.0': a commit there would be that of other code.
+  """
+  if PACKAGE:
+    return f'version {version()}'
   try:
     return subprocess.run(['git', 'describe', '--always', '--abbrev=40', '--dirty=+'], cwd=ROOT, check=True,
                           capture_output=True, text=True).stdout.strip()

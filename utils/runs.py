@@ -30,7 +30,7 @@ class Run:
     checkpoint: prefix of the checkpoint's files; or the package.
     step: training step of the checkpoint.
     config: contents of config.json: `flags`, `dataset` (name, classes, palette), `network` (name, skip, options),
-      `hold_out` (see datasets/hold_out.py; null if nothing was held out), `versions`, `commit`, `command`,
+      `hold_out` (see datasets/hold_out.py; null if nothing was held out), `versions`, `commit` (or version), `command`,
       `working_folder` (which paths in `flags` are relative to), `started` (a date) and `device` (a line).
   """
   folder: str

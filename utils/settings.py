@@ -28,6 +28,8 @@ import typing
 from absl import flags
 
 from utils.errors import UserError, guarded
+from utils.files import ROOT, commit
+from utils.installation import NAME
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +128,7 @@ def parse(record, argv, *, text=''):
     text: text of --help above the list of flags.
 
   Returns:
-    a `record`, checked; None if --help was given, whose text is printed.
+    a `record`, checked; None if --help or --version was given, whose text is printed.
 
   Raises:
     UserError: if a flag is unknown, or a value is not valid.
@@ -140,6 +142,9 @@ def parse(record, argv, *, text=''):
     raise UserError(f'{error} (--help lists all flags)') from error
   if values.help or values.helpfull:
     print(f'{text.strip()}\n\n{help_text(record)}'.strip())
+    return None
+  if values.version:
+    print(NAME, commit() or 'of an unknown commit')
     return None
   for name, field, _ in walk(record):
     if field.metadata['required'] and values[name].value is None:
@@ -182,7 +187,8 @@ def help_text(record):
     lines.append(f'  --{"[no]" if _kind(field)[1] is bool else ""}{name}: {field.metadata["text"]}{_default(field)}')
   positional = _positional(record)
   arguments = [f'arguments: {positional.metadata["text"]}'] if positional else []
-  return '\n'.join([*arguments, 'flags:', *lines, '  --flagfile: file with flags, one per line', '  --help: show this'])
+  return '\n'.join([*arguments, 'flags:', *lines, '  --flagfile: file with flags, one per line', '  --help: show this',
+                    '  --version: show the version or commit of the code'])
 
 
 def _positional(record):
@@ -260,7 +266,14 @@ class _Values(flags.FlagValues):
   """absl's registry of flags; the paths of --flagfile are expanded as those of all flags, within flag files as well."""
 
   def _get_flag_file_lines(self, filename, parsed_file_stack=None):
-    return super()._get_flag_file_lines(expanded(filename), parsed_file_stack)
+    return super()._get_flag_file_lines(_flag_file(filename), parsed_file_stack)
+
+
+def _flag_file(name):
+  """Path of a file for --flagfile; one that is not here may be a recipe of the project's, as demo.flags."""
+  path, recipe = expanded(name), os.path.join(ROOT, name)
+  comes_with = name == os.path.basename(name) and os.path.isfile(recipe)
+  return recipe if comes_with and not os.path.lexists(path) else path
 
 
 class _Serializer(flags.ArgumentSerializer):
@@ -286,6 +299,7 @@ def _define(record, values):
       flags.DEFINE_string(name, default, text, flag_values=values)
   flags.DEFINE_bool('help', False, 'show this', short_name='h', flag_values=values)
   flags.DEFINE_bool('helpfull', False, 'show this', flag_values=values)
+  flags.DEFINE_bool('version', False, 'show the version or commit of the code', flag_values=values)
 
 
 def _read(record, values, prefix=''):

@@ -11,10 +11,11 @@ import numpy as np
 
 from datasets.dataset import BadFile
 from utils.errors import UserError, brief
+from utils.installation import install
 
 MAX_PIXELS = 2**26  # greatest size of an image whose label is drawn
 MAX_OUTLINE = 2**20  # greatest length of a polygon in pixels: pycocotools takes memory in proportion
-_MISSING = '{} needs the package {} ({}): pip install -r requirements-annotations.txt'
+_MISSING = '{} needs the package {} ({}): {}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ def pycocotools(who):
   try:
     from pycocotools import mask
   except ImportError as error:
-    raise UserError(_MISSING.format(who, 'pycocotools', error)) from error
+    raise UserError(_MISSING.format(who, 'pycocotools', error, install('annotations'))) from error
   return mask
 
 
@@ -47,7 +48,7 @@ def opencv(who):
   try:
     import cv2
   except ImportError as error:
-    raise UserError(_MISSING.format(who, 'opencv-python-headless', error)) from error
+    raise UserError(_MISSING.format(who, 'opencv-python-headless', error, install('annotations'))) from error
   return cv2
 
 

@@ -10,6 +10,7 @@ import sys
 from utils.devices import Gpu
 from utils.doctor.driver import SMI, read_smi
 from utils.files import ROOT
+from utils.installation import PACKAGE
 
 # Seconds to wait for answers. Importing TensorFlow from a slow disk takes long; a broken driver never answers.
 TENSORFLOW_SECONDS, DRIVER_SECONDS, SMI_SECONDS = 120, 4, 3
@@ -41,9 +42,13 @@ class Facts:
 
 
 def started(command, **environment):
-  """Starts a program, in the project's folder; returns its subprocess.Popen, or the OSError that prevents it."""
+  """Starts a program; returns its subprocess.Popen, or the OSError that prevents it.
+
+  It starts in the folder that modules are imported from, where no file of the user's is taken for one.
+  """
+  folder = os.path.dirname(ROOT) if PACKAGE else ROOT
   try:
-    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
+    return subprocess.Popen(command, cwd=folder, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors='replace')
   except OSError as error:
     return error
@@ -80,8 +85,7 @@ def gather(start=started):
   Returns:
     a Facts.
   """
-  module = [sys.executable, '-m']
-  tensorflow = start([*module, 'utils.doctor.tensorflow_report'], TF_CPP_MIN_LOG_LEVEL='0',
+  tensorflow = start(_module('tensorflow_report'), TF_CPP_MIN_LOG_LEVEL='0',
                      TF_CPP_VMODULE='dso_loader=1', TF_USE_LEGACY_KERAS='1', TF_ENABLE_ONEDNN_OPTS='1')
   smi, _, _ = answer(start(SMI), SMI_SECONDS)
   stdout, stderr, failure = answer(tensorflow, TENSORFLOW_SECONDS)
@@ -89,9 +93,14 @@ def gather(start=started):
   build = report.get('build', {})
   versions = [] if report.get('gpus') or not build.get('cuda_version') else [
       build['cuda_version'], build.get('cudnn_version', '9')]
-  found = _json(answer(start([*module, 'utils.doctor.driver', *versions]), DRIVER_SECONDS)[0]) or {}
+  found = _json(answer(start([*_module('driver'), *versions]), DRIVER_SECONDS)[0]) or {}
   words = [' '.join(match[0].split(';')[:2]) for match in map(_MESSAGE.search, stderr.splitlines()) if match]
   return Facts(report, found.get('driver'), found.get('libraries', {}), read_smi(smi), words[-1] if words else '')
+
+
+def _module(name):
+  """The command that starts a module of the doctor."""
+  return [sys.executable, '-m', f'{__package__}.{name}']
 
 
 def _json(text):

@@ -11,7 +11,8 @@ from utils import cpu, cuda, limits
 from utils.devices import device_line, fastest_precision
 from utils.doctor import driver, no_gpu
 from utils.errors import listed, shown
-from utils.files import ROOT, commit
+from utils.files import commit
+from utils.installation import PACKAGE, install, listing
 
 GIB = 2.0**30
 
@@ -118,34 +119,36 @@ def disk_text():
 
 
 def folder_text():
-  """The working folder, whether it can be written, and the commit of the code."""
+  """The working folder, whether it can be written, and the commit or version of the code."""
   can = 'writable' if limits.writable('.') else 'not writable: give --data_dir and --run_dir in other folders'
   code = commit() or 'unknown: not a git checkout'
-  return f'{shown(os.getcwd())}, {can}; commit {code[:10] + "+" * code.endswith("+") if commit() else code}'
+  if not PACKAGE:
+    code = f'commit {code[:10] + "+" * code.endswith("+") if commit() else code}'
+  return f'{shown(os.getcwd())}, {can}; {code}'
 
 
 def base_lacking():
-  """What is not there of requirements.txt, see requirements.lacking."""
+  """What is not there of all that the project needs, see requirements.lacking."""
   from utils.doctor import requirements  # needs a package, which may itself be missing
 
-  return requirements.lacking(requirements.requirements(os.path.join(ROOT, requirements.BASE)))
+  return requirements.lacking(requirements.requirements())
 
 
 def package_texts(facts):
-  """What is there of requirements.txt and of each extra: list of (title, text)."""
+  """What is there of all that the project needs, and of each extra: list of (title, text)."""
   from utils.doctor import requirements
 
   base = base_lacking()
-  rows, complete = [('packages', _lacking_text(requirements.BASE, *base) or f'all of {requirements.BASE}')], []
-  for extra, path in requirements.extras().items():
-    needed = requirements.requirements(path)
+  rows, complete = [('packages', _lacking_text('', *base) or f'all of {listing()}')], []
+  for extra in requirements.extras():
+    needed = requirements.requirements(extra)
     found = requirements.lacking(needed)
     if extra == 'gpu' and facts.gpus:
       found = [], found[1]  # CUDA is there, from elsewhere
     own = [[name for name in names if name not in known] for names, known in zip(found, base)]
-    text = _lacking_text(os.path.basename(path), *own)
+    text = _lacking_text(extra, *own)
     if not needed:
-      text = f'not for this Python, see {os.path.basename(path)}'
+      text = f'not for this Python, see {listing(extra)}'
     if text:
       rows.append(('', f'{extra}: {text}'))
     elif not any(found):
@@ -153,22 +156,22 @@ def package_texts(facts):
   return [*rows, ('', f'complete: {", ".join(complete) or "no extra"}')]
 
 
-def _lacking_text(file, missing, differing):
-  """What is missing of a requirements file, with the remedy; '' if nothing is."""
+def _lacking_text(extra, missing, differing):
+  """What is missing of the packages of an extra, with the remedy; '' if nothing is."""
   parts = [f'missing {listed(missing, most=3)}'] if missing else []
   parts += [listed(differing, most=3)] if differing else []
-  return '; '.join([*parts, f'pip install -r {file}']) if parts else ''
+  return '; '.join([*parts, install(extra)]) if parts else ''
 
 
 def missing_for_training(facts):
   """What training needs and is not there, a list of str."""
   needs = []
   if 'error' in facts.report:
-    install = no_gpu.INSTALL if facts.smi or cuda.has_card() else 'pip install -r requirements.txt'
-    needs.append(f'TensorFlow ({facts.report["error"]}; {install})')
+    remedy = no_gpu.INSTALL if facts.smi or cuda.has_card() else install()
+    needs.append(f'TensorFlow ({facts.report["error"]}; {remedy})')
   with contextlib.suppress(ImportError):
     missing, _ = base_lacking()
-    needs += [f'{listed(missing)} (pip install -r requirements.txt)'] if missing else []
+    needs += [f'{listed(missing)} ({install()})'] if missing else []
   if not limits.writable('.'):
     needs.append(f'a writable folder ({shown(os.getcwd())} is not)')
   return needs

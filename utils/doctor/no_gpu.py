@@ -4,8 +4,9 @@ import dataclasses
 
 from utils.doctor.driver import DRIVER, OLDEST_DRIVER
 from utils.errors import listed
+from utils.installation import install
 
-INSTALL = 'pip install -r requirements-gpu.txt'
+INSTALL = install('gpu')
 IN_CONTAINER = ('start the container with GPUs: docker run --gpus all (NVIDIA Container Toolkit on the host, '
                 'NVIDIA_DRIVER_CAPABILITIES=compute,utility)')
 # Answers of cuInit, CUresult in cuda.h, with more to say than their number.

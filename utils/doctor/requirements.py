@@ -1,5 +1,9 @@
-"""What the project's requirements files ask for and this Python does not have."""
+"""What the project asks for and this Python does not have.
 
+A checkout asks in its requirements files; the package that pip has installed asks in its metadata.
+"""
+
+import contextlib
 import glob
 import importlib.metadata
 import os
@@ -8,48 +12,67 @@ import re
 from packaging.requirements import Requirement
 
 from utils.files import ROOT
-
-BASE = 'requirements.txt'
-
-
-def extras(root=ROOT):
-  """Dict from the name of an extra, as 'crf', to the file of its requirements, sorted."""
-  paths = sorted(glob.glob(os.path.join(glob.escape(root), 'requirements-*.txt')))
-  return {os.path.basename(path)[len('requirements-'):-len('.txt')]: path for path in paths}
+from utils.installation import NAME, PACKAGE, listing
 
 
-def requirements(path):
-  """Reads a requirements file, and the files that it names by -r.
+def extras():
+  """Names of the extras, as 'crf', sorted."""
+  if PACKAGE:
+    return sorted(importlib.metadata.metadata(NAME).get_all('Provides-Extra', []))
+  paths = glob.glob(os.path.join(glob.escape(ROOT), 'requirements-*.txt'))
+  return sorted(os.path.basename(path)[len('requirements-'):-len('.txt')] for path in paths)
+
+
+def requirements(extra=''):
+  """What an extra asks for, or, without one, what all of the project does.
 
   Args:
-    path: the file.
+    extra: name of an extra; ''.
 
   Returns:
     list of packaging.requirements.Requirement, those that are for this Python and system.
   """
+  if PACKAGE:
+    return [found for need in _needs(NAME, extra) for found in _with_extras(need)]
+  return _of_file(os.path.join(ROOT, listing(extra)))
+
+
+def _of_file(path):
+  """Reads a requirements file, and the files that it names by -r."""
   found = []
   with open(path, encoding='utf-8') as file:
     lines = [re.sub(r'(^|\s)#.*', '', line).strip() for line in file]
   for line in filter(None, lines):
     other = re.fullmatch(r'(?:-r|--requirement)[ =]*(.+)', line)
     if other:
-      found += requirements(os.path.join(os.path.dirname(path), other[1]))
+      found += _of_file(os.path.join(os.path.dirname(path), other[1]))
     elif not line.startswith('-'):
-      found += _with_extras(Requirement(line))
+      need = Requirement(line)
+      found += _with_extras(need) if not need.marker or need.marker.evaluate() else []
   return found
 
 
 def _with_extras(requirement):
-  """A requirement if it is for this Python, and what its package, where installed, asks for under its extras."""
-  if requirement.marker and not requirement.marker.evaluate():
-    return []
-  try:
-    needs = [Requirement(text) for text in importlib.metadata.requires(requirement.name) or ()]
-  except importlib.metadata.PackageNotFoundError:
-    needs = []
-  return [requirement, *(
-      need for need in needs for extra in sorted(requirement.extras)
-      if need.marker and not need.marker.evaluate({'extra': ''}) and need.marker.evaluate({'extra': extra}))]
+  """A requirement, and what its package, where installed, asks for under its extras."""
+  needs = []
+  with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+    for extra in sorted(requirement.extras):
+      needs += _needs(requirement.name, extra)
+  return [requirement, *needs]
+
+
+def _needs(name, extra):
+  """What an installed package asks for on this Python under an extra and not without; '' for what it always asks for.
+
+  Raises:
+    importlib.metadata.PackageNotFoundError: if it is not installed.
+  """
+  found = []
+  for need in map(Requirement, importlib.metadata.requires(name) or ()):
+    always = not need.marker or need.marker.evaluate({'extra': ''})
+    if always != bool(extra) and (always or need.marker.evaluate({'extra': extra})):
+      found.append(need)
+  return found
 
 
 def lacking(needed):

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
+from utils.installation import install
 from utils.settings import Settings, flag
 
 LEAST_PROBABILITY = 1e-5  # smallest probability of a class: unary energies are at most 11.5
@@ -80,7 +81,7 @@ def require():
   try:
     import pydensecrf.densecrf  # noqa: F401
   except ImportError as error:
-    how = 'pip install -r requirements-crf.txt'
+    how = install('crf')
     if sys.version_info >= (3, 13):
       how = 'pip install cython setuptools wheel && pip install --no-build-isolation pydensecrf2==1.1'
     raise UserError(f'the dense CRF needs the package pydensecrf2: {how}') from error

@@ -20,6 +20,7 @@ from datasets.images import BadFile
 from utils.drawing import canvas, colors
 from utils.errors import UserError, listed, shown
 from utils.inference.stream import Failed, labelled
+from utils.installation import install
 from utils.progress import Progress
 
 _COLORS = ('-vf', 'scale=out_color_matrix=bt709:out_range=tv', '-colorspace', 'bt709', '-color_primaries', 'bt709',
@@ -56,7 +57,7 @@ def ffmpeg():
   try:
     import imageio_ffmpeg
   except ImportError as error:
-    raise UserError('videos need the package imageio-ffmpeg: pip install -r requirements-video.txt') from error
+    raise UserError(f'videos need the package imageio-ffmpeg: {install("video")}') from error
   return imageio_ffmpeg.get_ffmpeg_exe()
 
 

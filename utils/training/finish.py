@@ -8,6 +8,7 @@ import sys
 from datasets import records
 from datasets.hold_out import HELD_OUT
 from utils.files import ROOT
+from utils.installation import PACKAGE
 
 
 def next_line(settings):
@@ -31,10 +32,26 @@ def next_line(settings):
 
 def _command(script, *words):
   """A command that starts a script of the project with the Python that runs now, from the present folder."""
-  known = shutil.which('python')
-  python = 'python' if known and os.path.abspath(known) == os.path.abspath(sys.executable) else sys.executable
-  path = os.path.join(ROOT, f'{script}.py')
-  return ' '.join(map(_quoted, (python, min(os.path.relpath(path), path, key=len), *words)))
+  if PACKAGE:
+    start = _installed(script)
+  else:
+    path = os.path.join(ROOT, f'{script}.py')
+    start = [_known('python', sys.executable), min(os.path.relpath(path), path, key=len)]
+  return ' '.join(map(_quoted, (*start, *words)))
+
+
+def _installed(script):
+  """Words that start a script of the installation: the command beside the one that runs now, or its module."""
+  command = f'fcn-{script}'
+  path = os.path.join(os.path.dirname(sys.argv[0]), command)
+  return [_known(command, path)] if os.path.exists(path) else [
+      _known('python', sys.executable), '-m', f'{PACKAGE}.{script}']
+
+
+def _known(name, path):
+  """The name of a program where a shell finds that at `path` by it, else the path."""
+  found = shutil.which(name)
+  return name if found and os.path.abspath(found) == os.path.abspath(path) else path
 
 
 def _quoted(word):

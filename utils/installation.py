@@ -1,0 +1,28 @@
+"""Whether this is a checkout or the package fcn_googlenet, which pip installs, and how packages are asked for in each.
+
+setup.py makes the package of the checkout's modules.
+"""
+
+import sys
+
+NAME = 'fcn-googlenet'  # for pip
+PACKAGE = __name__.rpartition('utils.installation')[0].rstrip('.')  # 'fcn_googlenet'; '' in a checkout
+
+
+def version():
+  """Version of the package; None in a checkout, which has commits."""
+  return sys.modules[PACKAGE].__version__ if PACKAGE else None
+
+
+def listing(extra=''):
+  """Name of the list of the packages that an extra needs, as 'crf', or that all of the project needs."""
+  if PACKAGE:
+    return f'{NAME}[{extra}]' if extra else NAME
+  return f'requirements-{extra}.txt' if extra else 'requirements.txt'
+
+
+def install(extra=''):
+  """The command that installs the packages of an extra, or those that all of the project needs."""
+  if PACKAGE:
+    return f"pip install '{listing(extra)}'" if extra else f'pip install {listing()}'
+  return f'pip install -r {listing(extra)}'
