@@ -36,6 +36,8 @@ lint: .venv/test-ready
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
 	-$(BIN)/python -m pip install --quiet --requirement requirements-crf.txt  # built here; its tests skip without it
 	-$(BIN)/python -m pip install --quiet --requirement requirements-video.txt  # the same
+	-$(BIN)/python -m pip install --quiet --requirement requirements-serve.txt  # the same
+	-$(BIN)/python -m pip install --quiet --requirement requirements-browser.txt  # the same; they need a Chromium too
 	touch $@
 
 clean:

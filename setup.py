@@ -149,6 +149,7 @@ def main():
         packages=[f'{PACKAGE}.{room}' for room in rooms],
         py_modules=[f'{PACKAGE}.{script}' for script in SCRIPTS],
         include_package_data=False,
+        package_data={f'{PACKAGE}.utils.serving': ['page/*']},
         cmdclass={'build_py': BuildPackage, 'editable_wheel': NotEditable},
         options={'build': {'build_base': folder}},
     )

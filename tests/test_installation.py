@@ -26,7 +26,7 @@ from utils.files import ROOT, read_json
 
 TREE = pathlib.Path(ROOT)
 FOLDERS = ('nets', 'datasets', 'checkpoints', 'utils', 'docs', 'tests')
-LEFT_OUT = ('dev', 'pytorch')  # requirements of work in a checkout, which are no extras
+LEFT_OUT = ('browser', 'dev', 'pytorch')  # requirements of work in a checkout, which are no extras
 PREFIX, INFO = 'fcn_googlenet/', re.compile(r'fcn_googlenet-[\d.]+\.dist-info/')
 # Programs and files of a checkout, as texts name them.
 CHECKOUT = re.compile(r'(?<![\w./-])(train|evaluate|inference)\.py\b|python -m (nets|datasets|checkpoints|utils)\.'
@@ -82,10 +82,15 @@ def modules():
           if module != 'setup' and not module.startswith('utils.studies')}
 
 
+def page():
+  """Names in the wheel of the files of the server's page."""
+  return {f'{PREFIX}{path.relative_to(TREE)}' for path in TREE.glob('utils/serving/page/*')}
+
+
 def test_the_wheel_holds_one_package_and_no_more(built):
   names = set(contents(built.wheel))
   info = {name for name in names if INFO.match(name)}
-  assert names - info == {*modules(), *(PREFIX + name for name in ('__init__.py', *RECIPES))}
+  assert names - info == {*modules(), *page(), *(PREFIX + name for name in ('__init__.py', *RECIPES))}
   assert {INFO.sub('', name) for name in info} == {
       'METADATA', 'WHEEL', 'RECORD', 'entry_points.txt', 'top_level.txt', 'licenses/LICENSE'}
 

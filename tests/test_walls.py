@@ -23,12 +23,13 @@ MAY_IMPORT = {
     'checkpoints': ('utils', 'nets', 'datasets', 'datasets.readers'),
     'utils.inference': ('utils', 'nets', 'datasets', 'datasets.readers', 'utils.drawing'),
     'utils.evaluation': ('utils', 'datasets', 'utils.drawing', 'utils.inference'),
+    'utils.serving': ('utils', 'datasets', 'datasets.readers', 'utils.inference'),
     'utils.training': (
         'utils', 'nets', 'datasets', 'datasets.readers', 'checkpoints', 'utils.drawing', 'utils.evaluation'),
 }
 EVERYWHERE = (*MAY_IMPORT, 'utils.studies')
 # Programs of datasets/ that draw; its registry and preparation name the readers. Programs of checkpoints/ that label,
-# and read scores.
+# and read scores. The server's program.
 ALSO = {
     'checkpoints.card': ('utils.evaluation',),
     'checkpoints.package': ('utils.evaluation', 'utils.inference'),
@@ -39,6 +40,7 @@ ALSO = {
     'datasets.folds': ('datasets.readers',),
     'datasets.prepare': ('datasets.readers',),
     'datasets.readers.own': ('datasets.readers.annotations',),
+    'utils.serve': ('utils.serving',),
 }
 MOST_LINES, MOST_LINES_OF_SCRIPT = 60, 150
 

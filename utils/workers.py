@@ -44,7 +44,7 @@ def ordered_map(function, items, num_workers):
   pending = collections.deque()
   try:
     for item in items:
-      with _without_main():
+      with without_main():
         pending.append((item, pool.submit(function, item)))
       if len(pending) >= _IN_FLIGHT * num_workers:
         item, future = pending.popleft()
@@ -83,7 +83,7 @@ def threaded_map(function, items, num_threads):
 
 
 @contextlib.contextmanager
-def _without_main():
+def without_main():
   """Hides the script from a process being spawned, which would import it again, and TensorFlow with it."""
   main = sys.modules['__main__']
   sys.modules['__main__'] = types.ModuleType('__main__')
@@ -96,9 +96,14 @@ def _without_main():
 def _start():
   """Makes a worker ignore Ctrl-C, which the parent handles, and end when the parent is killed."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)
-  threading.Thread(target=_end_with_parent, daemon=True).start()
+  end_with_parent()
 
 
-def _end_with_parent():
+def end_with_parent():
+  """Makes this process end when its parent is killed."""
+  threading.Thread(target=_await_end, daemon=True).start()
+
+
+def _await_end():
   multiprocessing.parent_process().join()
   os._exit(1)

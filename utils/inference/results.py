@@ -129,13 +129,28 @@ def write(item, output):
   elif 'label' in paths:
     pictures['label'] = output.numbering.png(item.label)
   if 'overlay' in paths:
-    seen = Input.from_config(run.config)
-    picture = colors.false_color(item.image, seen.reading, seen.bands)
-    picture = colors.overlay(picture, item.label, run.palette, output.settings.alpha)
-    picture = colors.with_legend(picture, np.unique(item.label), run.classes, run.palette)
-    pictures['overlay'] = encode_png(picture, level=1)  # for photographs as small as level 6, in a quarter of the time
+    pictures['overlay'] = overlay_png(item.image, item.label, run, output.settings.alpha)
   for kind, png in pictures.items():
     output.ledger.write_png(paths[kind], png, run)
+
+
+def overlay_png(image, label, run, alpha):
+  """Draws a label's colors over its image, above a legend of the classes present.
+
+  Args:
+    image: see stream.Labelled.
+    label: uint8 [H, W], label ids.
+    run: the runs.Run.
+    alpha: weight of the colors.
+
+  Returns:
+    bytes of a PNG.
+  """
+  seen = Input.from_config(run.config)
+  picture = colors.false_color(image, seen.reading, seen.bands)
+  picture = colors.overlay(picture, label, run.palette, alpha)
+  picture = colors.with_legend(picture, np.unique(label), run.classes, run.palette)
+  return encode_png(picture, level=1)  # for photographs as small as level 6, in a quarter of the time
 
 
 def draw_uncertainty(uncertainty, settings):
