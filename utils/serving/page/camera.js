@@ -22,10 +22,12 @@ export async function takePhoto(dialog, video, shoot, cancel, capture) {
   });
   dialog.showModal();
   try {
-    await video.play();
-    shoot.disabled = false;
-    shoot.focus();
-    return await chosen ? await frame(video) : null;
+    const started = video.play().then(() => {
+      shoot.disabled = false;
+      shoot.focus();
+      return chosen;
+    });
+    return await Promise.race([chosen, started]) ? await frame(video) : null;  // one may cancel before it has started
   } finally {
     for (const track of stream.getTracks()) track.stop();
     video.srcObject = null;
