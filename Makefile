@@ -38,6 +38,7 @@ lint: .venv/test-ready
 	-$(BIN)/python -m pip install --quiet --requirement requirements-video.txt  # the same
 	-$(BIN)/python -m pip install --quiet --requirement requirements-serve.txt  # the same
 	-$(BIN)/python -m pip install --quiet --requirement requirements-browser.txt  # the same; they need a Chromium too
+	-$(BIN)/python -m pip install --quiet --requirement requirements-export.txt  # the same
 	touch $@
 
 clean:

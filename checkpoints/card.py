@@ -297,7 +297,7 @@ def compared_line(weights):
   same = weights['compared']
   if same is None:
     return f'Labels were not compared with those of the run: {weights["not_compared"]}.'
-  return (f'Compared with the run on {same["images"]} images of {text(same["split"])}: {_share(same)} of '
+  return (f'Compared with the run on {same["images"]} images of {text(same["split"])}: {share(same)} of '
           f'{same["pixels"]:,d} pixels have the same label.')
 
 
@@ -306,7 +306,7 @@ def _weights(weights):
   return [stored_line(weights), '', *(rounded if weights['type'] != 'float32' else []), compared_line(weights)]
 
 
-def _share(same):
+def share(same):
   """The share of equal labels; one that is not 1 is never rounded to it."""
   return '100 %' if same['equal'] == same['pixels'] else f'{min(100 * same["equal"] / same["pixels"], 99.9999):.4f} %'
 

@@ -8,7 +8,6 @@ run's own on images of a split. utils/packages.py describes the format.
 """
 
 import dataclasses
-import itertools
 import os
 import re
 import sys
@@ -18,10 +17,10 @@ import numpy as np
 
 from checkpoints import card
 from checkpoints.metadata import metadata
-from datasets import pipeline, records
+from datasets import records
 from datasets.inputs import Input
 from utils.errors import UserError, listed, shown
-from utils.evaluation.data import open_split
+from utils.evaluation.data import open_split, spaced_examples
 from utils.evaluation.settings import EvaluationTiles
 from utils.files import make_folder
 from utils.inference import temperature
@@ -104,9 +103,8 @@ def compared(trained, config, tensors, settings):
       raise
     print(f'note: labels are not compared: {error}', file=sys.stderr, flush=True)
     return {'compared': None, 'not_compared': 'the data was not there'}
-  step = max(num_images // settings.num_images, 1)
-  images = [(name, image) for name, image, _ in itertools.islice(
-      pipeline.examples(data_dir, settings.split, held), 0, step * settings.num_images, step)]
+  images = [(name, image) for name, image, _ in spaced_examples(
+      data_dir, settings.split, held, num_images=num_images, count=settings.num_images)]
   with tempfile.TemporaryDirectory(dir=os.path.dirname(os.path.abspath(settings.output or trained.folder))) as folder:
     path = os.path.join(folder, 'package.zip')
     write_package(path, {CONFIG: config}, tensors)

@@ -43,7 +43,7 @@ def deconvnet_logits(images, num_classes, mode):
   with vgg_encoder.arg_scope(mode):
     net = without_mean(mirrored_pad(images, before, padded), mode.band_colors)  # [B, 32h, 32w, 3]
     for block in range(1, len(vgg_encoder.LAYERS) + 1):
-      net, tokens[block] = max_pool(vgg_encoder.encode_block(net, block, SCOPE))
+      net, tokens[block] = max_pool(vgg_encoder.encode_block(net, block, SCOPE), mode.portable)
       end_points[f'pool{block}'] = net
     # pool1 to pool5: [B, 16h, 16w, 64], [B, 8h, 8w, 128], [B, 4h, 4w, 256], [B, 2h, 2w, 512], [B, h, w, 512]
     for name, kernel in [('fc6', VGG_FC_KERNEL), ('fc7', 1)]:

@@ -47,7 +47,7 @@ def enet_logits(images, num_classes, mode):
       weights_regularizer=slim.l2_regularizer(mode.weight_decay)), slim.arg_scope(
           batch_norm_scope(mode.learns_batch_norm, mode.fold_batch_norm, decay=mode.batch_norm_decay, scale=True)):
     net = mirrored_pad(images, before, padded) / 127.5 - 1.0  # [B, 8h, 8w, 3]
-    end_points, pools = _encoder(net, early, late)
+    end_points, pools = _encoder(net, early, late, mode.portable)
     end_points |= _decoder(end_points['bottleneck3.8'], pools, late)
     end_points['fullconv'] = slim.conv2d_transpose(
         end_points['bottleneck5.1'], num_classes, 3, stride=2, activation_fn=None, normalizer_fn=None,
@@ -70,13 +70,14 @@ def prelu(features):
   return tf.where(features > 0, features, alpha * features)
 
 
-def _encoder(net, early, late):
+def _encoder(net, early, late, portable):
   """Stages 0 to 3 of Table 1.
 
   Args:
     net: images [B, 8h, 8w, 3] in [-1, 1].
     early: function that regularizes the branches of stage 1.
     late: the same for later stages.
+    portable: see Mode.
 
   Returns:
     end_points: dict; its last is `bottleneck3.8`, [B, h, w, 128].
@@ -91,7 +92,7 @@ def _encoder(net, early, late):
   ]:
     if stage < 3:
       name = f'bottleneck{stage}.0'
-      net, token = _downsampling(net, channels, regularize, name)
+      net, token = _downsampling(net, channels, regularize, name, portable)
       end_points[name] = net
       pools.append(token)
     for number, conv in enumerate(convs, start=1):
@@ -136,7 +137,7 @@ def _bottleneck(net, regularize, name, conv):
     return prelu(net + branch)
 
 
-def _downsampling(net, channels, regularize, name):
+def _downsampling(net, channels, regularize, name, portable):
   """A bottleneck to half the resolution, beside max pooling that is padded with zeros to `channels`.
 
   Returns:
@@ -146,7 +147,7 @@ def _downsampling(net, channels, regularize, name):
   with tf.variable_scope(name):
     branch = slim.conv2d(net, channels // 4, 2, stride=2, scope='projection')  # [B, H/2, W/2, channels / 4]
     branch = _expansion(_square(branch), channels, regularize)  # [B, H/2, W/2, channels]
-    pooled, token = max_pool(net)
+    pooled, token = max_pool(net, portable)
     pooled = tf.pad(pooled, [[0, 0]] * 3 + [[0, channels - net.shape.as_list()[3]]])
     return prelu(pooled + branch), token
 

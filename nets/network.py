@@ -23,6 +23,7 @@ class Mode:
     fold_batch_norm: whether batch norms that keep their averages are folded into the convolutions before them.
     batch_norm_decay: decay of the moving averages. slim's 0.9997 takes ten thousand steps to forget its start.
     weight_decay: weight of the L2 loss on convolution weights; None: the network's own value.
+    portable: whether the graph has only ops that other engines than TensorFlow have, see unpooling.max_pool.
     band_colors: colors of the images' bands for networks that subtract ImageNet's mean color, see
       `backbones.without_mean`.
   """
@@ -35,6 +36,7 @@ class Mode:
   fold_batch_norm: bool = True
   batch_norm_decay: float = 0.99
   weight_decay: float | None = None
+  portable: bool = False
   band_colors: tuple | None = None
 
   @property

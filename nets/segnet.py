@@ -39,7 +39,7 @@ def segnet_logits(images, num_classes, mode):
   with vgg_encoder.arg_scope(mode):
     net = without_mean(images, mode.band_colors)  # [B, H, W, 3]
     for block in range(1, len(vgg_encoder.LAYERS) + 1):
-      net, tokens[block] = max_pool(vgg_encoder.encode_block(net, block, SCOPE))
+      net, tokens[block] = max_pool(vgg_encoder.encode_block(net, block, SCOPE), mode.portable)
       end_points[f'pool{block}'] = net = drop(net, block)
     # pool1 to pool5, halves rounded up: [B, H/2, W/2, 64], [B, H/4, W/4, 128], [B, H/8, W/8, 256],
     # [B, H/16, W/16, 512], [B, H/32, W/32, 512]
@@ -88,7 +88,7 @@ def segnet_basic_logits(images, num_classes, mode):
     end_points = {'lrn': net}
     for unit in range(1, BASIC_UNITS + 1):
       net = slim.conv2d(net, BASIC_CHANNELS, BASIC_KERNEL, scope=f'conv{unit}')
-      net, tokens[unit] = max_pool(net)
+      net, tokens[unit] = max_pool(net, mode.portable)
       end_points[f'pool{unit}'] = net = drop(net, unit)
     # pool1 to pool4, halves rounded up: [B, H/2, W/2, 64], [B, H/4, W/4, 64], [B, H/8, W/8, 64], [B, H/16, W/16, 64]
     for unit in reversed(tokens):

@@ -7,22 +7,23 @@ from utils.compat import tf
 
 _WINDOW = {'ksize': [1, 2, 2, 1], 'strides': [1, 2, 2, 1], 'padding': 'SAME'}
 
-# The tensors of a pooling that max_unpool needs: the positions of the maxima follow from both.
-PoolToken = collections.namedtuple('PoolToken', ['features', 'pooled'])
+# The tensors of a pooling that max_unpool needs: the positions of the maxima follow from both; `portable` of max_pool.
+PoolToken = collections.namedtuple('PoolToken', ['features', 'pooled', 'portable'])
 
 
-def max_pool(features):
+def max_pool(features, portable=False):
   """Pools windows of 2x2 pixels; at odd sizes the last row and column of windows hold fewer pixels.
 
   Args:
     features: float [B, H, W, C], any H and W from 1, known or not.
+    portable: whether unpooling is built from ops that other engines than TensorFlow have: for export, not for training.
 
   Returns:
     pooled: [B, ceil(H / 2), ceil(W / 2), C].
     token: PoolToken for `max_unpool`.
   """
   pooled = tf.nn.max_pool2d(features, 2, 2, 'SAME')
-  return pooled, PoolToken(features, pooled)
+  return pooled, PoolToken(features, pooled, portable)
 
 
 def max_unpool(values, token):
@@ -43,7 +44,8 @@ def max_unpool(values, token):
   """
   if values.shape[3] != token.pooled.shape[3]:
     raise ValueError(f'{values.shape[3]} channels cannot be put where the maxima of {token.pooled.shape[3]} were')
-  return _unpool(values, *token)
+  unpool = _portable_unpool if token.portable else _unpool
+  return unpool(values, token.features, token.pooled)
 
 
 @tf.custom_gradient
@@ -57,6 +59,20 @@ def _unpool(values, features, pooled):
     return _sum_pool(upstream * mask), None, None
 
   return tf.raw_ops.MaxPoolGrad(orig_input=features, orig_output=pooled, grad=values, **_WINDOW), gradient
+
+
+def _portable_unpool(values, features, pooled):
+  """`_unpool`, to the bit: compares the pixels of each window with its maximum; of equal ones, the first is meant."""
+  rows, columns = spatial_size(features)
+  height, width = spatial_size(pooled)
+  padded = tf.pad(features, [[0, 0], [0, 2 * height - rows], [0, 2 * width - columns], [0, 0]],
+                  constant_values=features.dtype.min)
+  placed, taken = [], tf.zeros_like(pooled, tf.bool)
+  for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+    found = tf.equal(padded[:, row::2, column::2, :], pooled) & ~taken  # [B, height, width, C]
+    placed.append(tf.where(found, values, tf.zeros_like(values)))
+    taken |= found
+  return tf.depth_to_space(tf.concat(placed, axis=3), 2)[:, :rows, :columns, :]
 
 
 def _sum_pool(features):

@@ -26,16 +26,34 @@ UNPOOLED = np.array([[[0, 10, 0, 0, 30],
                       [11, 0, 12, 0, 13]]], np.float32)[..., None]
 
 
-def unpooled(features, values):
-  pooled, token = max_pool(tf.constant(features))
+def unpooled(features, values, portable=False):
+  pooled, token = max_pool(tf.constant(features), portable)
   with tf.Session() as session:
     return session.run([pooled, max_unpool(tf.constant(values), token)])
 
 
-def test_by_hand_at_odd_sizes_in_a_batch(graph):
-  pooled, result = unpooled(FEATURES, VALUES)
+@pytest.mark.parametrize('portable', [False, True])
+def test_by_hand_at_odd_sizes_in_a_batch(graph, portable):
+  pooled, result = unpooled(FEATURES, VALUES, portable)
   np.testing.assert_array_equal(pooled, POOLED)
   np.testing.assert_array_equal(result, UNPOOLED)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 6), (7, 1), (2, 2), (12, 9), (33, 50)])
+def test_portable_ops_give_the_same_to_the_bit(size, graph):
+  """With many equal maxima, at known and unknown sizes, and with no op that other engines lack."""
+  generator = np.random.default_rng(1)
+  features = generator.integers(-2, 1, [2, *size, 3]).astype(np.float32)
+  values = generator.normal(size=[2, *((length + 1) // 2 for length in size), 3]).astype(np.float32)
+  _, expected = unpooled(features, values)
+  np.testing.assert_array_equal(unpooled(features, values, portable=True)[1], expected, strict=True)
+  inputs = [tf.placeholder(tf.float32, [None, None, None, 3]) for _ in range(2)]
+  _, token = max_pool(inputs[0], portable=True)
+  result = max_unpool(inputs[1], token)
+  with tf.Session() as session:
+    np.testing.assert_array_equal(session.run(result, dict(zip(inputs, (features, values)))), expected, strict=True)
+  needed = tf.graph_util.extract_sub_graph(graph.as_graph_def(), [result.op.name])
+  assert 'MaxPoolGrad' not in {node.op for node in needed.node}
 
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 6), (7, 1), (2, 2), (12, 9), (33, 50)])

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     'utils.inference': ('utils', 'nets', 'datasets', 'datasets.readers', 'utils.drawing'),
     'utils.evaluation': ('utils', 'datasets', 'utils.drawing', 'utils.inference'),
     'utils.serving': ('utils', 'datasets', 'datasets.readers', 'utils.inference'),
+    'utils.export': ('utils', 'datasets', 'checkpoints', 'utils.inference', 'utils.evaluation'),
     'utils.training': (
         'utils', 'nets', 'datasets', 'datasets.readers', 'checkpoints', 'utils.drawing', 'utils.evaluation'),
 }
@@ -84,7 +85,7 @@ def breaches(module, tree):
   layer = layer_of(module)
   allowed = {layer, *MAY_IMPORT.get(layer, EVERYWHERE), *ALSO.get(module, ())}
   if layer == 'scripts':
-    allowed -= {'utils.studies', 'utils.doctor'}
+    allowed -= {'utils.studies', 'utils.doctor', 'utils.export'}
   return sorted(target for target in imported(tree) if layer_of(target) not in allowed)
 
 
@@ -109,6 +110,8 @@ def test_imports_point_down(module):
     ('utils.training.run', 'from utils.studies import benchmark'),
     ('train', 'from utils.studies.benchmark import row'),
     ('train', 'from utils.doctor.facts import gather'),
+    ('inference', 'from utils.export.run import export'),
+    ('utils.inference.engines', 'from utils.export.formats import FORMATS'),
     ('utils.session', 'from utils.doctor import driver'),
     ('utils.doctor.tensorflow_report', 'from nets import network'),
 ])

@@ -138,5 +138,6 @@ tf.disable_control_flow_v2()  # lets an optimizer inside tf.cond (utils/training
 tf.logging.set_verbosity(tf.logging.ERROR)
 logging.getLogger('absl').setLevel(logging.WARNING)
 warnings.filterwarnings('ignore', message='`layer.apply` is deprecated')
+warnings.filterwarnings('ignore', message=r'\s*Warning: tf\.lite\.Interpreter is deprecated')  # its converter's own
 
 __all__ = ['BulkSaverBuilder', 'slim', 'tf', 'without_collection']

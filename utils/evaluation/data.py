@@ -4,7 +4,7 @@ import itertools
 import os
 import sys
 
-from datasets import folds, get_dataset, hold_out, prepare, records
+from datasets import folds, get_dataset, hold_out, pipeline, prepare, records
 from datasets.hold_out import HELD_OUT, HoldOut
 from utils.errors import UserError, listed
 
@@ -43,6 +43,12 @@ def open_split(run, split, data_dir=None, flags=folds.HoldOutFlags()):  # noqa: 
     hold_out.check(data_dir, split, held)
     num_images = len(hold_out.read_names(data_dir, split, held))
   return data_dir, num_images, held
+
+
+def spaced_examples(data_dir, split, held, *, num_images, count):
+  """Reads up to `count` images of a split that `open_split` has found, evenly spaced: a list of pipeline.examples."""
+  step = max(num_images // count, 1)
+  return list(itertools.islice(pipeline.examples(data_dir, split, held), 0, step * count, step))
 
 
 def sizes(data_dir, split, held):

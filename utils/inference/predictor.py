@@ -75,7 +75,7 @@ class Predictor:
       graph = self._with_seeds(graph, run)
     with graph.as_default(), tf.device(place):
       self._size, self._resized, self._restored = _resizing(graph)
-    self._sessions = Sessions(graph, _inference_config(config, devices), devices)
+    self._sessions = Sessions(graph, inference_config(config, devices), devices)
 
   def _with_seeds(self, graph, run):
     """The graph whose dropout masks follow from seeds that are fed. Raises UserError if it drops nothing."""
@@ -217,7 +217,7 @@ def network_weights(run):
   return weights.used
 
 
-def constant_network(run, images, *, dropout=False, temperature=1.0, weights=None):
+def constant_network(run, images, *, dropout=False, temperature=1.0, weights=None, portable=False):
   """Builds a run's network, its weights as constants, up to the tensors `labels` and `probabilities`.
 
   Args:
@@ -227,6 +227,7 @@ def constant_network(run, images, *, dropout=False, temperature=1.0, weights=Non
     temperature: number that divides the logits, but not those that are compared for the labels: these stay the same to
       the bit.
     weights: the run's Weights, which are read if None.
+    portable: see nets.network.Mode.
 
   Returns:
     `(labels, probabilities)`: uint8 [B, H, W], and float32 [B, H, W, C].
@@ -237,7 +238,7 @@ def constant_network(run, images, *, dropout=False, temperature=1.0, weights=Non
   config, flags = run.config['network'], run.config['flags']
   network, weights = get_network(config['name']), weights or weights_of(run)
   mode = Mode(dropout=dropout, dropout_keep_prob=flags.get('dropout_keep_prob') if dropout else None,
-              weight_decay=0.0)  # builds no losses
+              weight_decay=0.0, portable=portable)  # builds no losses
   # Runs of earlier versions have an option `context`: variables of it have no place in the network, as the error says.
   with tf.variable_scope(tf.get_variable_scope(), custom_getter=weights):
     logits, _ = network.logits(
@@ -386,7 +387,7 @@ def _on_device(graph, device):
   return copy
 
 
-def _inference_config(config, devices):
+def inference_config(config, devices):
   """Adds to the tf.ConfigProto of a session what a graph of constants needs, and leaves out what it does not.
 
   Of the time in which TensorFlow optimizes Inception v3, the search for tensors that could leave the memory of the

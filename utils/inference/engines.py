@@ -1,0 +1,189 @@
+"""Engines that run an exported network: each opens a file of `python -m utils.export` as anybody would.
+
+    with open_engine('runs/camvid/export/model.onnx') as engine:
+      labels = engine.labels(images)
+
+An engine takes and gives what a predictor.Predictor does, from the file alone. A fixed size (--size) is the file's.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+
+import numpy as np
+
+from utils.compat import tf
+from utils.errors import UserError, listed
+from utils.files import tensorflow_path
+from utils.inference.predictor import inference_config
+from utils.installation import install
+from utils.session import device_names, session_config
+from utils.workers import default_workers
+
+INPUT = 'images'  # name of the input of every exported network
+OUTPUTS = ('labels', 'probabilities')
+SIGNATURE = 'probabilities'  # signature of a SavedModel that has both outputs
+
+
+class Engine:
+  """Runs an exported network. A context manager; `close()` frees its memory.
+
+  Attributes:
+    name: the engine and its version, for reports.
+  """
+  name = ''
+
+  def _run(self, output, images):
+    """The output 'labels' or 'probabilities' of images."""
+    raise NotImplementedError
+
+  def labels(self, images):
+    """The most probable class of every pixel.
+
+    Args:
+      images: uint8 [B, H, W, 3], RGB, or [B, H, W, N] with all bands of the run's images, of their dtype.
+
+    Returns:
+      uint8 [B, H, W], label ids.
+    """
+    return self._run('labels', images)
+
+  def probabilities(self, images):
+    """The probability of every class at every pixel, float32 [B, H, W, num_classes], of images as of `labels`."""
+    return self._run('probabilities', images)
+
+  def close(self):
+    """Frees what the engine holds."""
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exception):
+    self.close()
+
+
+class FrozenGraph(Engine):
+  """TensorFlow on a frozen graph, a .pb."""
+
+  def __init__(self, path):
+    self.name = f'tensorflow {tf.__version__}'
+    config = inference_config(session_config(gpu='none', once=True), device_names('none'))
+    self._session = tf.Session(graph=tf.Graph(), config=config)
+    with self._session.graph.as_default():
+      self._names = self._load(path)
+
+  def _load(self, path):
+    """Loads the file into the session; returns a dict from OUTPUTS and INPUT to the names of their tensors."""
+    graph_def = tf.GraphDef()
+    with open(path, 'rb') as file:
+      graph_def.ParseFromString(file.read())
+    tf.import_graph_def(graph_def, name='')
+    return {name: f'{name}:0' for name in (INPUT, *OUTPUTS)}
+
+  def _run(self, output, images):
+    return self._session.run(self._names[output], {self._names[INPUT]: images})
+
+  def close(self):
+    self._session.close()
+
+
+class SavedModel(FrozenGraph):
+  """TensorFlow on a SavedModel, by the loader that TensorFlow Serving has."""
+
+  def _load(self, path):
+    loaded = tf.saved_model.loader.load(self._session, [tf.saved_model.tag_constants.SERVING], tensorflow_path(path))
+    signature = loaded.signature_def[SIGNATURE]
+    return {name: tensor.name for name, tensor in (*signature.inputs.items(), *signature.outputs.items())}
+
+
+class OnnxRuntime(Engine):
+  """ONNX Runtime, on the CPU."""
+
+  def __init__(self, path):
+    require(['onnxruntime'], 'ONNX Runtime')
+    import onnxruntime
+
+    self.name = f'onnxruntime {onnxruntime.__version__}'
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    self._session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+
+  def _run(self, output, images):
+    return self._session.run([output], {INPUT: images})[0]
+
+
+class OpenVino(Engine):
+  """OpenVINO, on the CPU. It computes in float32: by itself, it would take bfloat16 where the CPU has it."""
+
+  def __init__(self, path, precision='f32'):
+    require(['openvino'], 'OpenVINO')
+    import openvino
+
+    self.name = f'openvino {openvino.__version__.split("-")[0]}, {precision}'
+    self._model = openvino.Core().compile_model(path, 'CPU', {'INFERENCE_PRECISION_HINT': precision})
+
+  def _run(self, output, images):
+    return np.array(self._model({INPUT: images})[output])  # a copy: the next call writes to the same memory
+
+  def close(self):
+    del self._model
+
+
+class LiteRt(Engine):
+  """LiteRT, or where it is not installed, the interpreter that TensorFlow has of it."""
+
+  def __init__(self, path):
+    if importlib.util.find_spec('ai_edge_litert'):
+      from ai_edge_litert.interpreter import Interpreter
+
+      self.name = f'ai-edge-litert {importlib.metadata.version("ai-edge-litert")}'
+    else:
+      Interpreter, self.name = tf.lite.Interpreter, f'tf.lite of tensorflow {tf.__version__}'
+    self._runner = Interpreter(model_path=path, num_threads=default_workers()).get_signature_runner()
+
+  def _run(self, output, images):
+    return self._runner(**{INPUT: images})[output]
+
+
+# Engines by the ends of files' names.
+ENGINES = {'.pb': FrozenGraph, '.onnx': OnnxRuntime, '.xml': OpenVino, '.tflite': LiteRt}
+
+
+def require(packages, what):
+  """Raises UserError if packages are not installed; the message says how to install them.
+
+  Args:
+    packages: names of modules.
+    what: what needs them, for the message.
+  """
+  missing = [name.replace('_', '-') for name in packages if importlib.util.find_spec(name) is None]
+  if missing:
+    raise UserError(f'{what} needs the package{"s" * (len(missing) > 1)} {listed(missing)}: {install("export")}')
+
+
+def open_engine(path):
+  """Opens the Engine of an exported file, or of the folder of a SavedModel.
+
+  Raises:
+    UserError: if it is none of these, the engine's package is not installed, or the engine cannot open it.
+  """
+  if os.path.isdir(path) and os.path.exists(os.path.join(path, 'saved_model.pb')):
+    engine = SavedModel
+  else:
+    engine = ENGINES.get(os.path.splitext(path)[1])
+    if engine is None or not os.path.isfile(path):
+      raise UserError(f'{path} is no exported network: neither the folder of a SavedModel, nor a file that ends with '
+                      f'{", ".join(ENGINES)}')
+  try:
+    return engine(path)
+  except UserError:
+    raise
+  except Exception as error:  # engines raise nearly anything on a broken file
+    raise UserError(f'{path} cannot be opened by {engine.__name__}: {first_line(error)}') from error
+
+
+def first_line(error):
+  """The first line of an exception's message that says something, or the exception's type where there is none."""
+  lines = [line.strip() for line in str(error).splitlines()]
+  places = 'Exception from '  # of OpenVINO, with a file and a line of its sources
+  return next((line for line in lines if line and not line.startswith(places)), type(error).__name__)
