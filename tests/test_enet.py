@@ -209,7 +209,7 @@ def test_what_is_kept_can_be_chosen(graph, monkeypatch):
 
   dropped = []
 
-  def encoder(net, early, late):
+  def encoder(net, early, late, portable):
     dropped.extend(regularize(tf.ones([8, 3, 2, 200])) for regularize in (early, late))
     raise Stop
 

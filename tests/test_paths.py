@@ -24,7 +24,8 @@ from utils.inference.settings import InferenceSettings
 PATH = re.compile(r'(^|_)(dir|from|ckpt|input|output|images|paths|list|checkpoint|dataset)_?$')
 # Not paths: one of a few names; a number.
 CLOSED = {('datasets.submission', 'dataset'), ('utils.studies.course_project', 'dataset'),
-          ('checkpoints.package', 'num_images')}
+          ('checkpoints.package', 'num_images'), ('utils.export.settings', 'num_images'),
+          ('utils.export.settings', 'calibration_images'), ('utils.studies.export_table', 'num_images')}
 
 pytestmark = pytest.mark.usefixtures('tiny')
 

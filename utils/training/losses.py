@@ -74,8 +74,9 @@ def smoothed_cross_entropy(logits, ids, labelled, *, class_weights=None):
 
   Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016, section 7.
   """
-  uniform = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=-1)
-  losses = (1.0 - SMOOTHING) * _pixel_losses(logits, ids) + SMOOTHING * uniform
+  num_classes = logits.shape.as_list()[-1]
+  truth = (1.0 - SMOOTHING) * _one_hot(ids, num_classes) + SMOOTHING / num_classes
+  losses = tf.nn.softmax_cross_entropy_with_logits_v2(labels=tf.stop_gradient(truth), logits=logits)
   return _pixel_mean(losses, ids, labelled, class_weights=class_weights)
 
 
@@ -184,9 +185,13 @@ def _by_class(logits, ids, labelled):
   num_classes = logits.shape.as_list()[-1]
   # With --precision=bfloat16 the graph rewriter would run a softmax and the ops after it in bfloat16, but not an exp.
   probabilities = tf.exp(tf.nn.log_softmax(tf.reshape(logits, [-1, num_classes])))
+  return probabilities, _one_hot(tf.reshape(ids, [-1]), num_classes), tf.reshape(labelled, [-1])
+
+
+def _one_hot(ids, num_classes):
+  """The one-hot truth float32 [..., C] of label ids, whose range is checked: tf.one_hot accepts any id."""
   with tf.control_dependencies([tf.debugging.assert_less(tf.cast(tf.reduce_max(ids), tf.int32), num_classes)]):
-    truth = tf.one_hot(tf.reshape(ids, [-1]), num_classes)  # accepts any id
-  return probabilities, truth, tf.reshape(labelled, [-1])
+    return tf.one_hot(ids, num_classes)
 
 
 def _class_shares(pixels, class_weights):
