@@ -47,7 +47,7 @@ def case(name, *quantize):
       bool(missing), reason=f'not installed: {", ".join(missing)} (requirements-export.txt)'))
 
 
-EACH = pytest.mark.parametrize('name', map(case, FORMATS))
+EACH = pytest.mark.parametrize('name', [case(name) for name in FORMATS])
 INSTALLED = [name for name, form in FORMATS.items() if all(map(importlib.util.find_spec, form.packages))]
 
 
@@ -221,8 +221,9 @@ def test_tensorflows_files_need_nothing_of_this_project(plain, predictor, out):
   assert len(alone) > 5 and sorted(alone) == sorted(whole)
 
 
-@pytest.mark.parametrize('name, quantize', [case(name, key) for name in ('onnx', 'tflite', 'openvino')
-                                            for key in FORMATS[name].quantize])
+@pytest.mark.parametrize('name, quantize', [
+    case('onnx', 'float16'), case('onnx', 'int8_weights'), case('openvino', 'int8'), case('tflite', 'int8_weights'),
+    case('tflite', 'int8')])
 def test_fewer_bits_take_less_and_differ_a_little(export, plain, out, name, quantize):
   """Random weights have many near ties: of the labels, fewer agree than of a trained network's."""
   size = ('41x30',) if (name, quantize) == ('tflite', 'int8') else ()

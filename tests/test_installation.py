@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 from test_walls import MODULES
 
-from setup import RECIPES, SCRIPTS
+from setup import RECIPES, ROOMS, SCRIPTS
 from utils.files import ROOT, read_json
 
 TREE = pathlib.Path(ROOT)
@@ -93,6 +93,14 @@ def test_the_wheel_holds_one_package_and_no_more(built):
   assert names - info == {*modules(), *page(), *(PREFIX + name for name in ('__init__.py', *RECIPES))}
   assert {INFO.sub('', name) for name in info} == {
       'METADATA', 'WHEEL', 'RECORD', 'entry_points.txt', 'top_level.txt', 'licenses/LICENSE'}
+
+
+@pytest.mark.skipif(not (TREE / '.git').exists(), reason='no git checkout, which knows what is of the project')
+def test_no_file_of_the_rooms_is_missing(built):
+  """Files beside modules are in the wheel only if setup.py names them."""
+  names = call('git', 'ls-files', '--', *ROOMS, cwd=TREE).splitlines()
+  names = {PREFIX + name for name in names if not name.startswith('utils/studies/') and (TREE / name).exists()}
+  assert len(names) > 100 and names - set(contents(built.wheel)) == set()
 
 
 def test_the_source_distribution_is_whole_and_makes_the_same_wheel(built, tmp_path):

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     'utils.inference': ('utils', 'nets', 'datasets', 'datasets.readers', 'utils.drawing'),
     'utils.evaluation': ('utils', 'datasets', 'utils.drawing', 'utils.inference'),
     'utils.serving': ('utils', 'datasets', 'datasets.readers', 'utils.inference'),
-    'utils.export': ('utils', 'datasets', 'checkpoints', 'utils.inference', 'utils.evaluation'),
+    'utils.export': ('utils', 'nets', 'datasets', 'checkpoints', 'utils.inference', 'utils.evaluation'),
     'utils.training': (
         'utils', 'nets', 'datasets', 'datasets.readers', 'checkpoints', 'utils.drawing', 'utils.evaluation'),
 }
