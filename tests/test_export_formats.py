@@ -328,7 +328,7 @@ def test_a_package_is_exported_beside_itself(folder, tmp_path):
 
 
 def test_the_runs_own_temperature_is_taken(folder, export, out, monkeypatch):
-  monkeypatch.setattr('utils.export.run.stored_temperature', lambda run: 2.5)
+  monkeypatch.setattr('utils.inference.temperature.stored_temperature', lambda run: 2.5)
   assert exported(export('--format=pb'), out / 'model.pb')['temperature'] == 2.5
   assert exported(export('--format=pb', '--temperature=1'), out / 'model.pb')['temperature'] == 1
 

@@ -32,7 +32,7 @@ from utils.inference.results import overlay_png
 from utils.runs import load_run
 from utils.serving import service as services
 from utils.serving.settings import ServeSettings
-from utils.studies import malformed
+from utils.studies import malformed, serve_load
 
 CLASSES = VOC.classes
 
@@ -330,8 +330,7 @@ def test_signals_end_the_program(folder, number, code):
     lines = iter(process.stdout.readline, '')
     port = int(next(lines).split('/')[2].rpartition(':')[2])
     assert next(line for line in lines if line.startswith('ready: '))
-    tasks = pathlib.Path(f'/proc/{process.pid}/task').glob('*/children')  # the thread that began them may be at its end
-    children = [child for task in tasks for child in task.read_text().split()]
+    _, *children = serve_load.family(process.pid)
     status, _ = malformed.answer(('127.0.0.1', port), malformed.post(encoded(pixels(20, 30))))
     process.send_signal(number)
     out, errors = process.communicate(timeout=60)

@@ -1,7 +1,6 @@
 """Downloading files and unpacking archives, without trusting the network or the archive."""
 
 import contextlib
-import hashlib
 import http.client
 import os
 import pathlib
@@ -16,7 +15,7 @@ import zipfile
 import zlib
 
 from utils.errors import UserError
-from utils.files import make_folder, take_lock
+from utils.files import file_digest, make_folder, take_lock
 from utils.progress import Progress
 
 _TIMEOUT = 10  # seconds to connect, and for the next bytes to arrive
@@ -124,12 +123,9 @@ def _difference(path, size, digest):
     return f'{actual} bytes instead of {size}'
   if digest is not None:
     algorithm, _, expected = digest.partition(':')
-    checksum = hashlib.new(algorithm)
-    with open(path, 'rb') as file:
-      while chunk := file.read(_CHUNK):
-        checksum.update(chunk)
-    if checksum.hexdigest() != expected.lower():
-      return f'{algorithm} {checksum.hexdigest()} instead of {expected.lower()}'
+    found = file_digest(path, algorithm).hex()
+    if found != expected.lower():
+      return f'{algorithm} {found} instead of {expected.lower()}'
   return None
 
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import hashlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import tempfile
 from utils.errors import UserError, shown
 from utils.installation import PACKAGE, version
 
+_PART = 1 << 20  # bytes read at a time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # folder of the project, or of its package
 
 
@@ -78,6 +80,15 @@ def read_json(path):
     raise UserError(f'cannot read {path}: {error.strerror}') from error
   except ValueError as error:
     raise UserError(f'{path} is not valid JSON: {error}') from error
+
+
+def file_digest(path, algorithm):
+  """The digest of a file by an algorithm of hashlib, as 'sha256': bytes. The file is read in parts."""
+  found = hashlib.new(algorithm)
+  with open(path, 'rb') as file:
+    while part := file.read(_PART):
+      found.update(part)
+  return found.digest()
 
 
 def make_folder(path):

@@ -3,7 +3,10 @@
 setup.py makes the package of the checkout's modules.
 """
 
+import importlib.util
 import sys
+
+from utils.errors import UserError, listed
 
 NAME = 'fcn-googlenet'  # for pip
 PACKAGE = __name__.rpartition('utils.installation')[0].rstrip('.')  # 'fcn_googlenet'; '' in a checkout
@@ -26,3 +29,16 @@ def install(extra=''):
   if PACKAGE:
     return f"pip install '{listing(extra)}'" if extra else f'pip install {listing()}'
   return f'pip install -r {listing(extra)}'
+
+
+def require(modules, what, extra):
+  """Raises UserError if modules of an extra are not installed; the message says how to install them.
+
+  Args:
+    modules: their names.
+    what: what needs them, for the message.
+    extra: see `install`.
+  """
+  missing = [name for name in modules if importlib.util.find_spec(name) is None]
+  if missing:
+    raise UserError(f'{what} needs the package{"s" * (len(missing) > 1)} {listed(missing)}: {install(extra)}')

@@ -7,6 +7,7 @@ from datasets.hold_out import HELD_OUT
 from utils.errors import UserError
 from utils.evaluation.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES
 from utils.inference.settings import Labelling
+from utils.inference.temperature import temperature_of
 from utils.inference.tiles import Tiles
 from utils.settings import Settings, flag, group
 
@@ -87,5 +88,5 @@ class EvaluateSettings(Settings):
 
   def with_temperature_of(self, run):
     """These settings with the number that divides a runs.Run's logits, see Labelling; 1 where it is to be fitted."""
-    value = 1.0 if self.fit_temperature else self.labelling.temperature_of(run)
+    value = 1.0 if self.fit_temperature else temperature_of(run, self.labelling.temperature)
     return dataclasses.replace(self, labelling=dataclasses.replace(self.labelling, temperature=value))

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 import shutil
 import tempfile
@@ -14,7 +13,7 @@ from utils.evaluation.metrics import percent
 from utils.export import comparison
 from utils.export.about import FORMAT
 from utils.export.formats import FORMATS
-from utils.files import read_json, write_json
+from utils.files import file_digest, read_json, write_json
 from utils.inference.engines import first_line, open_engine
 
 REJECTED = '.rejected'  # end of the names of files that differ too much from their run
@@ -100,11 +99,8 @@ def files(folder):
   found = {}
   for place, _, names in os.walk(folder):
     for path in sorted(os.path.join(place, name) for name in names):
-      digest = hashlib.sha256()
-      with open(path, 'rb') as file:
-        for part in iter(lambda: file.read(1 << 20), b''):  # noqa: B023, it is called here
-          digest.update(part)
-      found[os.path.relpath(path, folder)] = {'bytes': os.path.getsize(path), 'sha256': digest.hexdigest()}
+      found[os.path.relpath(path, folder)] = {
+          'bytes': os.path.getsize(path), 'sha256': file_digest(path, 'sha256').hex()}
   return found
 
 

@@ -6,6 +6,7 @@ import os
 import numpy as np
 
 from nets.geometry import RESAMPLE_COLUMNS, RESAMPLE_ROWS
+from utils.export import pb
 from utils.inference.engines import INPUT, OUTPUTS
 
 RT_INFO = 'fcn_googlenet'  # place of the metadata in the model's rt_info
@@ -20,8 +21,7 @@ def write(job, path):
   import openvino
 
   graph = f'{os.path.splitext(path)[0]}.pb'
-  with open(graph, 'wb') as file:
-    file.write(job.graph_def.SerializeToString())
+  pb.write(job, graph)
   model = openvino.convert_model(graph)
   model.inputs[0].get_tensor().set_names({INPUT})
   for port in model.outputs:

@@ -16,7 +16,7 @@ from utils.export.graph import Job
 from utils.export.settings import CALIBRATION_IMAGES
 from utils.files import make_folder
 from utils.inference.predictor import Predictor
-from utils.inference.temperature import stored_temperature
+from utils.inference.temperature import temperature_of
 from utils.inference.tta import Views
 from utils.runs import load_run
 
@@ -79,7 +79,7 @@ def make_job(run, settings):
     images = [image for image, _ in read_images(run, 'train', count, settings.data_dir)]
     images = [comparison.at_size(image, settings.size) for image in images] if settings.size else images
     calibration = {'split': 'train', 'num_images': len(images)}
-  temperature = stored_temperature(run) if settings.temperature is None else settings.temperature
+  temperature = temperature_of(run, settings.temperature)
   what = {'size': settings.size, 'flip': settings.test_flip, 'temperature': temperature, 'quantize': settings.quantize}
   return Job(run, about(run, calibration=calibration, **what), calibration=images, **what)
 

@@ -4,8 +4,8 @@ import dataclasses
 
 from utils.errors import UserError
 from utils.export.formats import FORMATS, QUANTIZATIONS
-from utils.inference.engines import require
-from utils.inference.temperature import GREATEST, LEAST
+from utils.inference.temperature import temperature_flag
+from utils.installation import require
 from utils.settings import Settings, flag
 
 ALL = 'all'
@@ -24,9 +24,7 @@ class ExportSettings(Settings):
   size: tuple[int, ...] = flag((), 'H,W: images of this size alone; default: any size', least=1, length=2)
   output_dir: str | None = flag(None, "folder to write to; default: export in the run's", path=True)
   test_flip: bool = flag(False, 'average with the probabilities of the mirrored image, in the file')
-  temperature: float | None = flag(
-      None, "divide the logits by this number; default: the run's, of evaluate.py --fit_temperature, else 1",
-      least=LEAST, most=GREATEST)
+  temperature: float | None = temperature_flag()
   split: str = flag('val', "split on whose images labels are compared with the run's own")
   data_dir: str | None = flag(None, "folder with the TFRecords; default: the training's own", path=True)
   num_images: int = flag(16, 'number of these images', least=1)
@@ -51,7 +49,7 @@ class ExportSettings(Settings):
       if name == 'tflite' and self.quantize == 'int8' and not self.size:
         raise UserError('--quantize=int8 for tflite needs --size=H,W: at sizes beyond those of the calibration its '
                         'positions of pixels are wrong; --quantize=int8_weights takes any size')
-      require((*form.packages, *form.quantize.get(self.quantize, ())), f'--format={name}')
+      require((*form.packages, *form.quantize.get(self.quantize, ())), f'--format={name}', 'export')
 
   @property
   def formats(self):

@@ -13,10 +13,10 @@ import os
 import numpy as np
 
 from utils.compat import tf
-from utils.errors import UserError, listed
+from utils.errors import UserError
 from utils.files import tensorflow_path
 from utils.inference.predictor import inference_config
-from utils.installation import install
+from utils.installation import require
 from utils.session import device_names, session_config
 from utils.workers import default_workers
 
@@ -100,7 +100,7 @@ class OnnxRuntime(Engine):
   """ONNX Runtime, on the CPU."""
 
   def __init__(self, path):
-    require(['onnxruntime'], 'ONNX Runtime')
+    require(['onnxruntime'], 'ONNX Runtime', 'export')
     import onnxruntime
 
     self.name = f'onnxruntime {onnxruntime.__version__}'
@@ -116,7 +116,7 @@ class OpenVino(Engine):
   """OpenVINO, on the CPU. It computes in float32: by itself, it would take bfloat16 where the CPU has it."""
 
   def __init__(self, path, precision='f32'):
-    require(['openvino'], 'OpenVINO')
+    require(['openvino'], 'OpenVINO', 'export')
     import openvino
 
     self.name = f'openvino {openvino.__version__.split("-")[0]}, {precision}'
@@ -147,18 +147,6 @@ class LiteRt(Engine):
 
 # Engines by the ends of files' names.
 ENGINES = {'.pb': FrozenGraph, '.onnx': OnnxRuntime, '.xml': OpenVino, '.tflite': LiteRt}
-
-
-def require(packages, what):
-  """Raises UserError if packages are not installed; the message says how to install them.
-
-  Args:
-    packages: names of modules.
-    what: what needs them, for the message.
-  """
-  missing = [name.replace('_', '-') for name in packages if importlib.util.find_spec(name) is None]
-  if missing:
-    raise UserError(f'{what} needs the package{"s" * (len(missing) > 1)} {listed(missing)}: {install("export")}')
 
 
 def open_engine(path):

@@ -33,7 +33,7 @@ def label(settings):
   Raises:
     UserError: if the run or all inputs cannot be used, or the disk is full.
   """
-  run = with_reading(load_run(settings.ckpt), settings.told)
+  run = with_reading(load_run(settings.ckpt), settings.pictures.told)
   server = (submission.dataset_with_server(run.config['dataset']['name'], run.classes) if settings.submission
             else None)
   numbering = results.numbering(run, settings.label_values)

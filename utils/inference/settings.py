@@ -11,7 +11,7 @@ from utils.inference.crf import Crf
 from utils.inference.mc_dropout import MEASURES
 from utils.inference.predictor import Predictor
 from utils.inference.rank import Ranking
-from utils.inference.temperature import GREATEST, LEAST, stored_temperature
+from utils.inference.temperature import temperature_flag, temperature_of
 from utils.inference.tiles import Tiles
 from utils.inference.tta import Views
 from utils.session import Device, device_type
@@ -23,14 +23,33 @@ LABEL_VALUES = ('dataset', 'ids', 'colors')
 
 
 @dataclasses.dataclass(frozen=True)
+class Pictures(Settings):
+  """How pictures are read, where it is not as the training's were."""
+  exif: str | None = flag(None, 'turn images as EXIF says, or keep them stored; default: as in training', choices=EXIF)
+  image_alpha: str | None = flag(
+      None, 'lay transparent pixels on white (white) or leave transparency out (drop); default: as in training',
+      choices=('white', 'drop'))
+  value_range: tuple[float, ...] = flag(
+      (), 'LOW,HIGH: values of images of more than 8 bits that become black and white; default: as in training')
+
+  def check(self):
+    """Raises UserError if a setting is not valid."""
+    super().check()
+    self.told  # noqa: B018, raises if a value is not valid
+
+  @property
+  def told(self):
+    """Dict of the parts of the run's Reading that flags override. Raises UserError if a value is not valid."""
+    return ReadingFlags(exif=self.exif, alpha=self.image_alpha, value_range=self.value_range).told
+
+
+@dataclasses.dataclass(frozen=True)
 class Labelling(Settings):
   """How images are labeled: MC dropout, test-time augmentation, device, CRF."""
   samples: int = flag(0, 'passes with dropout to average; 0: one pass without dropout', least=0)
   seed: int = flag(0, 'random seed of the dropout passes (--samples), and of evaluate.py --corruptions', least=0)
   views: Views = group(Views, prefix='test_')
-  temperature: float | None = flag(
-      None, "divide the logits by this number; default: the run's, of evaluate.py --fit_temperature, else 1",
-      least=LEAST, most=GREATEST)
+  temperature: float | None = temperature_flag()
   device: Device = group(Device)
   crf: bool = flag(False, 'refine the labels by a dense CRF; see docs/crf.md')
   crf_parameters: Crf = group(Crf, prefix='crf_')
@@ -47,10 +66,6 @@ class Labelling(Settings):
     """The Crf that refines the labels; None without --crf."""
     return self.crf_parameters if self.crf else None
 
-  def temperature_of(self, run):
-    """The number that divides a runs.Run's logits: the flag's, or the one that was fitted, which a line then says."""
-    return stored_temperature(run) if self.temperature is None else self.temperature
-
   def open_predictor(self, run, count, sizes):
     """Returns a Predictor of a runs.Run with these settings.
 
@@ -62,7 +77,7 @@ class Labelling(Settings):
     if device_type(self.device.gpu) == 'GPU' and not cudnn.search_pays(count, sizes):
       cudnn.take_suggestions()
     return Predictor(run, self.device.precision, samples=self.samples, seed=self.seed, views=self.views,
-                     temperature=self.temperature_of(run), gpu=self.device.gpu,
+                     temperature=temperature_of(run, self.temperature), gpu=self.device.gpu,
                      gpu_memory_fraction=self.device.gpu_memory_fraction)
 
 
@@ -86,12 +101,7 @@ class InferenceSettings(Settings):
   list_: str | None = flag(
       None, 'file with names or paths of the images to label, one per line; default: all images', path=True)
   uncertainty: str = flag(MEASURES[0], 'measure shown by NAME_uncertainty.png (--samples)', choices=MEASURES)
-  exif: str | None = flag(None, 'turn images as EXIF says, or keep them stored; default: as in training', choices=EXIF)
-  image_alpha: str | None = flag(
-      None, 'lay transparent pixels on white (white) or leave transparency out (drop); default: as in training',
-      choices=('white', 'drop'))
-  value_range: tuple[float, ...] = flag(
-      (), 'LOW,HIGH: values of images of more than 8 bits that become black and white; default: as in training')
+  pictures: Pictures = group(Pictures)
   batch_size: int = flag(4, 'images of one size that go through the network together', least=1)
   ranking: Ranking = group(Ranking)
   tiles: Tiles = group(Tiles)
@@ -105,7 +115,6 @@ class InferenceSettings(Settings):
     """Raises UserError if a setting is not valid, does not go with another, or nothing is to be written."""
     super().check()
     rank.check(self)
-    self.told  # noqa: B018, raises if a value is not valid
     if not (self.outputs or self.probabilities or self.submission):
       raise UserError(f'--outputs= leaves nothing to write; valid are {", ".join(OUTPUTS)}, or add --probabilities')
 
@@ -114,8 +123,3 @@ class InferenceSettings(Settings):
     """Whether results are wanted for which an image is held in memory as a whole."""
     wanted = self.probabilities, self.submission, self.labelling.crf, self.labelling.samples, self.ranking.rank
     return any(wanted)
-
-  @property
-  def told(self):
-    """Dict of the parts of the run's Reading that flags override. Raises UserError if a value is not valid."""
-    return ReadingFlags(exif=self.exif, alpha=self.image_alpha, value_range=self.value_range).told

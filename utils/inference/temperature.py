@@ -12,6 +12,7 @@ from utils.errors import UserError, shown
 from utils.files import read_json, write_json
 from utils.inference.predictor import weights_of
 from utils.packages import is_package
+from utils.settings import flag
 
 FILE = 'temperature.json'
 LEAST, GREATEST = 0.1, 10.0  # Guo et al., table 1 and figure 4: networks are too sure by factors below 4
@@ -70,3 +71,14 @@ def stored_temperature(run):
     return 1.0
   print(f'temperature {temperature:g}, fitted on {value.get("split")} ({path})', flush=True)
   return float(temperature)
+
+
+def temperature_flag():
+  """The flag --temperature of a program that labels images."""
+  return flag(None, "divide the logits by this number; default: the run's, of evaluate.py --fit_temperature, else 1",
+              least=LEAST, most=GREATEST)
+
+
+def temperature_of(run, given):
+  """The number that divides a runs.Run's logits: the flag's, `given`, or the fitted one, which a line then says."""
+  return stored_temperature(run) if given is None else given

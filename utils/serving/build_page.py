@@ -10,7 +10,6 @@ version; any server of files can then serve the folder.
 
 import base64
 import dataclasses
-import hashlib
 import os
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ import tarfile
 import tempfile
 
 from utils.errors import UserError, brief, shown
-from utils.files import make_folder, read_json, replacing, write_json
+from utils.files import file_digest, make_folder, read_json, replacing, write_json
 from utils.serving.page_files import FOLDER, STATIC_FILES, STATIC_POLICY
 from utils.settings import Settings, flag, run
 
@@ -124,8 +123,7 @@ def runtime_files(path):
     UserError: if it is not the package of the version that the page is for.
   """
   try:
-    with open(path, 'rb') as file:
-      digest = base64.b64encode(hashlib.sha512(file.read()).digest()).decode()
+    digest = base64.b64encode(file_digest(path, 'sha512')).decode()
   except OSError as error:
     raise UserError(f'cannot read {shown(path)}: {error.strerror}') from error
   if digest != DIGEST:

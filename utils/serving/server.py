@@ -35,7 +35,7 @@ def serve(settings, *, started=lambda server, port: None):
   Raises:
     UserError: if the run cannot be used or the address not be listened on.
   """
-  run = with_reading(load_run(settings.ckpt), settings.told)
+  run = with_reading(load_run(settings.ckpt), settings.pictures.told)
   service = Service(settings, run)
   failures, signals = [], []
   with _listening(settings.host, settings.port) as listener:

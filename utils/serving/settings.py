@@ -1,18 +1,14 @@
 """The settings of the server (python -m utils.serve)."""
 
 import dataclasses
-import importlib.util
 
-from datasets.readers.dataset_file import ReadingFlags
-from datasets.reading import EXIF
 from utils import cudnn
-from utils.errors import UserError, listed
 from utils.inference.predictor import Predictor
-from utils.inference.settings import LABEL_VALUES
-from utils.inference.temperature import GREATEST, LEAST, stored_temperature
+from utils.inference.settings import LABEL_VALUES, Pictures
+from utils.inference.temperature import temperature_flag, temperature_of
 from utils.inference.tiles import Tiles
 from utils.inference.tta import Views
-from utils.installation import install
+from utils.installation import require
 from utils.session import Device, device_type
 from utils.settings import Settings, flag, group
 
@@ -45,36 +41,22 @@ class ServeSettings(Settings):
       '(ids), or colors', choices=LABEL_VALUES)
   alpha: float = flag(0.5, 'weight of the colors in the overlay, where a request does not say', least=0, most=1)
   limits: Limits = group(Limits)
-  exif: str | None = flag(None, 'turn images as EXIF says, or keep them stored; default: as in training', choices=EXIF)
-  image_alpha: str | None = flag(
-      None, 'lay transparent pixels on white (white) or leave transparency out (drop); default: as in training',
-      choices=('white', 'drop'))
-  value_range: tuple[float, ...] = flag(
-      (), 'LOW,HIGH: values of images of more than 8 bits that become black and white; default: as in training')
+  pictures: Pictures = group(Pictures)
   tiles: Tiles = group(Tiles)
   views: Views = group(Views, prefix='test_')
-  temperature: float | None = flag(
-      None, "divide the logits by this number; default: the run's, of evaluate.py --fit_temperature, else 1",
-      least=LEAST, most=GREATEST)
+  temperature: float | None = temperature_flag()
   device: Device = group(Device)
 
   def check(self):
     """Raises UserError if a setting is not valid, or the server's packages are missing."""
     super().check()
-    self.told  # noqa: B018, raises if a value is not valid
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-      raise UserError(f'the server needs packages that are not installed ({listed(missing)}): {install("serve")}')
+    require(PACKAGES, 'the server', 'serve')
 
-  @property
-  def told(self):
-    """Dict of the parts of the run's Reading that flags override. Raises UserError if a value is not valid."""
-    return ReadingFlags(exif=self.exif, alpha=self.image_alpha, value_range=self.value_range).told
 
   def open_predictor(self, run):
     """Returns a Predictor of a runs.Run with these settings."""
     if device_type(self.device.gpu) == 'GPU':
       cudnn.take_suggestions()  # pictures come in any size
-    temperature = stored_temperature(run) if self.temperature is None else self.temperature
+    temperature = temperature_of(run, self.temperature)
     return Predictor(run, self.device.precision, views=self.views, temperature=temperature, gpu=self.device.gpu,
                      gpu_memory_fraction=self.device.gpu_memory_fraction)
