@@ -148,10 +148,10 @@ print('error: no data')
 
 def test_memory_is_sampled_until_the_command_ends():
   clock = FakeClock()
-  sizes = iter([(10, 40), None, (30, 90)])
-  peak, samples = scripts.watched(['evaluate'], launch=FakeProcess(polls=[None, None, None, 0], output='ready\n'),
+  sizes = iter([(10, 40), (95, 90), None, (30, 90)])
+  peak, samples = scripts.watched(['evaluate'], launch=FakeProcess(polls=[None] * 4 + [0], output='ready\n'),
                                   memory=lambda pid: next(sizes), clock=clock, sleep=clock.sleep)
-  assert peak == 90 and samples == [(0.0, 10), (2 * scripts.SAMPLE_SECONDS, 30)]
+  assert peak == 95 and samples == [(0.0, 10), (scripts.SAMPLE_SECONDS, 95), (3 * scripts.SAMPLE_SECONDS, 30)]
 
 
 def test_memory_before_the_first_output_counts_for_the_peak_alone():

@@ -120,6 +120,7 @@ def test_close_labels_what_waits():
 
 def dies_or_hangs(connection, reading, max_pixels):
   """Takes the place of uploads.answer: a process that crashes, hangs, or answers nonsense, as the picture asks."""
+  connection.send_bytes(uploads.READY)
   while True:
     try:
       _, body = connection.recv_bytes(), connection.recv_bytes()
@@ -150,6 +151,21 @@ def test_a_decoder_that_crashes_or_hangs_costs_one_picture():
       assert decode(decoders, b'good').tolist() == [[[1, 2, 3]]]
     with pytest.raises(TimeoutError):
       decode(decoders, b'hang', 0.3)
+    assert decode(decoders, b'good').tolist() == [[[1, 2, 3]]]
+  finally:
+    decoders.close()
+
+
+def starts_slowly(connection, *arguments):
+  time.sleep(1.5)
+  dies_or_hangs(connection, *arguments)
+
+
+def test_the_start_of_a_decoder_is_not_the_pictures_time():
+  decoders = Decoders(1, Reading(), 100, seconds=1.0, work=starts_slowly)
+  try:
+    with pytest.raises(TimeoutError):
+      decode(decoders, b'good', 0.1)
     assert decode(decoders, b'good').tolist() == [[[1, 2, 3]]]
   finally:
     decoders.close()

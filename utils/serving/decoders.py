@@ -59,7 +59,7 @@ class Decoders:
     except queue.Empty as error:
       raise TimeoutError from error
     try:
-      return decoder.decode(body, content_type, min(self._seconds, deadline - time.monotonic()), self._seconds)
+      return decoder.decode(body, content_type, deadline, self._seconds)
     finally:
       self._free.put(decoder)
 
@@ -84,6 +84,7 @@ class _Decoder:
     with _STARTING, without_main():
       self._process.start()
     theirs.close()
+    self._ready = False
 
   def stop(self):
     """Ends the process."""
@@ -92,15 +93,19 @@ class _Decoder:
     self._process.join()
     self._process.close()
 
-  def decode(self, body, content_type, seconds, most_seconds):
-    """As Decoders.decode, within `seconds`; TimeoutError if these are fewer than `most_seconds` and pass."""
+  def decode(self, body, content_type, deadline, most_seconds):
+    """As Decoders.decode; the picture has `most_seconds` from when the process is ready."""
     if not self._process.is_alive():  # ended from outside, as for want of memory
       self._restart()
     try:
-      return self._exchange(body, content_type, max(0.0, seconds))
+      self._wait_until_ready(deadline)
+      seconds = deadline - time.monotonic()
+      return self._exchange(body, content_type, max(0.0, min(seconds, most_seconds)))
     except Refused:
       raise
     except TimeoutError as error:
+      if not self._ready:
+        raise
       self._restart()
       if seconds < most_seconds:
         raise
@@ -108,6 +113,14 @@ class _Decoder:
     except Exception as error:  # it ended, or answered what it should not: nothing of it is kept
       self._restart()
       raise Refused(422, 'the picture cannot be decoded: the decoder crashed') from error
+
+  def _wait_until_ready(self, deadline):
+    """Takes the message that a process starts with; imports, which may take seconds, are not the picture's time."""
+    if not self._ready:
+      if not self._connection.poll(max(0.0, deadline - time.monotonic())):
+        raise TimeoutError
+      self._connection.recv_bytes(_MOST_HEAD)
+      self._ready = True
 
   def _exchange(self, body, content_type, seconds):
     """Sends the picture, see uploads.answer, and takes the image."""

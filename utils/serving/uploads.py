@@ -20,6 +20,7 @@ from utils.workers import end_with_parent
 FORM = 'multipart/form-data'
 MOST_PARTS = 16  # fields and files of a form
 MOST_MEMORY = 4 * 2**30  # bytes of address space of a process that decodes
+READY = b'ready'  # the first message of such a process
 
 
 def picture(body, content_type, reading, max_pixels):
@@ -141,7 +142,7 @@ def answer(connection, reading, max_pixels):
 
   Messages are plain bytes, for a pickle would let whoever takes over this process take over the server: in come the
   value of Content-Type and the body, out go a JSON with `shape` and `dtype` and the pixels, or one with `status` and
-  `reason`.
+  `reason`; before all of them READY.
 
   Args:
     connection: a multiprocessing.connection.Connection.
@@ -152,6 +153,7 @@ def answer(connection, reading, max_pixels):
     signal.signal(number, signal.SIG_IGN)
   end_with_parent()
   resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+  connection.send_bytes(READY)
   while True:
     try:
       content_type, body = connection.recv_bytes().decode('latin-1'), connection.recv_bytes()

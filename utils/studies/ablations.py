@@ -102,8 +102,17 @@ _NETWORKS = {
     'deconvnet': ['--net=deconvnet --checkpoint={vgg} --learning_rate=1e-3 --new_layers_rate=1 --warmup_steps=50'],
     'enet': ['--net=enet --checkpoint=none --learning_rate=5e-3 --new_layers_rate=1 --warmup_steps=50'],
 }
+# The recipe chosen on CamVid's val, and the one chosen on roads never seen (camvid.flags).
+_RECIPES = {
+    'former': [''],
+    'recipe': ['--color_jitter=0.5 --mix_statistics=1'],
+}
 STUDIES = {
     'choices': Study(_RECIPE, _CHOICES),
+    'recipes': Study('--dataset=camvid --skip=2s --decoder_channels=64 --input_scale=1.5 --batch_size=3 '
+                     '--crop_size=255,340 --loss=cross_entropy+lovasz --learning_rate=2e-4 --new_layers_rate=5 '
+                     '--warmup_steps=50 --ema_decay=0.998 --trainable_scopes=fcn,InceptionV3/Mixed_* '
+                     '--max_steps=2500 --eval_steps=0', _RECIPES),
     'networks': Study('--dataset=camvid --crop_size=223,287 --learning_rate=1e-4 --new_layers_rate=10 '
                       '--batch_norm_decay=0.97 --max_steps=600 --eval_steps=0', _NETWORKS),
 }

@@ -206,7 +206,7 @@ def watched(words, *, launch=subprocess.Popen, memory=resident_memory, clock=tim
     try:
       while process.poll() is None:
         if sizes := memory(process.pid):
-          now, peak = sizes
+          now, peak = sizes[0], max(peak, *sizes)  # the kernel's peak is corrected downwards at times
           if os.fstat(output.fileno()).st_size:
             samples.append((clock() - start, now))
         sleep(SAMPLE_SECONDS)
