@@ -258,7 +258,8 @@ def test_nothing_to_compare_with_is_said(tmp_path):
 
 
 @pytest.mark.parametrize('flag, valid', [
-    ('--only=rain', 'baseline, color'), ('--study=weather', 'choices, recipes, networks'), ('--seeds=0,-1', '0 and above')])
+    ('--only=rain', 'baseline, color'), ('--study=weather', 'choices, recipes, networks'),
+    ('--seeds=0,-1', '0 and above')])
 def test_bad_flags_are_one_line(flag, valid, tmp_path, run_program):
   assert_refused(run_program(ablations.main, flag, f'--output_dir={tmp_path}'), flag, valid)
   assert not os.listdir(tmp_path)
