@@ -20,7 +20,7 @@ PACKAGE = 'fcn_googlenet'
 SCRIPTS = ('train', 'evaluate', 'inference')
 ROOMS = ('nets', 'datasets', 'checkpoints', 'utils')
 LEFT_OUT = 'utils.studies'
-RECIPES = ('demo.flags', 'camvid.flags')  # files for --flagfile, beside the scripts
+RECIPES = ('demo.flags', 'camvid.flags', 'camvid-trainval.flags')  # files for --flagfile, beside the scripts
 
 _ROOMS = '|'.join(ROOMS)
 _MENTION = re.compile(rf'''

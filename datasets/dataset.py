@@ -151,5 +151,5 @@ def check_splits(dataset, splits):
     raise UserError(f'--splits is empty; {dataset.name} has {known}')
   for split in splits:
     if split not in dataset.splits:
-      raise UserError(f'--splits: {dataset.name} has no split {split!r}; it has {known}')
+      raise UserError(f'{dataset.name} has no split {split!r}; it has {known}')
   return list(dict.fromkeys(splits))

@@ -5,6 +5,7 @@ import os
 
 from datasets import records
 from datasets.convert import convert, has_changed
+from datasets.dataset import check_splits
 from datasets.hold_out import HELD_OUT, SPLITS
 from datasets.readers.own import OwnDataset, check_told, originals
 from utils import download
@@ -29,8 +30,8 @@ def prepare(dataset, data_dir, source_dir=None, splits=('train', 'val'), told=No
     skip_bad: leave out originals that cannot be used, instead of failing.
 
   Raises:
-    UserError: if there are no originals and they cannot be downloaded, naming the file to fetch and its place; if
-      originals are bad; or if `data_dir` holds another dataset.
+    UserError: if the dataset has no such split; if there are no originals and they cannot be downloaded, naming the
+      file to fetch and its place; if originals are bad; or if `data_dir` holds another dataset.
   """
   check_told(dataset, told)
   source_dir = originals(dataset, source_dir)
@@ -45,6 +46,7 @@ def prepare(dataset, data_dir, source_dir=None, splits=('train', 'val'), told=No
   if not needed:
     _refuse_mixed_readings(dataset, data_dir, splits)
     return
+  check_splits(dataset, needed)
   if not dataset.generate and source_dir is None:
     problem = _problem_with_originals(dataset, data_dir, needed)
     if problem:

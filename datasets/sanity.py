@@ -163,15 +163,20 @@ def _absent_classes(stats):
     splits = tuple(split for split in stats if not stats[split]['class_pixels'][index])
     if splits:
       absent[splits].append(name)
-  for splits, names in sorted(absent.items(), key=lambda item: 'train' not in item[0]):
+  for splits, names in sorted(absent.items(), key=lambda item: not _learned(item[0])):
     some, where = f'{len(names)} of {len(classes)} classes', ' and '.join(splits)
     occur = 'occurs' if len(names) == 1 else 'occur'
     others = ' and '.join(split for split in stats if split not in splits)
-    if 'train' in splits and others:
-      yield f'{some} {occur} in {others} but not in train and cannot be learned: {listed(names)}'
+    if _learned(splits) and others:
+      yield f'{some} {occur} in {others} but not in {_learned(splits)} and cannot be learned: {listed(names)}'
     else:
-      so = 'cannot be learned' if 'train' in splits else f'{"has" if len(names) == 1 else "have"} no score there'
+      so = 'cannot be learned' if _learned(splits) else f'{"has" if len(names) == 1 else "have"} no score there'
       yield f'{some} never {occur} in {where} and {so}: {listed(names)}'
+
+
+def _learned(splits):
+  """The split of these that a network is trained on, train or trainval; None without."""
+  return next((split for split in splits if split.startswith('train')), None)
 
 
 def _one_class(stats):

@@ -345,7 +345,7 @@ def test_the_command_knows_the_home_folder(tmp_path, monkeypatch, run_program):
     ((), '--dataset'),
     (('--dataset=voc',), '--source_dir: say where the originals of voc are'),
     (('--dataset=shapes', '--splits='), '--splits is empty; shapes has train, val'),
-    (('--dataset=shapes', '--splits=train,test'), "--splits: shapes has no split 'test'; it has train, val"),
+    (('--dataset=shapes', '--splits=train,test'), "shapes has no split 'test'; it has train, val"),
     (('--dataset=shapes', '--num_shards=0'), '--num_shards=0: valid are 1 to 512'),
     (('--dataset=shapes', '--num_shards=513'), '--num_shards=513: valid are 1 to 512'),
     (('--dataset=shapes', '--num_workers=0'), '--num_workers=0: valid are 1 and above'),

@@ -135,8 +135,8 @@ def test_camvid_refuses_a_bad_list(line, problem, tmp_path):
 
 def test_camvid_as_it_is(shared):
   dataset = get_dataset('camvid')
-  sources = {split: dataset.sources(str(shared / 'data/camvid'), split) for split in ('train', 'val')}
-  assert {split: len(listed) for split, listed in sources.items()} == {'train': 367, 'val': 101}
+  sources = {split: dataset.sources(str(shared / 'data/camvid'), split) for split in ('train', 'val', 'trainval')}
+  assert {split: len(listed) for split, listed in sources.items()} == {'train': 367, 'val': 101, 'trainval': 468}
   assert sources['train'][0].name == '0001TP_006690'
   assert all(os.path.exists(source.image) and os.path.exists(source.label) for source in sources['val'])
   raw = label_pictures.read_label(sources['train'][0].label)

@@ -296,7 +296,7 @@ def test_as_a_command(odd, tmp_path, run_program):
 @pytest.mark.parametrize('flags, problem', [
     ((), 'flag --dataset: must be given'), (('--dataset=shapes', 'val'), "unexpected argument 'val'"),
     (('--dataset=shapes', '--splits='), '--splits is empty; shapes has train, val'),
-    (('--dataset=shapes', '--splits=val,test'), "--splits: shapes has no split 'test'"),
+    (('--dataset=shapes', '--splits=val,test'), "shapes has no split 'test'"),
     (('--dataset=shapes', '--count=-1'), '--count=-1: valid are 0 and above')])
 def test_wrong_flags_are_refused(flags, problem, tmp_path, monkeypatch, run_program):
   monkeypatch.chdir(tmp_path)

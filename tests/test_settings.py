@@ -150,6 +150,7 @@ def test_a_recipe_of_the_project_is_found_from_everywhere(tmp_path, monkeypatch)
   assert settings.parse(TrainSettings, ['--flagfile=demo.flags']).data.dataset == 'shapes'
   (tmp_path / 'demo.flags').write_text('--dataset=voc\n')  # one that is here comes first
   assert settings.parse(TrainSettings, ['--flagfile=demo.flags']).data.dataset == 'voc'
+  assert settings.parse(TrainSettings, ['--flagfile=camvid-trainval.flags']).model.decoder_channels == 64
   for name in ('./camvid.flags', 'other.flags', 'docs'):
     with pytest.raises(UserError, match=name):
       settings.parse(TrainSettings, [f'--flagfile={name}'])

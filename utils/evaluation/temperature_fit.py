@@ -101,7 +101,7 @@ def fit(predictor, run, settings, data_dir, num_images, *, held):
   if is_package(run.folder):
     raise UserError(f'--ckpt={run.folder}: a package is not changed; fit the temperature on the run itself, and '
                     'package it again')
-  if split == 'train':
+  if split == run.train_split:
     print(f'warning: {run.folder} was trained on these images, on which it is surer, and right more often, than on '
           'others; fit on val or held_out', file=sys.stderr, flush=True)
 

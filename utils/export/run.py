@@ -76,9 +76,9 @@ def make_job(run, settings):
   images, calibration = (), None
   if settings.quantize == 'int8':
     count = settings.calibration_images or CALIBRATION_IMAGES
-    images = [image for image, _ in read_images(run, 'train', count, settings.data_dir)]
+    images = [image for image, _ in read_images(run, run.train_split, count, settings.data_dir)]
     images = [comparison.at_size(image, settings.size) for image in images] if settings.size else images
-    calibration = {'split': 'train', 'num_images': len(images)}
+    calibration = {'split': run.train_split, 'num_images': len(images)}
   temperature = temperature_of(run, settings.temperature)
   what = {'size': settings.size, 'flip': settings.test_flip, 'temperature': temperature, 'quantize': settings.quantize}
   return Job(run, about(run, calibration=calibration, **what), calibration=images, **what)

@@ -22,7 +22,7 @@ def next_line(settings):
   """
   data_dir, evaluated = settings.data.data_dir, settings.bookkeeping.eval_split
   split = next((split for split in dict.fromkeys((evaluated, 'val', 'test'))
-                if split != 'train' and os.path.exists(records.stats_path(data_dir, split))), None)
+                if split != settings.data.train_split and os.path.exists(records.stats_path(data_dir, split))), None)
   split = HELD_OUT if settings.data.held.given else split
   ckpt = f'--ckpt={settings.run_dir}'
   if split is None:

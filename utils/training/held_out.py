@@ -37,6 +37,22 @@ def hold_out_of_run(settings, dataset, saved):
   return held, held.to_json() | {'images': {split: len(of_split) for split, of_split in names.items()}}
 
 
+def warn_if_trained_on(settings, held):
+  """Prints a warning if the split that chooses the best checkpoint has images that the run is trained on.
+
+  Args:
+    settings: a TrainSettings, resolved; its splits are converted.
+    held: the HoldOut.
+  """
+  trained, evaluated = settings.data.train_split, settings.bookkeeping.eval_split
+  if not settings.bookkeeping.eval_steps or evaluated not in hold_out.SPLITS or trained in hold_out.SPLITS:
+    return  # splits of a dataset do not overlap, but for such as trainval
+  names = [set(hold_out.read_names(settings.data.data_dir, split, held)) for split in (trained, evaluated)]
+  if seen := len(set.intersection(*names)):
+    print(f'warning: {seen} images of {evaluated} are trained on, so that its scores, and the choice of the best '
+          'checkpoint by them, are too good; --eval_steps=0 leaves them out', flush=True)
+
+
 def refuse_seen(start, dataset_name, names):
   """Raises UserError if the weights that a run starts from are those of a run that was trained on images held out.
 

@@ -24,7 +24,7 @@ from utils.rewritings import rewritings
 from utils.session import chosen_xla, device_line, device_type, gpu_numbers, session_config
 from utils.settings import changeable, to_dict
 from utils.training import compiled, finish, hooks, loss_scale, losses, start, summaries, together
-from utils.training.held_out import hold_out_of_run
+from utils.training.held_out import hold_out_of_run, warn_if_trained_on
 from utils.training.replicas import Replicas, place, replicas_of
 from utils.training.settings import TrainSettings
 from utils.training.step import averaged, dropout_seed, learning_rate, make_step, rate_factor
@@ -181,12 +181,13 @@ def prepared(settings, cluster, replicas):
   stats = {split: hold_out.read_stats(resolved.data.data_dir, split, held) for split in resolved.splits}
   whole = {part: records.read_stats(resolved.data.data_dir, part) for part in held.whole(resolved.splits)}
   sanity.report(dataset.name, whole, stats)
+  warn_if_trained_on(resolved, held)
   seen = choose_bands(resolved, network, run_dir, saved, held)
   config['dataset']['reading'], config['network']['bands'] = seen.reading.to_json(), seen.numbers
   # A run of an earlier version goes on with the means that it was trained with.
   colors = config['network']['band_colors'] = saved['network'].get('band_colors') if saved else seen.colors
   config['dataset'] |= {
-      'label_values': stats['train'].get('label_values', []),
+      'label_values': stats[resolved.data.train_split].get('label_values', []),
       'images': {split: one['num_examples'] for split, one in stats.items()},
       'warnings': list(dict.fromkeys(sanity.warnings(whole) + sanity.warnings(stats)))}
   now = datetime.datetime.now(datetime.timezone.utc).strftime('%Y-%m-%d %H:%M UTC')
@@ -212,15 +213,15 @@ def choose_bands(settings, network, run_dir, saved, held=hold_out.NOTHING):
   Raises:
     UserError: if there is no such band, the network takes fewer, or the splits or the run have images of another kind.
   """
-  data_dir = settings.data.data_dir
-  seen = inputs.chosen(records.read_reading(data_dir, 'train'), settings.model.bands)
+  data_dir, trained = settings.data.data_dir, settings.data.train_split
+  seen = inputs.chosen(records.read_reading(data_dir, trained), settings.model.bands)
   if network.most_bands and len(seen.names) > network.most_bands:
     raise UserError(f'--net={network.name} sees at most {network.most_bands} bands, and the images have '
                     f'{len(seen.names)}; choose some by --bands')
   for split in held.whole(settings.splits):
-    records.check_reading(data_dir, split, seen.reading, where='train has', ranges=True)
+    records.check_reading(data_dir, split, seen.reading, where=f'{trained} has', ranges=True)
   if saved:
-    records.check_reading(data_dir, 'train', Input.from_config(saved).reading, where=f'{run_dir} was trained on',
+    records.check_reading(data_dir, trained, Input.from_config(saved).reading, where=f'{run_dir} was trained on',
                           ranges=True)
   return seen
 
@@ -253,7 +254,7 @@ def build(training):
   settings = training.settings
   schedule, optimizer = settings.schedule, settings.optimizer
   batch, begin = pipeline.ahead(pipeline.training_batches(
-      training.data_dir, 'train', batch_size=schedule.batch_size, augmentation=settings.augmentation,
+      training.data_dir, settings.data.train_split, batch_size=schedule.batch_size, augmentation=settings.augmentation,
       seed=settings.seed, start_step=training.start_step, bands=training.seen.bands, held=training.held,
       places=training.replicas.positions(schedule.batch_size, schedule.gradient_accumulation)), training.input_device)
   tf.add_to_collection(tf.GraphKeys.TABLE_INITIALIZERS, begin)  # Scaffold runs these
@@ -298,7 +299,7 @@ def class_weights(training):
   kind = training.settings.optimizer.class_weights
   if kind == 'none':
     return None
-  stats = hold_out.read_stats(training.data_dir, 'train', training.held)
+  stats = hold_out.read_stats(training.data_dir, training.settings.data.train_split, training.held)
   return losses.CLASS_WEIGHTS[kind](stats['class_pixels'], stats['class_image_pixels'])
 
 
@@ -361,7 +362,8 @@ def make_hooks(training, outputs, batch, scaffold, interrupt):
   batch_size = settings.schedule.batch_size
   log = hooks.LogHook(
       outputs, lambda step: pipeline.batch_names(
-          training.data_dir, 'train', batch_size=batch_size, seed=settings.seed, step=step, held=training.held),
+          training.data_dir, settings.data.train_split, batch_size=batch_size, seed=settings.seed, step=step,
+          held=training.held),
       max_steps=settings.schedule.max_steps, batch_size=batch_size, every_steps=keeping.log_steps, writer=writer,
       max_left_out=_MOST_LEFT_OUT[training.precision])
   stop = StopTogetherHook(cluster, interrupt) if cluster else interrupt

@@ -6,7 +6,7 @@ import os
 from datasets import DATASETS
 from datasets.augmentation import Augmentation
 from datasets.folds import HoldOutFlags
-from datasets.hold_out import HELD_OUT
+from datasets.hold_out import HELD_OUT, SPLITS
 from datasets.readers.dataset_file import ReadingFlags
 from nets import NETWORKS, get_network
 from utils.cluster import Workers
@@ -27,6 +27,7 @@ class Data(Settings):
       None, 'folder with the TFRecords, or with the originals; default data/DATASET', may_change=True, path=True)
   source_dir: str | None = flag(
       None, 'folder with the originals, where it is not --data_dir', may_change=True, path=True)
+  train_split: str = flag('train', 'split to train on, such as trainval of voc and camvid')
   skip_bad: bool = flag(False, 'leave out originals that cannot be used instead of failing', may_change=True)
   reading: ReadingFlags = group(ReadingFlags)
   held: HoldOutFlags = group(HoldOutFlags)
@@ -131,6 +132,8 @@ class TrainSettings(Settings):
       if name not in network.options and value != getattr(Model, name):
         raise UserError(f'--{name}={value}: {network.name} has no such option')
     self.data.held.refuse_idle()
+    if self.data.held.given and self.data.train_split not in SPLITS:
+      raise UserError(f'--train_split={self.data.train_split}: images are held out of {" and ".join(SPLITS)} alone')
     losses.loss_functions(self.optimizer.loss)
     if schedule.batch_size % schedule.gradient_accumulation:
       raise UserError(f'--gradient_accumulation={schedule.gradient_accumulation} does not divide '
@@ -140,7 +143,7 @@ class TrainSettings(Settings):
   def splits(self):
     """Tuple of the splits that the run reads, each once."""
     evaluated = (self.bookkeeping.eval_split,) if self.bookkeeping.eval_steps else ()
-    return tuple(dict.fromkeys(('train', *evaluated, *([HELD_OUT] if self.data.held.given else []))))
+    return tuple(dict.fromkeys((self.data.train_split, *evaluated, *([HELD_OUT] if self.data.held.given else []))))
 
   @property
   def shape(self):
