@@ -13,11 +13,11 @@ from datasets import DATASETS
 from datasets.hold_out import HELD_OUT
 from datasets.inputs import Input
 from nets import NETWORKS
+from utils.best import BEST, read_best
 from utils.errors import UserError
 from utils.files import read_json
 from utils.labels import IGNORE_LABEL
 from utils.packages import METADATA, is_package
-from utils.runs import BEST, read_best
 
 SUMMARY = ('mean_iou', 'pixel_accuracy', 'mean_accuracy', 'frequency_weighted_iou')
 _SPLITS = (HELD_OUT, 'test', 'val')  # splits in the order of how much their scores say of pictures never seen
@@ -59,7 +59,9 @@ def metadata(run, results=None):
       raise UserError(f'{run.folder} holds no {METADATA} of python -m checkpoints.package')
     return stored
   config, flags, seen = run.config, run.config['flags'], Input.from_config(run.config)
-  is_best = os.path.basename(os.path.dirname(os.path.abspath(run.checkpoint))) == BEST
+  best = read_best(os.path.join(run.folder, BEST))
+  in_best = os.path.basename(os.path.dirname(os.path.abspath(run.checkpoint))) == BEST
+  is_best = in_best and best is not None and best['step'] == run.step
   scores, corruptions, left_out = _evaluations(results or run.folder, run.step)
   return {
       'name': os.path.basename(os.path.abspath(run.folder)),
@@ -80,7 +82,7 @@ def metadata(run, results=None):
       'training': {**{key: config.get(key) for key in ('command', 'started', 'device', 'commit', 'versions')},
                    'start': _start(flags, config['network']['name']),
                    'flags': {name: flags[name] for name in _FLAGS if name in flags},
-                   'best': read_best(os.path.join(run.folder, BEST))},
+                   'best': best},
       'scores': scores,
       'corruptions': corruptions,
       'left_out': left_out,

@@ -100,6 +100,20 @@ def test_a_list_that_cannot_be_used_is_named(folder, content, said, capsys):
     assert said in lines[0] and lines[0].endswith(f'the checkpoint used is {folder}/model.ckpt-12')
 
 
+def test_a_list_from_before_the_newest_does_not_count(folder, capsys):
+  """The process, or the machine, ended before the newest was listed. A user's choice is a list from after it."""
+  path = folder / 'checkpoint'
+  path.write_text('model_checkpoint_path: "model.ckpt-9"\n')
+  written = os.path.getmtime(folder / 'model.ckpt-12.index')
+  os.utime(path, (written - 1, written - 1))
+  assert checkpoint_files.newest_checkpoint(str(folder)) == str(folder / 'model.ckpt-12')
+  assert f'{path} is older than model.ckpt-12; the checkpoint used is {folder}/model.ckpt-12' in capsys.readouterr().err
+  cut(folder / f'model.ckpt-12{DATA}', 100)
+  assert checkpoint_files.newest_checkpoint(str(folder)) == str(folder / 'model.ckpt-9')
+  os.utime(path, (written + 1, written + 1))
+  assert checkpoint_files.newest_checkpoint(str(folder)) == str(folder / 'model.ckpt-9')
+
+
 def test_a_list_may_name_an_older_one_and_may_be_missing(folder, capsys):
   (folder / 'checkpoint').write_text('model_checkpoint_path: "model.ckpt-3"\n')
   assert checkpoint_files.newest_checkpoint(str(folder)) == str(folder / 'model.ckpt-3')
@@ -144,21 +158,11 @@ def test_a_checkpoint_of_one_file_is_read(tmp_path):
       str(tmp_path / 'model.ckpt-5'))
 
 
-def test_a_saver_counts_and_deletes_whole_ones_alone(folder):
-  """Of steps 3, 9 (broken), 12 two are kept: after two more saves 3 and 12 are gone, 9 is there."""
+def test_whole_ones_alone_are_counted_and_may_be_deleted(folder):
   cut(folder / f'model.ckpt-9{DATA}', 100)
-  listed = checkpoint_files.kept(str(folder / 'model.ckpt-12'))
-  assert [os.path.basename(prefix) for prefix, _ in listed] == ['model.ckpt-3', 'model.ckpt-12']
-  assert [os.path.basename(prefix) for prefix, _ in checkpoint_files.kept(str(folder / 'model.ckpt-3'))] == [
-      'model.ckpt-3']
-  with tf.Graph().as_default(), tf.Session() as session:
-    step = tf.train.get_or_create_global_step()
-    step.load(15, session)
-    saver = tf.train.Saver([step], max_to_keep=2)
-    saver.set_last_checkpoints_with_time(listed)
-    for number in (15, 18):
-      saver.save(session, str(folder / 'model.ckpt'), global_step=number, write_meta_graph=False)
-  assert list(checkpoint_files.steps_of(str(folder))) == [18, 15, 9]
+  prefixes = {step: str(folder / f'model.ckpt-{step}') for step in (3, 12)}
+  assert checkpoint_files.kept(prefixes[12]) == [prefixes[3], prefixes[12]]
+  assert checkpoint_files.kept(prefixes[3]) == [prefixes[3]]
 
 
 @pytest.fixture
@@ -204,17 +208,12 @@ def break_best(run):
   cut(run / f'best/model.ckpt-6{DATA}', 77)
 
 
-def empty_list_of_best(run):
-  (run / 'best/checkpoint').write_bytes(b'')
-
-
 def break_score(run):
   (run / 'best/best.json').write_text('{"split": ')
 
 
 @pytest.mark.parametrize('breaking, step, said', [
     (break_best, 12, [f'best/model.ckpt-6{DATA} is cut off', 'the latest checkpoint is taken instead of the best']),
-    (empty_list_of_best, 6, ['best/checkpoint is empty', 'the checkpoint used is', 'best/model.ckpt-6']),
     (break_score, 12, ['best.json is not valid JSON', 'the latest checkpoint is taken'])])
 def test_a_broken_best_checkpoint_gives_way_to_the_latest(run, breaking, step, said, capsys):
   breaking(run)

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from datasets.dataset import BadFile
-from utils.errors import UserError, guarded, shown
+from utils.errors import UserError, shown
+from utils.exits import guarded
 from utils.progress import Progress
 
 pytestmark = pytest.mark.fast

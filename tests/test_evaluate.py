@@ -104,7 +104,7 @@ def test_what_is_printed_and_written(run, template, data_dir):
   process = script('evaluate', f'--ckpt={run}')
   assert process.returncode == 0, process.stderr
   lines = process.stdout.splitlines()
-  assert lines[0] == f'{run}/model.ckpt-1234 (step 1234) on the 2 images of val in {data_dir}'
+  assert lines[0] == f'{run}/model.ckpt-1234 (step 1234, the latest) on the 2 images of val in {data_dir}'
   assert lines[1].startswith('device: ') and '; precision float32' in lines[1]
   value = json.loads((run / 'metrics-val.json').read_text())
   for c, name in enumerate(CAMVID.classes):

@@ -8,6 +8,7 @@ import pytest
 from utils.compat import tf
 from utils.errors import UserError
 from utils.training import hooks
+from utils.training.saving import CheckpointFolder
 
 pytestmark = pytest.mark.fast
 
@@ -138,8 +139,9 @@ def saving(folder, steps, *, every_secs, saver=None, saved=None):
   """Runs a SaveHook for some steps."""
   step = tf.train.get_or_create_global_step()
   advance = tf.assign_add(step, 1)
-  hook = hooks.SaveHook(str(folder), saver or tf.train.Saver(max_to_keep=9), every_secs=every_secs,
-                        writer=tf.summary.FileWriterCache.get(str(folder)), saved=saved)
+  checkpoints = CheckpointFolder(str(folder), saver or tf.train.Saver(), keep=9)
+  hook = hooks.SaveHook(checkpoints, every_secs=every_secs, writer=tf.summary.FileWriterCache.get(str(folder)),
+                        saved=saved)
   tf.constant(1, name='after_the_writer')
   with tf.train.MonitoredSession(hooks=[hook]) as session:
     for _ in range(steps):
@@ -176,7 +178,7 @@ def test_tensorboard_gets_the_graph_once_and_the_start(graph, tmp_path):
 
 
 def test_a_checkpoint_that_cannot_be_written_is_one_line(graph, tmp_path):
-  with pytest.raises(UserError, match='cannot write the checkpoint of step 0 .No space left'):
+  with pytest.raises(UserError, match='cannot write the checkpoint of step 0: the disk is full .No space left on'):
     saving(tmp_path, 1, every_secs=3600, saver=Full())
 
 
@@ -231,7 +233,7 @@ def test_a_best_checkpoint_that_cannot_be_written_is_one_line(graph, tmp_path):
   advance, hook = evaluation(tmp_path, [True] * 9, every_steps=2)
 
   hook._saver = Full()
-  with pytest.raises(UserError, match='cannot write the checkpoint of step 2 .No space left'), \
+  with pytest.raises(UserError, match='cannot write the checkpoint of step 2: the disk is full .No space left'), \
       tf.train.MonitoredSession(hooks=[hook]) as session:
     for _ in range(2):
       session.run(advance)

@@ -234,6 +234,27 @@ def test_a_picture_that_was_changed_is_no_longer_ours(tmp_path, change):
   assert not marks.Ledger(str(tmp_path)).owns(path)
 
 
+def test_a_file_is_owned_whether_a_kill_comes_before_or_after_it_gets_its_name(tmp_path, monkeypatch):
+  path, replace = str(tmp_path / 'a.npy'), os.replace
+
+  def write(text):
+    with marks.Ledger(str(tmp_path)).replacing(path) as temporary, open(temporary, 'w') as file:
+      file.write(text)
+
+  def killed_after(source, target):
+    replace(source, target)
+    raise SystemExit
+
+  def killed_before(source, target):
+    raise SystemExit
+
+  for killed, text in ((killed_after, 'one'), (killed_before, 'other')):
+    monkeypatch.setattr(os, 'replace', killed)
+    with pytest.raises(SystemExit):
+      write(text)
+    assert (tmp_path / 'a.npy').read_text() == 'one' and marks.Ledger(str(tmp_path)).owns(path)
+
+
 def test_the_ledger_knows_files_without_a_mark_until_they_change(tmp_path):
   path, other = str(tmp_path / 'sub' / os.fsdecode(b'\xdf\n.npy')), str(tmp_path / 'b.npy')
   os.mkdir(tmp_path / 'sub')

@@ -27,6 +27,10 @@ def save(folder, step):
     saver.save(session, str(folder / 'model.ckpt'), global_step=step, write_meta_graph=False)
 
 
+def write_best(folder, **values):
+  (folder / 'best/best.json').write_text(json.dumps({'mean_iou': 0.5, 'step': 6, **values}))
+
+
 @pytest.fixture
 def folder(tmp_path):
   """A run with checkpoints of steps 3 and 9."""
@@ -40,9 +44,15 @@ def folder(tmp_path):
 def test_a_folder_means_its_latest_checkpoint_or_its_best(folder):
   run = runs.load_run(f'{folder}/')
   assert (run.step, run.folder, run.classes) == (9, str(folder), ('a', 'b'))
+  assert run.named == f'{folder}/model.ckpt-9 (step 9, the latest)'
   save(folder / 'best', 6)
-  assert runs.load_run(str(folder)).step == 6
+  assert runs.load_run(str(folder)).step == 9  # nothing says on what it is best: a crash came before
+  write_best(folder, split='val')
+  run = runs.load_run(str(folder))
+  assert run.named == f'{folder}/best/model.ckpt-6 (step 6, the best on val: mean IoU 0.5000)'
+  assert runs.load_run(str(folder / 'best')).named == run.named and runs.load_run(str(folder / 'best')).step == 6
   assert runs.load_run(str(folder / 'best')).folder == str(folder)
+  assert runs.load_run(str(folder / 'model.ckpt-3')).named == f'{folder}/model.ckpt-3 (step 3)'
 
 
 @pytest.mark.parametrize('name', ['model.ckpt-3', 'model.ckpt-3.index'])
@@ -110,17 +120,36 @@ def test_checkpoints_without_settings_are_refused(folder):
     runs.saved_config(str(folder))
 
 
-@pytest.mark.parametrize('flags, best, step', [
-    ({'eval_steps': 3, 'eval_split': 'val'}, {'split': 'val'}, 6),
-    ({'eval_steps': 3, 'eval_split': 'val'}, {}, 6),  # from an earlier version, without the split
-    ({'eval_steps': 3, 'eval_split': 'test'}, {'split': 'val'}, 9),
-    ({'eval_steps': 0, 'eval_split': 'val'}, {'split': 'val'}, 9),  # resumed without evaluations
+@pytest.mark.parametrize('flags, best, step, choice', [
+    ({'eval_steps': 3, 'eval_split': 'val'}, {'split': 'val', 'metric': 'mean_iou'}, 6, 'the best on val: mean IoU'),
+    ({'eval_steps': 3, 'eval_split': 'val'}, {}, 6, 'the best on a split that is not named: mean IoU'),  # an old run's
+    ({'eval_steps': 3, 'eval_split': 'test'}, {'split': 'val'}, 9,
+     'the latest; the best on val: mean IoU 0.5000, of step 6, and training now evaluates test'),
+    ({'eval_steps': 3, 'eval_split': 'val'}, {'split': 'val', 'metric': 'f1'}, 9, 'the best by another metric, f1'),
+    ({'eval_steps': 0, 'eval_split': 'val'}, {'split': 'val'}, 9,
+     'the latest; the best on val: mean IoU 0.5000, of step 6, after which training went on without evaluations'),
 ])
-def test_the_best_checkpoint_is_used_while_its_split_is_evaluated(folder, flags, best, step):
+def test_the_best_checkpoint_is_used_while_its_split_is_evaluated(folder, flags, best, step, choice):
   save(folder / 'best', 6)
-  (folder / 'best/best.json').write_text(json.dumps(best))
+  write_best(folder, **best)
   (folder / 'config.json').write_text(json.dumps({**CONFIG, 'flags': flags}))
-  assert runs.load_run(str(folder)).step == step
+  run = runs.load_run(str(folder))
+  assert run.step == step and choice in run.choice
+
+
+@pytest.mark.parametrize('content', ['[]', '{}', '{"mean_iou": "x", "step": 6}', '{"mean_iou": NaN, "step": 6}',
+                                     '{"mean_iou": 0.5, "step": 6, "checkpoint": 7}'])
+def test_a_best_json_of_another_program_counts_for_nothing(folder, content, capsys):
+  save(folder / 'best', 6)
+  (folder / 'best/best.json').write_text(content)
+  assert runs.load_run(str(folder)).step == 9
+  assert 'best.json was not written by train.py; the latest checkpoint is taken' in capsys.readouterr().err
+
+
+def test_a_best_json_leads_nowhere_else(folder, capsys):
+  save(folder / 'best', 6)
+  write_best(folder, split='val', checkpoint='../model.ckpt-3')
+  assert runs.load_run(str(folder)).step == 9 and 'no checkpoint at' in capsys.readouterr().err
 
 
 def test_one_process_a_folder(tmp_path):

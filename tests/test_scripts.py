@@ -10,6 +10,7 @@ import pytest
 from fake_clock import FakeClock
 
 from utils.errors import UserError
+from utils.exits import ended_by_sigterm
 from utils.studies import scripts
 
 pytestmark = pytest.mark.fast
@@ -85,7 +86,7 @@ def test_an_interrupted_script_gets_the_time_to_save(waits, events):
 
 def test_sigterm_ends_a_block_and_leaves_no_handler():
   before = signal.getsignal(signal.SIGTERM)
-  with pytest.raises(SystemExit) as ended, scripts.ended_by_sigterm():
+  with pytest.raises(SystemExit) as ended, ended_by_sigterm():
     signal.raise_signal(signal.SIGTERM)
   assert ended.value.code == 143 and signal.getsignal(signal.SIGTERM) == before
 

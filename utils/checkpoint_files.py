@@ -15,7 +15,7 @@ from utils.errors import UserError, listed
 from utils.files import tensorflow_path
 from utils.packages import Package, is_package
 
-_LIST = 'checkpoint'  # file that names a folder's checkpoints
+LIST = 'checkpoint'  # file that names a folder's checkpoints
 _SUFFIX = re.compile(r'\.(index|meta|data-\d{5}-of-\d{5})$')  # of a checkpoint's files
 _FILE = re.compile(rf'model\.ckpt-(\d+)({_SUFFIX.pattern})?')
 _NAMED = re.compile(rb'''^\s*model_checkpoint_path:\s*["'](?:[^"'\n]*[/\\])?([\w.-]+)["']\s*$''', re.M)
@@ -138,9 +138,10 @@ def steps_of(folder):
 
 
 def newest_checkpoint(folder):
-  """Finds the newest whole checkpoint of a folder: the one that its list names, or else the one of the greatest step.
+  """Finds the newest whole checkpoint of a folder: that of the greatest step, unless its list names an older one.
 
-  What is broken is named on stderr, beside the checkpoint that is used.
+  A list that was written before the checkpoint of the greatest step does not count: the process, or the machine, ended
+  before this was listed. What is broken is named on stderr, beside the checkpoint that is used.
 
   Args:
     folder: a run's folder, or its subfolder of the best checkpoint.
@@ -153,6 +154,8 @@ def newest_checkpoint(folder):
   """
   prefixes = list(steps_of(folder).values())
   named, complaints = _named(folder)
+  if named and prefixes and _step(prefixes[0]) > _step(named) and _is_later(prefixes[0], folder):
+    complaints, named = [f'{os.path.join(folder, LIST)} is older than {os.path.basename(prefixes[0])}'], None
   if named:
     prefixes = [named] + [prefix for prefix in prefixes if prefix != named]
   elif not prefixes:
@@ -162,13 +165,13 @@ def newest_checkpoint(folder):
     if reason is None:
       newer = [other for other in prefixes[1:] if prefix == named and _step(other) > _step(named)]
       if newer:
-        complaints.append(f'{os.path.join(folder, _LIST)} names {os.path.basename(named)}, '
+        complaints.append(f'{os.path.join(folder, LIST)} names {os.path.basename(named)}, '
                           f'though there is {os.path.basename(newer[0])}')
       if complaints:
         print(f'warning: {"; ".join(complaints)}; the checkpoint used is {prefix}', file=sys.stderr, flush=True)
       return prefix
     if prefix == named and not glob.glob(f'{glob.escape(prefix)}*'):
-      reason = f'{os.path.join(folder, _LIST)} names {os.path.basename(named)}, which is not there'
+      reason = f'{os.path.join(folder, LIST)} names {os.path.basename(named)}, which is not there'
     complaints.append(reason)
   raise UserError(f'{folder} holds no whole checkpoint: {listed(complaints, separator="; ")}')
 
@@ -180,7 +183,7 @@ def _named(folder):
     `(prefix, complaints)`: the prefix of the checkpoint in `folder` that the list names, wherever it says that this is;
     None without a usable list. And a list of a phrase about a list that cannot be used, or empty.
   """
-  path = os.path.join(folder, _LIST)
+  path = os.path.join(folder, LIST)
   try:
     with open(path, 'rb') as file:
       content = file.read(1 << 20)
@@ -194,13 +197,25 @@ def _named(folder):
   return None, [f'{path} is empty' if not content.strip() else f'{path} names no checkpoint']
 
 
+def _is_later(prefix, folder):
+  """Whether a checkpoint was written after the list of its folder."""
+  paths = files_of(prefix)
+  return bool(paths) and os.path.getmtime(paths[-1]) > os.path.getmtime(os.path.join(folder, LIST))
+
+
 def _step(prefix):
   """The step in a checkpoint's name; -1 without one."""
   return int(prefix.rpartition('-')[2]) if re.search(r'-\d+$', prefix) else -1
 
 
+def files_of(prefix):
+  """Paths of a checkpoint's files, data before index; of an old one (V1) its one file."""
+  others = [f'{prefix}.meta', f'{prefix}.index', prefix]
+  return _data_files(prefix) + [path for path in others if os.path.isfile(path)]
+
+
 def kept(prefix):
-  """The checkpoints of a run up to one of them that are whole by their sizes: those which a Saver may delete in time.
+  """The checkpoints of a run up to one of them that are whole by their sizes: those which training may delete in time.
 
   All checkpoints of a run are of one size.
 
@@ -208,23 +223,21 @@ def kept(prefix):
     prefix: prefix of a whole checkpoint.
 
   Returns:
-    list of (prefix, time in seconds of the last change), in the order of steps, `prefix` last.
+    list of prefixes in the order of steps, `prefix` last.
   """
 
   def sizes(one):
-    files = [f'{one}.index', *_data_files(one)] if os.path.exists(f'{one}.index') else [one]
-    return [(file.removeprefix(one), os.path.getsize(file)) for file in files]
+    return [(path.removeprefix(one), os.path.getsize(path)) for path in files_of(one) if not path.endswith('.meta')]
 
   found = sorted(steps_of(os.path.dirname(prefix) or '.').items())
   older = [one for step, one in found if step < _step(prefix) and not _missing(one) and sizes(one) == sizes(prefix)]
-  return [(one, os.path.getmtime(f'{one}.index' if os.path.exists(f'{one}.index') else one))
-          for one in (*older, prefix)]
+  return [*older, prefix]
 
 
 def folder_named(path):
   """The folder that a user names, by its own path or that of the list of checkpoints in it; None if there is none."""
   path = path.rstrip('/') or path
-  if os.path.basename(path) == _LIST and os.path.isfile(path):
+  if os.path.basename(path) == LIST and os.path.isfile(path):
     return os.path.dirname(path) or '.'
   return path if os.path.isdir(path) else None
 

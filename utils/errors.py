@@ -1,7 +1,6 @@
 """Errors that a user can correct: one clear line and a non-zero exit code, never a traceback."""
 
 import os
-import sys
 
 
 class UserError(Exception):
@@ -12,33 +11,6 @@ class UserError(Exception):
 
   def __str__(self):
     return '\n'.join(shown(str(line)) for line in self.args)
-
-
-def guarded(program):
-  """Calls a program and turns a UserError into one line on stderr.
-
-  Args:
-    program: function of no arguments; it returns an exit code, None for 0.
-
-  Returns:
-    the exit code: 1 after a UserError, or if the reader of the output has gone (`| head`); 130 after Ctrl-C.
-  """
-  for stream in (sys.stdout, sys.stderr):
-    if hasattr(stream, 'reconfigure'):  # a name that the terminal's encoding lacks is printed escaped
-      stream.reconfigure(errors='backslashreplace')
-  try:
-    code = program()
-    sys.stdout.flush()
-    return code or 0
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 1
-  except KeyboardInterrupt:
-    print('interrupted', file=sys.stderr)
-    return 130
-  except BrokenPipeError:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discards the rest of the output
-    return 1
 
 
 def listed(names, most=5, separator=', '):

@@ -41,10 +41,27 @@ def replacing(path):
 
 
 def write_json(path, value):
-  """Writes `value` to `path` as indented JSON, whole or not at all."""
-  with replacing(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
-    json.dump(value, file, indent=2)
-    file.write('\n')
+  """Writes `value` to `path` as indented JSON, whole or not at all, also where the power fails."""
+  with replacing(path) as temporary:
+    with open(temporary, 'w', encoding='utf-8') as file:
+      json.dump(value, file, indent=2)
+      file.write('\n')
+    sync(temporary)
+
+
+def sync(path):
+  """Returns when the content of a file, or the names in a folder, are on the disk, so that a power cut leaves them.
+
+  File systems that cannot do this for folders (some of FUSE and NFS) do without.
+  """
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  except OSError as error:
+    if error.errno != errno.EINVAL:
+      raise
+  finally:
+    os.close(descriptor)
 
 
 def text_of(*path):

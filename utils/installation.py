@@ -3,6 +3,7 @@
 setup.py makes the package of the checkout's modules.
 """
 
+import importlib.metadata
 import importlib.util
 import sys
 
@@ -10,6 +11,20 @@ from utils.errors import UserError, listed
 
 NAME = 'fcn-googlenet'  # for pip
 PACKAGE = __name__.rpartition('utils.installation')[0].rstrip('.')  # 'fcn_googlenet'; '' in a checkout
+
+
+PACKAGES = ('tensorflow', 'tf-slim', 'tf-keras', 'numpy')  # those whose versions change what is computed
+
+
+def versions():
+  """Dict from 'python' and PACKAGES to their versions; None for a package that is not installed."""
+  found = {'python': sys.version.split()[0]}
+  for name in PACKAGES:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      found[name] = None
+  return found
 
 
 def version():

@@ -3,22 +3,21 @@
 import contextlib
 import dataclasses
 import glob
-import importlib.metadata
 import os
 import sys
 
 import numpy as np
 
+from utils.best import BEST, best_checkpoint, described, read_best, scored_on
 from utils.checkpoint_files import folder_named, newest_checkpoint, problem, read_step, steps_of, without_suffix
-from utils.errors import UserError, listed
+from utils.errors import UserError, listed, shown
+from utils.exits import works_in
 from utils.files import commit, make_folder, read_json, take_lock, write_json
+from utils.installation import versions
 from utils.packages import CONFIG, Package, is_package
 
 LOCK = 'lock'
-PACKAGES = ('tensorflow', 'tf-slim', 'tf-keras', 'numpy')
 AVERAGE = '/ExponentialMovingAverage'  # suffix of tf.train.ExponentialMovingAverage to a variable's name
-BEST = 'best'  # subfolder of the checkpoint with the best mean IoU on the split evaluated during training
-BEST_SCORE = 'best.json'  # file in BEST: `split`, `metric`, `mean_iou`, `step`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +28,7 @@ class Run:
     folder: the run's folder, or its package: the run's name in messages.
     checkpoint: prefix of the checkpoint's files; or the package.
     step: training step of the checkpoint.
+    choice: why it is this one, in words, where a folder was named; else ''.
     config: contents of config.json: `flags`, `dataset` (name, classes, palette), `network` (name, skip, options),
       `hold_out` (see datasets/hold_out.py; null if nothing was held out), `versions`, `commit` (or version), `command`,
       `working_folder` (which paths in `flags` are relative to), `started` (a date) and `device` (a line).
@@ -37,6 +37,7 @@ class Run:
   checkpoint: str
   step: int
   config: dict
+  choice: str = ''
 
   @property
   def results(self):
@@ -50,6 +51,11 @@ class Run:
       return Package(self.folder).document(name)
     path = os.path.join(self.folder, name)
     return read_json(path) if os.path.exists(path) else None
+
+  @property
+  def named(self):
+    """The checkpoint with its step, and why it is this one, for messages."""
+    return f'{shown(self.checkpoint)} (step {self.step}{", " if self.choice else ""}{self.choice})'
 
   @property
   def classes(self):
@@ -71,8 +77,9 @@ def load_run(ckpt, flag='ckpt'):
   """Finds the checkpoint that `--ckpt` names.
 
   Args:
-    ckpt: a run's folder (its best checkpoint if training evaluated a split, else its latest), or a checkpoint in the
-      folder, as `runs/voc-8s/model.ckpt-1000` (also any of its files, or the folder `runs/voc-8s/best`); or a package.
+    ckpt: a run's folder (its best checkpoint on the split that training evaluates, else its latest), or a checkpoint
+      in the folder, as `runs/voc-8s/model.ckpt-1000` (also any of its files, or the folder `runs/voc-8s/best`); or a
+      package.
     flag: the flag's name in messages.
 
   Returns:
@@ -82,7 +89,7 @@ def load_run(ckpt, flag='ckpt'):
     UserError: if there is no checkpoint, it is broken, or there is no config.json of a run beside it.
   """
   given = f'--{flag}={ckpt}'
-  prefix = _named_checkpoint(ckpt, given)
+  prefix, choice = _named_checkpoint(ckpt, given)
   if is_package(prefix):
     config = Package(prefix).document(CONFIG)
     _check_types(config, f'{given}: its {CONFIG}', wanted=('flags', 'dataset', 'network'))
@@ -94,7 +101,8 @@ def load_run(ckpt, flag='ckpt'):
     raise UserError(f'{given}: no {CONFIG} in {folder}; it is not the folder of a run of train.py')
   config = read_json(os.path.join(folder, CONFIG))
   _check_types(config, f'{given}: {os.path.join(folder, CONFIG)}')
-  return Run(folder=folder, checkpoint=prefix, step=read_step(prefix), config=config)
+  works_in(folder)
+  return Run(folder=folder, checkpoint=prefix, step=read_step(prefix), config=config, choice=choice)
 
 
 def _check_types(config, where, wanted=('flags', 'dataset')):
@@ -112,13 +120,17 @@ def _check_types(config, where, wanted=('flags', 'dataset')):
 
 
 def _named_checkpoint(ckpt, given):
-  """Prefix of the checkpoint that a user names; `given` is the flag with its value, for messages."""
+  """Finds the checkpoint that a user names; `given` is the flag with its value, for messages.
+
+  Returns:
+    `(prefix, choice)`, see Run.
+  """
   folder = folder_named(ckpt)
   if folder:
-    prefix = _best_checkpoint(folder) or newest_checkpoint(folder)
+    prefix, choice = _chosen(folder)
     if prefix is None:
       raise UserError(f'{given}: no checkpoint in this folder; give a folder that train.py wrote')
-    return prefix
+    return prefix, choice
   prefix = without_suffix(ckpt)
   others = [os.path.basename(other) for other in steps_of(os.path.dirname(prefix) or '.').values() if other != prefix]
   there = f'; beside it are {listed(others)}' if others else ''
@@ -127,29 +139,30 @@ def _named_checkpoint(ckpt, given):
   reason = problem(prefix)
   if reason:
     raise UserError(f'{given}: {reason}{there}')
-  return prefix
+  return prefix, ''
 
 
-def read_best(folder):
-  """Reads the score of the best checkpoint in a run's subfolder BEST: a dict, or None if there is none."""
-  path = os.path.join(folder, BEST_SCORE)
-  return read_json(path) if os.path.exists(path) else None
-
-
-def _best_checkpoint(folder):
-  """Prefix of a run's best checkpoint; None if it is broken, or the run was resumed without evaluations or with others.
-  """
-  best = os.path.join(folder, BEST)
+def _chosen(folder):
+  """The checkpoint that a folder stands for: `(prefix, choice)`, see Run; (None, '') if it holds none."""
+  if not os.path.exists(os.path.join(folder, CONFIG)):  # no run: its subfolder BEST, or any folder of checkpoints
+    best = read_best(folder)
+    return (best_checkpoint(folder), described(best)) if best else (newest_checkpoint(folder), '')
+  choice = 'the latest'
   try:
-    if os.path.exists(os.path.join(folder, CONFIG)):
-      settings = read_json(os.path.join(folder, CONFIG)).get('flags', {})
-      split = settings.get('eval_split')
-      if not settings.get('eval_steps', True) or (split and (read_best(best) or {}).get('split', split) != split):
-        return None
-    return newest_checkpoint(best)
+    best, config = read_best(os.path.join(folder, BEST)), read_json(os.path.join(folder, CONFIG))
+    flags = config.get('flags') if isinstance(config, dict) else None
+    flags = flags if isinstance(flags, dict) else {}  # what is no config.json of a run is refused later
+    split = flags.get('eval_split') or (best or {}).get('split')
+    if best and not flags.get('eval_steps', True):
+      choice += f'; {described(best)}, of step {best["step"]}, after which training went on without evaluations'
+    elif best and not scored_on({'split': split, **best}, split):
+      choice += f'; {described(best)}, of step {best["step"]}, and training now evaluates {shown(str(split))}'
+    elif best:
+      return best_checkpoint(os.path.join(folder, BEST)), described(best)
   except UserError as error:
     print(f'warning: {error}; the latest checkpoint is taken instead of the best', file=sys.stderr, flush=True)
-    return None
+  prefix = newest_checkpoint(folder)
+  return prefix, choice if prefix else ''
 
 
 @contextlib.contextmanager
@@ -170,6 +183,7 @@ def locked(folder):
     raise UserError(f'cannot open {path}: {error.strerror}') from error
   try:
     take_lock(lock, f'another run is training in {folder}; give this run another --run_dir')
+    works_in(folder)
     yield
   finally:
     os.close(lock)
@@ -196,7 +210,7 @@ def make_config(settings, dataset, network, command=''):
       },
       'network': {'name': network.name, 'skip': settings['skip'],
                   **{name: settings[name] for name in network.options if name in settings}},
-      'versions': {'python': sys.version.split()[0], **{name: importlib.metadata.version(name) for name in PACKAGES}},
+      'versions': versions(),
       'commit': commit(),
       'command': command,
       'working_folder': os.getcwd(),

@@ -27,7 +27,8 @@ import typing
 
 from absl import flags
 
-from utils.errors import UserError, guarded
+from utils.errors import UserError
+from utils.exits import guarded
 from utils.files import ROOT, commit
 from utils.installation import NAME
 
@@ -169,7 +170,7 @@ def run(work, record, argv=None, *, text=''):
     text: see `parse`; the program's docstring.
 
   Returns:
-    the exit code; 1 after a UserError, which is printed as one line on stderr.
+    the exit code, see utils/exits.py.
   """
 
   def program():
@@ -177,7 +178,7 @@ def run(work, record, argv=None, *, text=''):
     settings = parse(record, words, text=text)
     return 0 if settings is None else work(settings)
 
-  return guarded(program)
+  return guarded(program, typed=argv is None)
 
 
 def help_text(record):

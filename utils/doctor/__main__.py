@@ -11,7 +11,8 @@ import textwrap
 
 from utils.doctor.facts import gather
 from utils.doctor.findings import missing_for_training, rows_of
-from utils.errors import UserError, guarded
+from utils.errors import UserError
+from utils.exits import guarded
 
 WIDTH = 120  # of the screen, in characters
 
@@ -45,7 +46,7 @@ def main(argv=None):
       raise UserError(f'unexpected argument {words[0]!r}; there are no flags')
     return examine()
 
-  return guarded(program)
+  return guarded(program, typed=argv is None)
 
 
 if __name__ == '__main__':

@@ -65,7 +65,7 @@ def evaluate(settings):
   before = _before(run, settings, output_dir) if asked.names else None
   with settings.labelling.open_predictor(run, num_images * (1 + len(asked.names) * len(asked.severities)),
                                          sizes(data_dir, settings.split, held)) as predictor:
-    print(f'{run.checkpoint} (step {run.step}) on the {num_images} images of {settings.split} in {data_dir}',
+    print(f'{run.named} on the {num_images} images of {settings.split} in {data_dir}',
           flush=True)
     print(device_line(settings.labelling.device), flush=True)
     if settings.fit_temperature:

@@ -6,7 +6,7 @@ import sys
 from checkpoints.metadata import metadata
 from utils.files import commit
 from utils.inference.engines import INPUT
-from utils.runs import PACKAGES
+from utils.installation import PACKAGES
 
 FORMAT, VERSION = 'FCN-GoogLeNet export', 1
 TOOLS = ('tf2onnx', 'onnx', 'onnxruntime', 'openvino', 'nncf', 'ai-edge-litert')

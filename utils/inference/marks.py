@@ -76,7 +76,7 @@ class Ledger:
       for line in file:
         with contextlib.suppress(ValueError, TypeError, KeyError):
           note = json.loads(line)
-          self._noted[note['file']] = (note['size'], note['mtime_ns'])
+          self._noted.setdefault(note['file'], set()).add((note['size'], note['mtime_ns']))
 
   def owns(self, path):
     """Whether this program wrote the file at `path`, and nobody changed it since."""
@@ -85,15 +85,16 @@ class Ledger:
     if carries_mark(path):
       return _is_unchanged(path)
     status = os.stat(path)
-    return self._noted.get(self._name(path)) == (status.st_size, status.st_mtime_ns)
+    return (status.st_size, status.st_mtime_ns) in self._noted.get(self._name(path), ())
 
   @contextlib.contextmanager
   def replacing(self, path):
-    """As utils.files.replacing; then notes a file that carries no mark. Raises UserError if it cannot be written."""
+    """As utils.files.replacing; notes a file that carries no mark, before it gets its name: where the process is killed
+    in between, the next one knows it. Raises UserError if it cannot be written."""
     with replacing(path) as temporary:
       yield temporary
-    if not carries_mark(path):
-      self._note(path)
+      if not carries_mark(temporary):
+        self._note(path, temporary)
 
   def write_png(self, path, png, run):
     """Writes the bytes of a PNG with the mark of a runs.Run. Raises UserError if the file cannot be written."""
@@ -103,12 +104,12 @@ class Ledger:
   def _name(self, path):
     return os.path.relpath(path, self._folder)
 
-  def _note(self, path):
-    status, ledger = os.stat(path), os.path.join(self._folder, LEDGER)
+  def _note(self, path, temporary):
+    status, ledger = os.stat(temporary), os.path.join(self._folder, LEDGER)
     note = {'file': self._name(path), 'size': status.st_size, 'mtime_ns': status.st_mtime_ns}
     try:
       with open(ledger, 'a', encoding='utf-8') as file:
         file.write(json.dumps(note) + '\n')
     except OSError as error:
       raise UserError(f'cannot write {shown(ledger)}: {error.strerror}') from error
-    self._noted[note['file']] = (note['size'], note['mtime_ns'])
+    self._noted.setdefault(note['file'], set()).add((note['size'], note['mtime_ns']))

@@ -111,7 +111,7 @@ def rank(inputs, found, run, settings, read):
   write_list(targets[0], chosen, ledger)
   write_table(targets[1], chosen, others, run.classes, ledger)
   ledger.write_png(targets[2], encode_png(sheet(chosen[:MOST_SHOWN], len(seen), ranking.rank_by, pictures)), run)
-  return (f'{len(seen)} pictures ranked by {ranking.rank_by}, by {shown(run.checkpoint)} (step {run.step}); the '
+  return (f'{len(seen)} pictures ranked by {ranking.rank_by}, by {run.named}; the '
           f'{len(places)} to label next: {", ".join(map(shown, targets))}'), failures
 
 

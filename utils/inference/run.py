@@ -239,7 +239,7 @@ def summary(sizes, rate, failures, output):
   """The line at the end: '7 images labeled by RUN (step 400), 3.1/s, 2 skipped (2 unreadable); pictures in FOLDER'."""
   videos = sum(item.kind == files.VIDEO for item, target in output.targets.items() if target in sizes)
   count = f'{len(sizes) - videos} images' + (f' and {videos} video{"s" * (videos > 1)}' if videos else '')
-  parts = [f'{count} labeled by {shown(output.run.checkpoint)} (step {output.run.step})']
+  parts = [f'{count} labeled by {output.run.named}']
   if rate:
     parts.append(f'{rate:.1f}/s')
   if failures:

@@ -46,7 +46,7 @@ def serve(settings, *, started=lambda server, port: None):
     def load():
       try:
         service.load()
-        print(f'ready: {run.checkpoint} (step {run.step}), {len(run.classes)} classes; '
+        print(f'ready: {run.named}, {len(run.classes)} classes; '
               f'{device_line(settings.device)}', flush=True)
       except BaseException as error:
         failures.append(error)

@@ -25,6 +25,7 @@ from datasets.hold_out import HELD_OUT
 from utils.drawing import canvas
 from utils.drawing.colors import write_png
 from utils.errors import UserError
+from utils.exits import ended_by_sigterm
 from utils.files import make_folder, read_json, replacing, write_json
 from utils.progress import Progress
 from utils.session import PRECISIONS
@@ -336,7 +337,7 @@ def study(settings, *, script=scripts.run):
   """Measures the choices that the flags name, and reports on all finished runs; `script` is that of `measure`."""
   make_folder(settings.output_dir)
   runs = [(name, seed, fold) for seed in settings.seeds for name in settings.names for fold in settings.folds]
-  with scripts.ended_by_sigterm(), Progress(len(runs), 'trainings', interval=0.0) as progress:
+  with ended_by_sigterm(), Progress(len(runs), 'trainings', interval=0.0) as progress:
     for name, seed, fold in runs:
       if measure(settings, name, seed, fold, script=script):
         scores = _result(settings.run_dir(name, seed, fold))

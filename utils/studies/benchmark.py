@@ -26,6 +26,7 @@ from utils import runs
 from utils.compat import tf
 from utils.cpu import cpu_model, supports_bfloat16
 from utils.errors import UserError
+from utils.exits import ended_by_sigterm
 from utils.files import write_json
 from utils.inference.predictor import Predictor
 from utils.rewritings import rewritings
@@ -355,7 +356,7 @@ def prepared(settings, module, *, data=True):
   load = os.getloadavg()[0]  # processes at work during the last minute
   if load > 0.5:
     print(f'something else is running here (load average {load:.1f}): rely on the ratios alone', flush=True)
-  with scripts.ended_by_sigterm(), tempfile.TemporaryDirectory(prefix='benchmark-') as folder:
+  with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix='benchmark-') as folder:
     setup = make_setup(settings, folder, precisions, data=data)
     yield setup, results.begin(settings.output, {**about(setup, settings, module), 'load_average_before': load},
                                resume=settings.resume)

@@ -30,6 +30,7 @@ from utils import cudnn
 from utils.compat import tf
 from utils.cpu import cpu_model
 from utils.errors import UserError
+from utils.exits import ended_by_sigterm
 from utils.files import ROOT, write_json
 from utils.settings import command_line, run, to_dict
 from utils.studies import gpu_parts, results, scripts
@@ -204,7 +205,7 @@ def work(settings, *, rows_of=rows_of, clock=time.monotonic):
   end = clock() + 60 * settings.minutes
   if settings.device == 'GPU' and not tf.config.list_physical_devices('GPU'):
     raise UserError('--device=GPU: TensorFlow sees no GPU here; --device=CPU tries the program')
-  with scripts.ended_by_sigterm(), tempfile.TemporaryDirectory(prefix='benchmark-gpu-') as work_dir:
+  with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix='benchmark-gpu-') as work_dir:
     result = results.begin(settings.output, about(settings, gpu_parts.make_work_dir(work_dir, settings)),
                            resume=settings.resume)
     print(', '.join(f'{name} {value}' for name, value in {**result['machine'], **result['nvidia_smi']}.items()),

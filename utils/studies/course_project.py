@@ -26,6 +26,7 @@ import numpy as np
 import checkpoints
 from datasets import DATASETS
 from datasets.folds import HoldOutFlags
+from utils.exits import ended_by_sigterm
 from utils.files import make_folder, read_json, replacing
 from utils.progress import Progress
 from utils.session import PRECISIONS
@@ -132,7 +133,7 @@ def study(settings, *, script=scripts.run):
   checkpoint = settings.checkpoint or checkpoints.pretrained_checkpoint(NET)
   runs = [(variant, seed) for seed in settings.seeds for variant in settings.only or VARIANTS]
   path = os.path.join(settings.output_dir, f'course-{settings.split}.md')
-  with scripts.ended_by_sigterm(), Progress(len(runs), 'trainings', interval=0.0) as progress:
+  with ended_by_sigterm(), Progress(len(runs), 'trainings', interval=0.0) as progress:
     for variant, seed in runs:
       if measure(variant, seed, settings, checkpoint, script=script):
         with replacing(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:

@@ -22,6 +22,7 @@ from nets.fcn import fcn
 from utils.compat import slim, tf
 from utils.errors import UserError
 from utils.evaluation import metrics
+from utils.exits import guarded
 from utils.files import write_json
 from utils.inference.predictor import Predictor
 from utils.labels import IGNORE_LABEL
@@ -233,12 +234,18 @@ def score(settings, *, dataset, mistakes):
 
 def main(argv=None):
   """Trains or scores; `argv` is the command line without the program's name, None for the process's own."""
-  action, dataset, variant, *words = sys.argv[1:] if argv is None else argv
-  mistakes, plain = mistakes_of(variant), get_dataset(dataset)
-  with registered(plain, mistakes):
-    if action == 'score':
-      return run(functools.partial(score, dataset=plain, mistakes=mistakes), ScoreSettings, words, text=__doc__)
-    return run(train, TrainSettings, words, text=__doc__)
+  words = sys.argv[1:] if argv is None else argv
+
+  def program():
+    if len(words) < 3 or words[0] not in ('train', 'score'):
+      raise UserError(f'{" ".join(words)}: wanted are train or score, a dataset and a variant, before the flags')
+    mistakes, plain = mistakes_of(words[2]), get_dataset(words[1])
+    with registered(plain, mistakes):
+      if words[0] == 'score':
+        return run(functools.partial(score, dataset=plain, mistakes=mistakes), ScoreSettings, words[3:], text=__doc__)
+      return run(train, TrainSettings, words[3:], text=__doc__)
+
+  return guarded(program, typed=argv is None)
 
 
 if __name__ == '__main__':

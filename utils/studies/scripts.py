@@ -39,16 +39,6 @@ def free_addresses(count):
   raise UserError('no free ports on this machine')
 
 
-@contextlib.contextmanager
-def ended_by_sigterm():
-  """Turns SIGTERM inside the block into SystemExit(143), so that a study leaves no child or temporary file behind."""
-  previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-  try:
-    yield
-  finally:
-    signal.signal(signal.SIGTERM, previous)
-
-
 def run(script, options, log, *, launch=subprocess.Popen):
   """Runs a script of the project to its end.
 

@@ -20,10 +20,11 @@ import numpy as np
 from PIL import Image
 
 from utils.errors import UserError
+from utils.exits import ended_by_sigterm
 from utils.files import ROOT
 from utils.progress import STEP_LINE
 from utils.settings import flag, run
-from utils.studies import benchmark, scripts
+from utils.studies import benchmark
 from utils.studies.benchmark import MeasureSettings, script_command, train_command
 from utils.studies.results import row
 
@@ -158,7 +159,7 @@ def measure_starts(kind, setup, *, against, start=start, prepare=subprocess.run)
 
 def work(settings):
   """Measures the starts; `settings` is a StartSettings."""
-  with scripts.ended_by_sigterm():
+  with ended_by_sigterm():
     benchmark.measure(settings, 'utils.studies.starts', {
         kind: functools.partial(measure_starts, kind, against=settings.against) for kind in KINDS})
 

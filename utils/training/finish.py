@@ -1,14 +1,41 @@
-"""What to do next, said at the end of a training: a command that works as it stands, for a shell in this folder."""
+"""Whether a training has ended, and what to do next: a command that works as it stands, for a shell in this folder."""
 
+import contextlib
 import os
-import shlex
 import shutil
 import sys
 
 from datasets import records
 from datasets.hold_out import HELD_OUT
+from utils.best import BEST, evaluated_step, no_better_since, read_best
+from utils.errors import UserError
+from utils.exits import quoted
 from utils.files import ROOT
 from utils.installation import PACKAGE
+
+
+def ended(settings, step):
+  """Why there is nothing left to do for a run.
+
+  Args:
+    settings: a TrainSettings, resolved.
+    step: step of the run's newest checkpoint.
+
+  Returns:
+    one line; None if there are steps to train, or an evaluation is due that a crash kept from its end.
+  """
+  keeping, is_last, best = settings.bookkeeping, step >= settings.schedule.max_steps, {}
+  if keeping.eval_steps:
+    with contextlib.suppress(UserError):
+      best = read_best(os.path.join(settings.run_dir, BEST))
+    if (is_last or step % keeping.eval_steps == 0) and evaluated_step(best, keeping.eval_split, step) < step:
+      return None
+  if is_last:
+    return f'{settings.run_dir} has reached step {step} already; a larger --max_steps continues it'
+  if not best or (best.get('split'), best.get('evaluated')) != (keeping.eval_split, step):
+    return None
+  reason = no_better_since(best, step, every_steps=keeping.eval_steps, early_stop=keeping.early_stop)
+  return reason and f'{settings.run_dir} has stopped early: {reason}; a larger --early_stop continues it'
 
 
 def next_line(settings):
@@ -37,7 +64,7 @@ def _command(script, *words):
   else:
     path = os.path.join(ROOT, f'{script}.py')
     start = [_known('python', sys.executable), min(os.path.relpath(path), path, key=len)]
-  return ' '.join(map(_quoted, (*start, *words)))
+  return ' '.join(map(quoted, (*start, *words)))
 
 
 def _installed(script):
@@ -52,12 +79,3 @@ def _known(name, path):
   """The name of a program where a shell finds that at `path` by it, else the path."""
   found = shutil.which(name)
   return name if found and os.path.abspath(found) == os.path.abspath(path) else path
-
-
-def _quoted(word):
-  """A word as a shell reads it; line breaks and bytes that are not UTF-8 in a form that can be printed and copied."""
-  if word.isprintable():
-    return shlex.quote(word)
-  escaped = ''.join(char if char.isprintable() and char not in '\\\'' else
-                    ''.join(f'\\x{byte:02x}' for byte in os.fsencode(char)) for char in word)
-  return f"$'{escaped}'"

@@ -8,16 +8,29 @@ import time
 
 import numpy as np
 
-from utils.checkpoint_files import kept, newest_checkpoint
+from utils.best import (
+    BEST,
+    METRIC,
+    best_checkpoint,
+    described,
+    evaluated_step,
+    no_better_since,
+    note_evaluated,
+    read_best,
+    remove_others,
+    replace_best,
+    scored_on,
+)
 from utils.compat import tf
 from utils.errors import UserError, shown
 from utils.evaluation.advice import advice
 from utils.evaluation.scorer import Scorer
-from utils.files import make_folder, tensorflow_path, write_json
+from utils.exits import TERMINATED, again, problem
 from utils.progress import STEP_LINE, Progress, duration
-from utils.runs import AVERAGE, BEST, BEST_SCORE, read_best
+from utils.runs import AVERAGE
 from utils.training import summaries
 from utils.training.replicas import Replicas
+from utils.training.saving import write_checkpoint
 
 
 class LogHook(tf.train.SessionRunHook):
@@ -57,6 +70,9 @@ class LogHook(tf.train.SessionRunHook):
 
   def after_create_session(self, session, coord):
     self.step = self._logged_step = session.run(self._step)
+    self.done = self.step >= self._max_steps
+    if self.done:  # what is left is the last evaluation
+      coord.request_stop()
     self._time = time.monotonic()
     self._losses = []
 
@@ -129,21 +145,20 @@ class SaveHook(tf.train.SessionRunHook):
   """Saves checkpoints at the start of a new run, at intervals and at the end.
 
   Checkpoints come without their .meta, a copy of the graph: the network's own code builds it. On a full disk, raises
-  UserError and keeps the older checkpoints.
+  UserError; the older checkpoints are there.
   """
 
-  def __init__(self, run_dir, saver, *, every_secs, writer, saved=None):
+  def __init__(self, checkpoints, *, every_secs, writer, saved=None):
     """Makes the hook.
 
     Args:
-      run_dir: the run's folder.
-      saver: tf.train.Saver.
+      checkpoints: the saving.CheckpointFolder of the run.
       every_secs: seconds between two checkpoints.
       writer: tf.summary.FileWriter that tells TensorBoard where the run starts.
       saved: step of the run's own checkpoint that the session restores, whole; None if the start is to be saved.
     """
     self._saved, self._time = saved, time.monotonic()
-    self._prefix, self._saver = os.path.join(run_dir, 'model.ckpt'), saver
+    self._checkpoints = checkpoints
     self._every_secs, self._writer = every_secs, writer
     self._global_step = tf.train.get_global_step()
 
@@ -164,8 +179,9 @@ class SaveHook(tf.train.SessionRunHook):
   def _save(self, session):
     step = session.run(self._global_step)
     with _one_line_if_unwritable(step):
-      self._saver.save(session, self._prefix, global_step=step, write_meta_graph=False)
+      self._checkpoints.save(session, step)
     self._saved, self._time = step, time.monotonic()
+    self._writer.flush()  # by itself, it does so by the time of day, which may jump back
 
 
 class SummaryHook(tf.train.SessionRunHook):
@@ -236,9 +252,10 @@ def _one_line_if_unwritable(step):
   """Turns a failure to write a checkpoint, inside the block, into a UserError."""
   try:
     yield
-  except tf.errors.OpError as error:
-    raise UserError(f'cannot write the checkpoint of step {step} ({error.message.splitlines()[0]}); the checkpoints '
-                    'before it are whole: free some space and start the same command again') from error
+  except (tf.errors.OpError, OSError) as error:
+    reason = problem(error) or str(error).splitlines()[0]
+    raise UserError(f'cannot write the checkpoint of step {step}: {reason}; the checkpoints before it are whole; to go '
+                    f'on, once that is mended: {again()}') from error
 
 
 class StopOnInterruptHook(tf.train.SessionRunHook):
@@ -263,7 +280,7 @@ class StopOnInterruptHook(tf.train.SessionRunHook):
 
   def _handle(self, number, frame):
     if self.signal is not None:
-      raise KeyboardInterrupt
+      raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(TERMINATED)
     self.signal = number
     print('\nstopping after this step; interrupt again to stop at once', file=sys.stderr, flush=True)
 
@@ -275,7 +292,8 @@ class StopOnInterruptHook(tf.train.SessionRunHook):
 class EvaluateHook(tf.train.SessionRunHook):
   """Evaluates a split every `every_steps` steps and at the end; keeps the checkpoint with the best mean IoU apart.
 
-  best.json names the split of the best checkpoint; once another split is evaluated, a new best checkpoint replaces it.
+  best.json names checkpoint, split and metric; a score of another split is compared with nothing and replaces it. See
+  utils/best.py.
   """
 
   def __init__(self, batches, logits_fn, *, dataset, split, num_images, every_steps, run_dir, writer, log_hook,
@@ -311,39 +329,51 @@ class EvaluateHook(tf.train.SessionRunHook):
     self._writer, self._log_hook, self._flags = writer, log_hook, flags
     self._matrix = None  # of the last evaluation
     self._folder = os.path.join(run_dir, BEST)
-    self._saver = replicas.saver(model_variables_and_step(), max_to_keep=1, save_relative_paths=True)
-    self._best = {'mean_iou': -1.0, 'step': 0}
+    self._saver = replicas.saver(model_variables_and_step()) if writer else None
+    self._best = {METRIC: -1.0, 'step': 0}
     self._global_step = tf.train.get_global_step()
 
   def after_create_session(self, session, coord):
-    self._resume()
-    self._evaluated = self._step = session.run(self._global_step)
+    self._step = session.run(self._global_step)
+    self._evaluated = min(self._resume(), self._step)
+    if self._step % self._every_steps == 0 and self._evaluated < self._step:  # it was killed before this was done
+      self._evaluate_or_stop(session, coord)
 
   def _resume(self):
-    """Takes over the best checkpoint of the run so far; one that is broken counts for nothing, and stays there."""
+    """Takes over the best checkpoint of the run so far; one that is broken counts for nothing.
+
+    Returns:
+      the last step that was evaluated.
+    """
     try:
-      best, checkpoint = read_best(self._folder), newest_checkpoint(self._folder)
+      best, checkpoint = read_best(self._folder), best_checkpoint(self._folder)
     except UserError as error:
       print(f'warning: {error}; the next evaluation makes a new best checkpoint', file=sys.stderr, flush=True)
-      return
+      return self._step
     if best is None or checkpoint is None:
-      return
-    self._saver.set_last_checkpoints_with_time(kept(tensorflow_path(checkpoint)))  # the next best one replaces it
-    if best.get('split', self._split) == self._split:
+      return 0
+    is_comparable = scored_on(best, self._split)
+    if is_comparable:
       self._best = best
-    else:
-      print(f'{self._folder} holds the best checkpoint on {best["split"]}; the best on {self._split} will replace it',
-            flush=True)
+    if self._writer:
+      remove_others(self._folder, os.path.basename(checkpoint))  # leftovers of a crash
+      later = 'a better one' if is_comparable else f'the best on {self._split}, which is not compared with it,'
+      print(f'{shown(self._folder)} holds the checkpoint of step {best["step"]}, {described(best)}; {later} will '
+            'replace it', flush=True)
+    return evaluated_step(best, self._split, self._step)
 
   def after_run(self, run_context, run_values):
     self._step += 1
     if self._step % self._every_steps == 0:
-      self._evaluate(run_context.session)
-      since_best = (self._step - self._best['step']) // self._every_steps
-      if self._early_stop and since_best >= self._early_stop:
-        print(f'stopping early: {since_best} evaluations without a better mean IoU than '
-              f'{self._best["mean_iou"]:.4f} (step {self._best["step"]})', flush=True)
-        run_context.request_stop()
+      self._evaluate_or_stop(run_context.session, run_context)
+
+  def _evaluate_or_stop(self, session, context):
+    """Evaluates; asks `context` to end the run where it has not got better for long."""
+    self._evaluate(session)
+    reason = no_better_since(self._best, self._step, every_steps=self._every_steps, early_stop=self._early_stop)
+    if reason:
+      print(f'stopping early: {reason}', flush=True)
+      context.request_stop()
 
   def end(self, session):
     if self._log_hook.done and self._step != self._evaluated:  # an interrupted run ends without waiting
@@ -366,9 +396,9 @@ class EvaluateHook(tf.train.SessionRunHook):
     scorer.matrix = self._summed(session, scorer.matrix)
     result, self._matrix = scorer.result(), scorer.matrix
     self._evaluated = self._step
-    better = result['mean_iou'] > self._best['mean_iou']
+    better = result[METRIC] > self._best[METRIC]
     if better:
-      self._best = {'split': self._split, 'metric': 'mean_iou', 'mean_iou': result['mean_iou'], 'step': int(self._step)}
+      self._best = {'split': self._split, 'metric': METRIC, METRIC: result[METRIC], 'step': int(self._step)}
     if self._writer:
       self._report(session, result, better)
     self._log_hook.pause(time.monotonic() - start)
@@ -381,14 +411,17 @@ class EvaluateHook(tf.train.SessionRunHook):
           f'{result["pixel_accuracy"]:.4f}' + (', the best so far' if better else ''), flush=True)
     if better:
       self._keep(session)
+    elif 'split' in self._best:
+      note_evaluated(self._folder, self._best, int(self._step))
 
   def _keep(self, session):
     """Saves the weights as the best checkpoint."""
-    make_folder(self._folder)
-    with _one_line_if_unwritable(self._step):
-      self._saver.save(session, os.path.join(tensorflow_path(self._folder), 'model.ckpt'), global_step=self._step,
-                       write_meta_graph=False)
-    write_json(os.path.join(self._folder, BEST_SCORE), self._best)
+
+    def save(name):
+      with _one_line_if_unwritable(self._step):
+        write_checkpoint(self._folder, self._saver, session, name)
+
+    self._best = replace_best(self._folder, {**self._best, 'evaluated': int(self._step)}, save)
 
 
 def model_variables_and_step():

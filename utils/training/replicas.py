@@ -121,12 +121,12 @@ class Replicas:
 
     return tf.group(*self.of_replicas(self.each(on_replica)))
 
-  def saver(self, variables, **options):
+  def saver(self, variables):
     """A tf.train.Saver that writes variables as this process has them; it is not to restore them.
 
     That of tf.distribute would take the mean over all replicas, and so wait for processes that do not save.
     """
-    return tf.train.Saver([self.first_of(variable) for variable in variables], builder=SavingAlone(), **options)
+    return tf.train.Saver([self.first_of(variable) for variable in variables], builder=SavingAlone())
 
 
 def replicas_of(num_gpus, cluster=None):

@@ -15,10 +15,11 @@ from nets.network import Mode
 from utils import cluster as clusters
 from utils import runs
 from utils.agreement import GoodbyeHook, SameStartHook, StopTogetherHook, Sum
-from utils.checkpoint_files import SavingAlone, kept, newest_checkpoint, read_step
+from utils.checkpoint_files import SavingAlone, newest_checkpoint, read_step
 from utils.cluster import Cluster
 from utils.compat import tf, without_collection
 from utils.errors import UserError, shown
+from utils.exits import again, problem
 from utils.files import tensorflow_path
 from utils.rewritings import rewritings
 from utils.session import chosen_xla, device_line, device_type, gpu_numbers, session_config
@@ -26,6 +27,7 @@ from utils.settings import changeable, to_dict
 from utils.training import compiled, finish, hooks, loss_scale, losses, start, summaries, together
 from utils.training.held_out import hold_out_of_run, warn_if_trained_on
 from utils.training.replicas import Replicas, place, replicas_of
+from utils.training.saving import CheckpointFolder
 from utils.training.settings import TrainSettings
 from utils.training.step import averaged, dropout_seed, learning_rate, make_step, rate_factor
 
@@ -124,15 +126,19 @@ def train(settings):
       device.precision, settings.bookkeeping.threads, gpu=device.gpu, gpu_memory_fraction=device.gpu_memory_fraction,
       tf32=True, once=True, xla=compiles(settings, replicas)))
   print(device_line(device), flush=True)
+  if settings.deterministic:  # for the rest of the process
+    tf.compat.v2.config.experimental.enable_op_determinism()
   if cluster and not cluster.is_chief:  # which converts the dataset, so that it is not done twice in one folder
     clusters.wait(cluster, settings.workers.wait_minutes, numbers=[0])
   run_dir = settings.resolved(get_dataset(settings.data.dataset)).run_dir
   with runs.locked(run_dir) if cluster is None or cluster.is_chief else contextlib.nullcontext():
     training, run_config = prepared(settings, cluster, replicas)
-    if training.start_step >= schedule.max_steps:
-      print(f'{run_dir} has reached step {training.start_step} already; a larger --max_steps continues it')
+    ended = finish.ended(training.settings, training.start_step) if training.resumed else None
+    if ended:
+      print(ended)
       return 0
-    with _bad_records_named(training), compiled.refused_clearly(), tf.Graph().as_default(), replicas.scope():
+    with (_machine_named(training.settings), _bad_records_named(training), compiled.refused_clearly(),
+          tf.Graph().as_default(), replicas.scope()):
       tf.set_random_seed(settings.seed)
       outputs, batch, scaffold = build(training)
       if training.is_chief:  # not before data and graph are there: a start that fails changes nothing
@@ -282,16 +288,11 @@ def build(training):
   if not training.resumed and start.learns_new_averages(names):
     start.say_if_averages_lag(optimizer.batch_norm_decay, schedule)
   print(start.overview(outputs.gradients, schedule.learning_rate, rate_factor(**scopes)), flush=True)
-  saver = tf.train.Saver(**saver_options(settings), builder=None if training.resumed else SavingAlone())
+  saver = tf.train.Saver(builder=None if training.resumed else SavingAlone())
   # A variable is initialized or restored, or that fails: asking each whether it is would build thousands of ops.
   all_ready = tf.constant([], tf.string)
   return outputs, batch, tf.train.Scaffold(
       init_fn=init_fn, saver=saver, ready_op=all_ready, ready_for_local_init_op=all_ready)
-
-
-def saver_options(settings):
-  """Keyword arguments of the tf.train.Saver of a run, with its TrainSettings."""
-  return {'max_to_keep': settings.bookkeeping.keep_checkpoints, 'save_relative_paths': True}  # a run may move
 
 
 def class_weights(training):
@@ -332,12 +333,28 @@ def run_to_end(training, outputs, batch, scaffold, config):
     gc.unfreeze()
     tf.summary.FileWriterCache.clear()  # closes the event file
   if stop.signal is not None and not log.done:
-    print(f'interrupted at step {log.step} of {settings.schedule.max_steps}; the same command goes on from there, in '
-          f'{settings.run_dir}')
+    print(f'interrupted at step {log.step} of {settings.schedule.max_steps}, which is saved in '
+          f'{shown(settings.run_dir)}; to go on: {again()}')
     return 128 + stop.signal
   if training.is_chief:
     print(f'the run is in {shown(settings.run_dir)}; {finish.next_line(settings)}')
   return 0
+
+
+@contextlib.contextmanager
+def _machine_named(settings):
+  """Turns a failure of the machine inside the block, as too little memory, into a UserError that says how to go on."""
+  try:
+    yield
+  except Exception as error:
+    reason = problem(error)
+    if reason is None:
+      raise
+    step = together.newest_step(settings.run_dir)
+    saved = 'nothing was saved yet' if step is None else f'the last checkpoint in {settings.run_dir} is of step {step}'
+    less = ('; a smaller --crop_size or --batch_size needs less, or --gradient_accumulation'
+            if reason.startswith('not enough memory') else '')
+    raise UserError(f'{reason}{less}; {saved}; to go on: {again()}') from error
 
 
 @without_collection()
@@ -373,11 +390,12 @@ def make_hooks(training, outputs, batch, scaffold, interrupt):
   if training.is_chief:
     saver = scaffold.saver
     if training.replicas.strategy:
-      saver = training.replicas.saver(tf.global_variables(), **saver_options(settings))
+      saver = training.replicas.saver(tf.global_variables())
+    checkpoints = CheckpointFolder(settings.run_dir, saver, keep=keeping.keep_checkpoints)
     if training.resumed:
-      saver.set_last_checkpoints_with_time(kept(tensorflow_path(training.resumed)))
+      checkpoints.go_on_from(training.resumed)
     chain.append(hooks.SaveHook(
-        training.run_dir, saver, every_secs=60 * keeping.save_minutes, writer=writer,
+        checkpoints, every_secs=60 * keeping.save_minutes, writer=writer,
         saved=training.start_step if training.resumed and not scaffold.init_fn else None))
     chain += [hooks.SummaryHook(parts, outputs, every_steps=keeping.summary_steps, writer=writer)
               for parts in make_summaries(training, outputs, batch)]

@@ -112,6 +112,8 @@ class TrainSettings(Settings):
   start: Start = group(Start)
   run_dir: str | None = flag(None, 'folder of the run; default runs/DATASET-NET[-SKIP]', may_change=True, path=True)
   seed: int = flag(0, 'random seed; makes a run repeatable', least=0)
+  deterministic: bool = flag(
+      False, 'compute sums in a fixed order where TensorFlow does not by itself, as on GPUs; slower', may_change=True)
   schedule: Schedule = group(Schedule)
   optimizer: Optimizer = group(Optimizer)
   device: Device = group(Device)

@@ -298,10 +298,12 @@ def _accumulated(function, images, labels, *, parts):
   labels = tf.split(labels, parts)
   labeled = total(tf.stack([tf.reduce_sum(tf.cast(tf.not_equal(part, IGNORE_LABEL), tf.float32)) for part in labels]))
   shares = tf.unstack(tf.math.divide_no_nan(parts * labeled, tf.reduce_sum(labeled)))  # 1 where all parts have as many
-  results = []
+  results, norms = [], tf.get_collection_ref(tf.GraphKeys.UPDATE_OPS)
+  known = len(norms)
   for index, part in enumerate(zip(tf.split(images, parts), labels, shares)):
-    # Without these dependencies the parts would run side by side, in the memory of the whole batch.
-    before = [gradient for gradient in results[-1][2] if gradient is not None] if results else []
+    # Without these dependencies the parts would run side by side, in the memory of the whole batch; and two updates of
+    # an average, each of which reads it, changes it and writes it, could lose one of the two.
+    before = [gradient for gradient in results[-1][2] if gradient is not None] + norms[known:] if results else []
     with tf.control_dependencies(before), tf.variable_scope(tf.get_variable_scope(), reuse=index > 0 or None):
       results.append(function(*part))
   data_losses, weight_losses, gradients, predictions = zip(*results)

@@ -1,0 +1,106 @@
+"""Runs that go on after a crash end with the bits of a run without one; runs that have ended do not go on."""
+
+import dataclasses
+import json
+import re
+import shutil
+
+import programs
+import pytest
+
+import train
+from datasets import convert, get_dataset
+
+pytestmark = pytest.mark.usefixtures('tiny')
+
+# Whatever is drawn at random, averaged, or changes with the number of the step.
+FLAGS = ('--dataset=shapes', '--net=tiny', '--checkpoint=none', '--crop_size=63,95', '--batch_size=4', '--log_steps=1',
+         '--nofreeze_batch_norm', '--dropout_keep_prob=0.8', '--gradient_accumulation=2', '--class_crops=0.5',
+         '--mix_statistics=0.5', '--mix_amplitude=0.3', '--rotation=10', '--blur=2', '--noise=5', '--cutout=0.1',
+         '--color_jitter=0.3', '--white_balance=0.2', '--gamma=1.5', '--warmup_steps=3', '--ema_decay=0.9',
+         '--learning_rate=0.01', '--loss=cross_entropy+lovasz', '--save_minutes=0')
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+  """Seven shapes to train on, so that epochs end inside of batches, and two to evaluate."""
+  folder = str(tmp_path_factory.mktemp('shapes'))
+  shapes, counts = get_dataset('shapes'), {'train': 7, 'val': 2}
+  few = dataclasses.replace(shapes, sources=lambda where, split: shapes.sources(where, split)[:counts[split]])
+  for split in counts:
+    convert.convert(few, split, source_dir=None, data_dir=folder, num_shards=2, num_workers=1, progress=False)
+  return folder
+
+
+def run(run_dir, data_dir, *args, **options):
+  result = programs.run(train.main, *FLAGS, f'--run_dir={run_dir}', f'--data_dir={data_dir}', *args, **options)
+  assert result.returncode == 0, result.stdout + result.stderr
+  return result.stdout
+
+
+def contents(run_dir, step):
+  """Name -> bytes of the checkpoint of a step, and of all that is best."""
+  found = [*run_dir.glob(f'model.ckpt-{step}.*'), *(path for path in (run_dir / 'best').iterdir())]
+  return {path.relative_to(run_dir).as_posix(): path.read_bytes() for path in found if path.name != 'checkpoint'}
+
+
+@pytest.fixture(scope='module')
+def crashes(tmp_path_factory, data_dir, tiny):
+  """A run of six steps, evaluated after every second, and what a crash at each line of its log would have left.
+
+  Returns `(contents, folders)`: of the whole run; dict from a line's start to a folder.
+  """
+  place, folders = tmp_path_factory.mktemp('crashes'), {}
+
+  def seen(text):
+    line = re.match(r'(step \d+(/|  val)|the run is in)', text.splitlines()[-1])
+    if line and line[1] not in folders:
+      folders[line[1]] = shutil.copytree(place / 'run', place / str(len(folders)))
+
+  run(place / 'run', data_dir, '--max_steps=6', '--eval_steps=2', seen=seen)
+  return contents(place / 'run', 6), folders
+
+
+@pytest.mark.parametrize('line, resumed, evaluated', [
+    ('step 1/', 0, [2, 4, 6]),  # no checkpoint but the first
+    ('step 4/', 3, [4, 6]),
+    ('step 4  val', 4, [4, 6]),  # saved; the evaluation had not ended
+    ('step 6/', 5, [6]),
+    ('step 6  val', 6, [6]),  # nothing is left but the last evaluation
+    ('the run is in', None, []),
+])
+def test_a_run_that_crashed_ends_with_the_same_bits(crashes, data_dir, line, resumed, evaluated):
+  expected, folders = crashes
+  output = run(folders[line], data_dir, '--max_steps=6', '--eval_steps=2')
+  assert f'resumed at step {resumed} from' in output if resumed is not None else 'has reached step 6' in output
+  assert [int(step) for step in re.findall(r'^step (\d+)  val', output, re.M)] == evaluated
+  found = contents(folders[line], 6)
+  assert len(found) == 5 and found == expected
+
+
+def test_a_larger_max_steps_goes_on_with_the_bits_of_a_run_that_did_not_crash(crashes, data_dir, tmp_path):
+  whole, broken = (shutil.copytree(crashes[1]['the run is in'], tmp_path / name) for name in ('whole', 'broken'))
+  args, crash = ('--max_steps=9', '--eval_steps=2'), tmp_path / 'crash'
+
+  def seen(text):
+    if 'step 8/9' in text and not crash.exists():
+      shutil.copytree(broken, crash)
+
+  run(whole, data_dir, *args)
+  run(broken, data_dir, *args, seen=seen)
+  assert 'resumed at step 7' in run(crash, data_dir, *args)
+  assert contents(crash, 9) == contents(whole, 9)
+
+
+def test_a_run_that_stopped_early_does_not_go_on_unless_it_is_to(crashes, data_dir, tmp_path):
+  run_dir = shutil.copytree(crashes[1]['the run is in'], tmp_path / 'run')
+  best = json.loads((run_dir / 'best/best.json').read_text())
+  assert best['evaluated'] == 6
+  (run_dir / 'best/best.json').write_text(json.dumps({**best, 'mean_iou': 0.99, 'step': 2}))
+  args = ('--max_steps=20', '--eval_steps=2')
+  output = run(run_dir, data_dir, *args, '--early_stop=2')
+  assert f'{run_dir} has stopped early: 2 evaluations without a better mean IoU than 0.9900 (step 2); ' in output
+  output = run(run_dir, data_dir, *args, '--early_stop=3')
+  assert 'resumed at step 6' in output and 'stopping early: 3 evaluations' in output and '\nstep 8/20' in output
+  assert '\nstep 9/20' not in output
+  assert 'has stopped early' in run(run_dir, data_dir, *args, '--early_stop=3')
