@@ -1,5 +1,6 @@
 # make demo: train, evaluate and run an FCN-8s on the built-in dataset.   make test: the whole test suite.
 # make check: lint, the walls between modules and the fast tests, for whoever works on the code.
+# make audit: asks the package index for known holes in the pinned versions.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -8,7 +9,7 @@ DEMO_DATA := data/shapes
 DEMO_RUN := runs/shapes-demo
 DEMO_EXPECTED := 55 to 58 %
 
-.PHONY: demo test check lint clean
+.PHONY: demo test check lint audit clean
 demo: .venv/demo-ready
 	$(BIN)/python train.py --flagfile=demo.flags --data_dir=$(DEMO_DATA) --run_dir=$(DEMO_RUN)
 	$(BIN)/python evaluate.py --ckpt=$(DEMO_RUN)
@@ -26,6 +27,9 @@ check: lint
 
 lint: .venv/test-ready
 	$(BIN)/ruff check .
+
+audit: .venv/test-ready
+	$(BIN)/python -m utils.studies.audit
 
 .venv/demo-ready: requirements.txt
 	$(PYTHON) -m venv .venv

@@ -5,8 +5,8 @@ reverses the first layer's input channels, so that images are RGB; some readers 
 """
 
 import numpy as np
-import scipy.io
 
+from utils import matlab
 from utils.errors import UserError
 
 
@@ -45,19 +45,13 @@ def read_mat(path):
 def _load(path):
   """Reads the variables that hold a network from a MATLAB file."""
   try:
-    with open(path, 'rb') as file:
-      return _loadmat(file, path)
+    return matlab.load(path, ('layers', 'normalization', 'meta'))
   except OSError as error:
     raise UserError(f'cannot read {path}: {error.strerror or error}') from error
-
-
-def _loadmat(file, path):
-  try:
-    return scipy.io.loadmat(file, variable_names=('layers', 'normalization', 'meta'))
   except NotImplementedError as error:
     raise UserError(f'{path} is a MATLAB 7.3 file, which is HDF5; save it with -v7 in MATLAB') from error
-  except Exception as error:  # scipy raises nearly anything on a broken file
-    raise UserError(f'{path} is no MATLAB file, or is cut short or damaged: {error!r}') from error
+  except ValueError as error:
+    raise UserError(f'{path} is no MATLAB file, or is cut short or damaged: {error}') from error
 
 
 def _member(struct, name):

@@ -20,6 +20,7 @@ import numpy as np
 
 from datasets import DATASETS, encoding, get_dataset, label_pictures, records, sanity, survey
 from datasets.dataset import check_splits
+from datasets.kept import Checker
 from datasets.readers import dataset_file
 from datasets.readers.folder import ALL
 from datasets.readers.own import OwnDataset, check_told, decided, originals
@@ -30,7 +31,7 @@ from utils.files import make_folder, read_json, take_lock, tensorflow_path, writ
 from utils.labels import IGNORE_LABEL
 from utils.progress import Progress
 from utils.settings import Settings, flag, group, run
-from utils.workers import default_workers, ordered_map
+from utils.workers import default_workers, ordered_map, threaded_map
 
 MAX_SHARDS = 512  # all shards of a split are open at once
 
@@ -256,7 +257,10 @@ def _write_shards(dataset, split, sources, *, data_dir, num_shards, num_workers,
     writers = [stack.enter_context(tf.io.TFRecordWriter(tensorflow_path(_temporary(data_dir, split, index))))
                for index in range(num_shards)]
     bar = stack.enter_context(Progress(len(sources), 'images', label=f'{dataset.name} {split}')) if progress else None
-    pairs = stack.enter_context(contextlib.closing(ordered_map(encode, sources, min(num_workers, len(sources)))))
+    num_workers = min(num_workers, len(sources))
+    encoded = stack.enter_context(contextlib.closing(ordered_map(encode, sources, num_workers)))
+    check = stack.enter_context(Checker(dataset.reading))
+    pairs = stack.enter_context(contextlib.closing(threaded_map(check, encoded, num_workers)))
     for source, pair in pairs:
       if isinstance(pair, list):
         bad += [{'name': source.name, 'file': str(error.path), 'reason': error.reason} for error in pair]

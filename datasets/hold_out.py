@@ -17,7 +17,7 @@ from PIL import Image
 
 from datasets import records
 from utils.compat import tf
-from utils.errors import UserError, listed
+from utils.errors import UserError, brief, listed
 from utils.labels import IGNORE_LABEL
 from utils.progress import Progress
 
@@ -74,10 +74,23 @@ class HoldOut:
 
   @classmethod
   def from_json(cls, value):
-    """The HoldOut of `to_json`'s dict, whatever else is in it; None is NOTHING."""
-    known = {field.name for field in dataclasses.fields(cls)}
-    return cls(**{key: tuple(part) if isinstance(part, list) else part
-                  for key, part in (value or {}).items() if key in known})
+    """The HoldOut of `to_json`'s dict, whatever else is in it; None is NOTHING.
+
+    Raises:
+      UserError: if it is nothing that `to_json` gives.
+    """
+    known = {field.name: type(field.default) for field in dataclasses.fields(cls)}
+    try:
+      found = {key: tuple(part) if isinstance(part, list) else part for key, part in (value or {}).items()
+               if key in known}
+      valid = all(isinstance(part, known[key]) and all(isinstance(item, str) for item in part)
+                  for key, part in found.items()) and {*found.get('splits', ())} <= {*SPLITS}
+      re.compile(found.get('group_by', '') if valid else '')
+    except (AttributeError, re.error, RecursionError):
+      valid = False
+    if not valid:
+      raise UserError(f'the hold_out {brief(value)} of a config.json was not written by this project')
+    return cls(**found)
 
   def __str__(self):
     return listed(self.groups or self.patterns)

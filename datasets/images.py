@@ -54,13 +54,15 @@ FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'PPM', 'TIFF', 'WEBP', *_optional_format
 class Picture:
   """An encoded image: `encoded` bytes, `format` 'jpeg', 'png' or 'raw', `height` and `width` in pixels.
 
-  `pixels` are what it decodes to, a PIL image or an array [H, W, bands]; None in a Pair.
+  `pixels` are what it decodes to, a PIL image or an array [H, W, bands]; None in a Pair. `kept` says whether the bytes
+  are those of the original.
   """
   encoded: bytes
   format: str
   height: int
   width: int
   pixels: object = None
+  kept: bool = False
 
 
 def open_file(path):
@@ -401,10 +403,14 @@ def encode_image(image, reading=Reading()):  # noqa: B008, the record is frozen
   if not reading.is_plain:
     return bands_module().encode(image, reading)
   if isinstance(image, np.ndarray):
-    return Picture(encode_png(image), 'png', *image.shape[:2], image)
+    return encode_pixels(image)
   data, decoded = _load(image, reading)
   if isinstance(decoded, Image.Image) and _is_plain(data, decoded) and (
       reading.exif == 'stored' or orientation(decoded) == 1):
-    return Picture(data, 'png' if decoded.format == 'PNG' else 'jpeg', decoded.height, decoded.width, decoded)
-  pixels = to_rgb(decoded, image, reading)
+    return Picture(data, 'png' if decoded.format == 'PNG' else 'jpeg', decoded.height, decoded.width, decoded, True)
+  return encode_pixels(to_rgb(decoded, image, reading))
+
+
+def encode_pixels(pixels):
+  """Encodes uint8 [H, W, 3] without loss. Returns a Picture."""
   return Picture(encode_png(pixels), 'png', *pixels.shape[:2], pixels)

@@ -6,7 +6,7 @@ import numpy as np
 
 from datasets.reading import COLORS, Reading, colors_of
 from utils.compat import tf
-from utils.errors import UserError, listed
+from utils.errors import UserError, brief, listed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +22,16 @@ class Input:
 
   @classmethod
   def from_config(cls, config):
-    """The Input of a run, by its config.json; of a run before there were bands, plain photographs."""
-    return cls(Reading.from_json(config['dataset'].get('reading')),
-               tuple(number - 1 for number in config['network'].get('bands') or ()))
+    """The Input of a run, by its config.json; of a run before there were bands, plain photographs.
+
+    Raises:
+      UserError: if its reading is not valid, or a band is none of the pictures'.
+    """
+    reading, bands = Reading.from_json(config['dataset'].get('reading')), config['network'].get('bands') or ()
+    known = range(1, len(reading.names) + 1)
+    if not isinstance(bands, (list, tuple)) or not all(type(number) is int and number in known for number in bands):
+      raise UserError(f'the bands {brief(bands)} of a config.json: valid are numbers from 1 to {known[-1]}')
+    return cls(reading, tuple(number - 1 for number in bands))
 
   @property
   def numbers(self):

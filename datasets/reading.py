@@ -1,10 +1,11 @@
 """How a dataset's pictures are read: decided once for the whole dataset, then the same wherever a picture is read."""
 
 import dataclasses
+import math
 
 import numpy as np
 
-from utils.errors import UserError, shown
+from utils.errors import UserError, brief, shown
 
 EXIF = ('turn', 'stored')
 ALPHA = ('auto', 'white', 'drop', 'band')
@@ -58,10 +59,23 @@ class Reading:
 
   @classmethod
   def from_json(cls, value):
-    """Makes a Reading of what `to_json` gave; of None or {}, the reading of plain photographs."""
-    value = dict(value or {})
-    return cls(**{**value, 'bands': tuple(value.get('bands', ())),
-                  'value_range': tuple(tuple(pair) for pair in value.get('value_range', ()))})
+    """Makes a Reading of what `to_json` gave; of None or {}, the reading of plain photographs.
+
+    Raises:
+      UserError: if it is nothing that `to_json` gives.
+    """
+    try:
+      value = dict(value or {})
+      found = cls(**{**value, 'bands': tuple(value.get('bands', ())),
+                     'value_range': tuple(tuple(pair) for pair in value.get('value_range', ()))})
+      valid = (found.exif in EXIF and found.alpha in ALPHA and found.dtype in DTYPES
+               and all(isinstance(band, str) for band in found.bands)
+               and all(-math.inf < low <= high < math.inf for low, high in found.value_range))
+    except (TypeError, ValueError):
+      valid = False
+    if not valid:
+      raise UserError(f'the reading {brief(value)} of pictures was not written by this project')
+    return found
 
   def limits(self, num_bands):
     """Returns (low, high), two float32 [num_bands]: the values that become 0 and 255."""

@@ -19,6 +19,7 @@ from utils.files import read_json, tensorflow_path
 from utils.labels import IGNORE_LABEL
 from utils.session import cpu_config
 
+_MOST_SHARDS = 10_000  # of a split; the converter makes 512 at most
 VERSION = 1  # format of the records; converted data of another version is stale
 _FEATURES = {
     'image/encoded': tf.io.FixedLenFeature([], tf.string),
@@ -73,14 +74,19 @@ def parse(serialized, reading=Reading()):  # noqa: B008, the record is frozen
   """
   features = tf.io.parse_single_example(serialized, _FEATURES)
   if reading.is_plain:
-    # decode_jpeg reads PNGs too. With INTEGER_ACCURATE the pixels of a JPEG equal Pillow's, which inference has;
-    # without it some differ by 17.
-    image = tf.io.decode_jpeg(features['image/encoded'], channels=3, dct_method='INTEGER_ACCURATE')
+    image = decoded(features['image/encoded'])
   else:
     values = tf.io.decode_raw(tf.io.decode_compressed(features['image/encoded'], 'ZLIB'), tf.as_dtype(reading.dtype))
     image = tf.reshape(values, [features['image/height'], features['image/width'], len(reading.bands)])
   label = tf.io.decode_png(features['label/encoded'], channels=1)[..., 0]
   return {'image': image, 'label': tf.cast(label, tf.int32), 'name': features['image/name']}
+
+
+def decoded(encoded):
+  """Decodes a JPEG or PNG, a string scalar, in the graph: uint8 [H, W, 3] RGB."""
+  # decode_jpeg reads PNGs too. With INTEGER_ACCURATE the pixels of a JPEG equal Pillow's, which inference has; without
+  # it some differ by 17.
+  return tf.io.decode_jpeg(encoded, channels=3, dct_method='INTEGER_ACCURATE')
 
 
 def parse_name(serialized):
@@ -104,9 +110,25 @@ def read_stats(data_dir, split):
     raise UserError(f'no split {split!r} in {data_dir}: {path} is missing; '
                     f'{"it has " + ", ".join(finished) if finished else "python -m datasets.convert makes it"}')
   stats = read_json(path)
-  if not isinstance(stats, dict) or not {'num_examples', 'num_shards', 'class_names', 'class_pixels'} <= stats.keys():
+  if not _is_stats(stats):
     raise UserError(f'{path} was not written by datasets.convert')
   return stats
+
+
+def _is_stats(value):
+  """Whether a JSON's value has what every `<split>.json` has, of the right types."""
+
+  def counts(numbers):
+    return isinstance(numbers, list) and all(type(number) is int and 0 <= number < 2**63 for number in numbers)
+
+  if not isinstance(value, dict):
+    return False
+  names = value.get('class_names')
+  return (counts([value.get('num_examples'), value.get('num_shards')]) and value['num_shards'] <= _MOST_SHARDS
+          and isinstance(names, list) and all(isinstance(name, str) for name in names)
+          and counts(value.get('class_pixels')) and len(value['class_pixels']) == len(names) <= IGNORE_LABEL
+          and all(counts(value.get(key, [])) for key in ('class_image_pixels', 'shard_bytes'))
+          and isinstance(value.get('reading') or {}, dict))
 
 
 def read_reading(data_dir, split):

@@ -61,18 +61,31 @@ def look(pixels, ids, encoded_label, limits=(0, 255)):
   if isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[2] == 3:
     pixels = Image.fromarray(pixels)
   plain = not isinstance(pixels, np.ndarray)
-  sample = np.asarray(_sampled(pixels).convert('RGB')) if plain else _sampled(pixels)
+  sample = _sample(pixels)
   sampled_ids = np.asarray(_sampled(Image.fromarray(ids)) if plain else _sampled(ids))
   odd = [_appearance(sample, sampled_ids, *limits), 'void' if ids.min() == IGNORE_LABEL else None]
-  return Look(_digest(pixels, sample), hashlib.sha1(encoded_label).hexdigest()[:16], tuple(filter(None, odd)))
+  return Look(digest(pixels, sample), hashlib.sha1(encoded_label).hexdigest()[:16], tuple(filter(None, odd)))
 
 
-def _digest(pixels, sample):
+def _sample(pixels):
+  """GRID rows and columns of an image, an array."""
+  return _sampled(pixels) if isinstance(pixels, np.ndarray) else np.asarray(_sampled(pixels).convert('RGB'))
+
+
+def digest(pixels, sample=None):
   """Hash of an image: of all values of an array; of a PIL image's gray values and a sample of its colors.
 
   Equal gray values everywhere and equal colors on the grid are an equal image; a copy of all colors would take longer
   than decoding them.
+
+  Args:
+    pixels: as of `look`.
+    sample: GRID rows and columns of them, where they are at hand.
+
+  Returns:
+    16 hexadecimal digits.
   """
+  sample = _sample(pixels) if sample is None else sample
   whole = np.ascontiguousarray(pixels) if isinstance(pixels, np.ndarray) else pixels.convert('L').tobytes()
   found = hashlib.sha1(whole)  # the fastest of hashlib on current CPUs
   found.update(np.ascontiguousarray(sample))

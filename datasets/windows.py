@@ -192,7 +192,7 @@ def _decoded(path, header, scratch):
 
 
 def _has_transparent_color(path):
-  with pixel_limit(), Image.open(path) as image:
+  with pixel_limit(), Image.open(path, formats=('PNG',)) as image:
     return 'transparency' in image.info
 
 

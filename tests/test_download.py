@@ -1,5 +1,6 @@
 """Downloads against a server on loopback that breaks off, lies and refuses; archives that try to leave their folder."""
 
+import gzip
 import hashlib
 import http.server
 import io
@@ -312,6 +313,67 @@ def test_link_in_a_zip(tmp_path):
   with zipfile.ZipFile(tmp_path / 'archive', 'w') as zipped:
     zipped.writestr(item, '/etc')
   with pytest.raises(UserError, match="refused: 'out' is a link or device"):
+    download.extract(str(tmp_path / 'archive'), str(tmp_path / 'new'))
+
+
+@pytest.mark.parametrize('make', [make_gzip, make_zip])
+def test_bombs(tmp_path, make, monkeypatch):
+  monkeypatch.setattr(download, '_SMALL', 10**5)
+  archive = make(tmp_path / 'archive', {'zeros': bytes(10**6)})
+  assert os.path.getsize(archive) * 100 < 10**6
+  with pytest.raises(UserError, match='archive is refused: it holds more than 50 times its own size'):
+    download.extract(archive, str(tmp_path / 'new'))
+  assert os.listdir(tmp_path) == ['archive']
+
+
+def test_a_file_of_holes(tmp_path):
+  """GNU's sparse files: a header says that a file is a million times as long as what is stored."""
+  item = tarfile.TarInfo('sparse')
+  item.type, item.size = tarfile.GNUTYPE_SPARSE, 0
+  header = bytearray(item.tobuf(tarfile.GNU_FORMAT))
+  header[386:410] = b'00000000000\0' * 2  # a piece of no bytes at 0
+  header[483:495] = b'77777777777\0'  # the size in octal
+  header[148:156] = b' ' * 8
+  header[148:156] = f'{sum(header):06o}\0 '.encode()
+  (tmp_path / 'archive').write_bytes(bytes(header) + bytes(1024))
+  with pytest.raises(UserError, match="refused: 'sparse' is a link or device, or has holes"):
+    download.extract(str(tmp_path / 'archive'), str(tmp_path / 'new'))
+  assert os.listdir(tmp_path) == ['archive']
+
+
+@pytest.mark.parametrize('kind', [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE])
+@pytest.mark.parametrize('first', [True, False])
+def test_headers_that_would_fill_the_memory(tmp_path, kind, first):
+  item = tarfile.TarInfo('x')
+  item.type, item.size = kind, 2**33
+  before = b'' if first else (tmp_path / make_tar(tmp_path / 'a', {'b': b'1'})).read_bytes()[:1024]
+  (tmp_path / 'archive').write_bytes(gzip.compress(before + item.tobuf(tarfile.GNU_FORMAT) + bytes(10**5)))
+  with pytest.raises(UserError, match='cannot unpack .*archive: ' + ('' if first else 'a header of 8589934592 bytes')):
+    download.extract(str(tmp_path / 'archive'), str(tmp_path / 'new'))
+  assert not (tmp_path / 'new').exists()
+
+
+@pytest.mark.parametrize('place, problem', [(1024, 'bad checksum at byte 1024'), (1025, 'bad checksum at byte 1024')])
+def test_a_damaged_header_is_not_the_end(tmp_path, place, problem):
+  """tarfile takes it for the end, and what is behind it would be lost without a word."""
+  archive = tmp_path / 'archive'
+  make_tar(archive, {'a': b'1', 'b': b'2', 'c': b'3'})
+  damaged = bytearray(archive.read_bytes())
+  damaged[place] ^= 64
+  archive.write_bytes(damaged)
+  with pytest.raises(UserError, match=f'cannot unpack .*archive: {problem}'):
+    download.extract(str(archive), str(tmp_path / 'new'))
+  archive.write_bytes(damaged[:1024] + bytes(512) + damaged[1536:])
+  with pytest.raises(UserError, match='there is more behind its end mark'):
+    download.extract(str(archive), str(tmp_path / 'new'))
+
+
+@pytest.mark.parametrize('method', [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_other_compressions_of_a_zip(tmp_path, method):
+  """LZMA's may ask for gigabytes."""
+  with zipfile.ZipFile(tmp_path / 'archive', 'w', method) as zipped:
+    zipped.writestr('a', b'1' * 100)
+  with pytest.raises(UserError, match="refused: 'a' is compressed by another method than deflate"):
     download.extract(str(tmp_path / 'archive'), str(tmp_path / 'new'))
 
 

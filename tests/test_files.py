@@ -1,4 +1,4 @@
-"""Locks, on file systems with and without them, and names that TensorFlow takes."""
+"""JSON within bounds, locks, on file systems with and without them, and names that TensorFlow takes."""
 
 import errno
 import fcntl
@@ -7,14 +7,27 @@ import os
 import pytest
 
 from datasets import convert
-from utils import runs
+from utils import files, runs
 from utils.compat import tf
 from utils.errors import UserError
-from utils.files import take_lock, tensorflow_path
+from utils.files import read_json, take_lock, tensorflow_path
 
 pytestmark = pytest.mark.fast
 
 NAMES = ['exp[1]', 'a*b', 'a?b', 'back\\slash', os.fsdecode(b'caf\xe9'), '[', '**']
+
+
+@pytest.mark.parametrize('data, problem', [
+    (b'[' * 10**6, 'is not valid JSON: lists or objects are nested too deep'), (b'{"a":' * 10**6, 'is not valid JSON'),
+    (b'\xff', 'is not valid JSON'), (b'', 'is not valid JSON'), (b'[' + b'9' * 5000 + b']', 'is not valid JSON'),
+    (b'"' + b'a' * 2000 + b'"', 'has 2002 bytes; at most 1000 are read')])
+def test_a_json_that_cannot_be_read_is_one_line(data, problem, tmp_path, monkeypatch):
+  if len(data) == 2002:
+    monkeypatch.setattr(files, '_MOST_JSON', 1000)
+  (tmp_path / 'a.json').write_bytes(data)
+  with pytest.raises(UserError, match=f'a.json {problem}') as caught:
+    read_json(tmp_path / 'a.json')
+  assert '\n' not in str(caught.value)
 
 
 @pytest.fixture

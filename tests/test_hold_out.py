@@ -224,6 +224,14 @@ def test_flags_that_say_nothing_are_refused(words, message):
     parse(HoldOutFlags, words)
 
 
+@pytest.mark.parametrize('value', [
+    5, [1], 'text', {'patterns': 5}, {'patterns': [1]}, {'groups': 'ab'}, {'group_by': ['a']}, {'group_by': '('},
+    {'splits': ['nowhere']}, {'splits': [['train']]}, {'group_by': '(' * 10_000}])
+def test_a_hold_out_of_other_types_is_refused(value):
+  with pytest.raises(UserError, match='^the hold_out .* of a config.json was not written by this project$'):
+    HoldOut.from_json(value)
+
+
 def test_groups_are_dealt_by_size():
   sizes = {'d': 2, 'a': 7, 'c': 3, 'b': 4, 'e': 3}
   assert folds.dealt(sizes, 2) == [('a', 'e'), ('b', 'c', 'd')]  # 7 + 3 and 4 + 3 + 2

@@ -73,6 +73,21 @@ def test_levels():
       [255, 1]]
 
 
+@pytest.mark.parametrize('reading', [
+    5, 'text', [1], {'bands': 5}, {'bands': [1]}, {'dtype': 'float64'}, {'dtype': []}, {'exif': None}, {'alpha': {}},
+    {'value_range': [[0]]}, {'value_range': [[0, 'a']]}, {'value_range': [[float('nan'), 1]]}, {'value_range': 7},
+    {'value_range': [[2, 1]]}, {'value_range': [[0, float('inf')]]}, {'new': 1}, {'bands': [[]]}])
+def test_a_reading_of_other_types_is_refused(reading):
+  with pytest.raises(UserError, match='^the reading .* of pictures was not written by this project$'):
+    Reading.from_json(reading)
+
+
+@pytest.mark.parametrize('bands', [5, 'ab', [0], [5], [1.5], [True], ['1'], [[1]], {'a': 1}, [10**400]])
+def test_bands_of_a_config_that_the_pictures_have_not(bands):
+  with pytest.raises(UserError, match='^the bands .* of a config.json: valid are numbers from 1 to 4$'):
+    Input.from_config({'dataset': {'reading': FOUR.to_json()}, 'network': {'bands': bands}})
+
+
 def test_a_run_from_before_there_were_bands():
   assert Input.from_config({'dataset': {'name': 'voc'}, 'network': {'name': 'unet'}}) == Input()
   config = {'dataset': {'reading': FOUR.to_json()}, 'network': {'bands': [4, 1]}}

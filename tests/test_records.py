@@ -248,3 +248,19 @@ def test_a_broken_json_is_named(text, problem, tmp_path):
   (tmp_path / 'train.json').write_text(text)
   with pytest.raises(UserError, match=f'train.json {problem}'):
     records.shard_paths(str(tmp_path), 'train')
+
+
+@pytest.mark.parametrize('changed', [
+    {'num_shards': 10**12}, {'num_shards': '8'}, {'num_shards': -1}, {'num_shards': 1.0}, {'num_examples': None},
+    {'num_examples': True}, {'num_examples': 10**400}, {'class_names': 'ab'}, {'class_names': ['a', 1]},
+    {'class_pixels': [1]}, {'class_pixels': [1, -2]}, {'class_pixels': {}}, {'class_names': ['a'] * 300,
+                                                                            'class_pixels': [1] * 300},
+    {'shard_bytes': 5}, {'shard_bytes': [None]}, {'class_image_pixels': ['a']}, {'reading': 'text'}])
+def test_a_json_of_other_types_is_refused(changed, tmp_path):
+  """A number of shards without end must not be tried."""
+  stats = {'num_examples': 1, 'num_shards': 1, 'class_names': ['a', 'b'], 'class_pixels': [1, 2]}
+  (tmp_path / 'train.json').write_text(json.dumps(stats))
+  assert records.read_stats(str(tmp_path), 'train') == stats
+  (tmp_path / 'train.json').write_text(json.dumps({**stats, **changed}))
+  with pytest.raises(UserError, match='train.json was not written by datasets.convert$'):
+    records.read_stats(str(tmp_path), 'train')

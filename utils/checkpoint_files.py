@@ -10,6 +10,7 @@ import os
 import re
 import sys
 
+from utils.checkpoint_index import check_index
 from utils.compat import BulkSaverBuilder, tf
 from utils.errors import UserError, listed
 from utils.files import tensorflow_path
@@ -50,6 +51,8 @@ def open_checkpoint(prefix):
   missing = _missing(prefix)
   if missing:
     raise UserError(missing)
+  if os.path.exists(f'{prefix}.index'):
+    check_index(f'{prefix}.index', _data_files(prefix))
   try:
     return tf.train.load_checkpoint(tensorflow_path(prefix))
   except _UNREADABLE as error:

@@ -77,6 +77,7 @@ def _without_scipy():
 
 with _quiet_import(), without_collection(), _without_scipy():
   import tensorflow.compat.v1 as tf
+  from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto as BundleEntry
   from tensorflow.python.autograph.core import ag_ctx as _autograph
   from tensorflow.python.framework import ops as _ops
   from tensorflow.python.keras.utils import version_utils as _versions
@@ -140,4 +141,4 @@ logging.getLogger('absl').setLevel(logging.WARNING)
 warnings.filterwarnings('ignore', message='`layer.apply` is deprecated')
 warnings.filterwarnings('ignore', message=r'\s*Warning: tf\.lite\.Interpreter is deprecated')  # its converter's own
 
-__all__ = ['BulkSaverBuilder', 'slim', 'tf', 'without_collection']
+__all__ = ['BulkSaverBuilder', 'BundleEntry', 'slim', 'tf', 'without_collection']

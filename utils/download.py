@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import stat
+import struct
 import tarfile
 import tempfile
 import time
@@ -23,6 +24,12 @@ _TRIES = 3  # retries of a transfer that broke off without new bytes
 _PAUSE = 1  # seconds before the first such retry, doubled each time
 _CHUNK = 1 << 18  # bytes
 _MEGABYTE = 10**6
+# The most that an archive may hold, by its own size: photographs do not shrink when they are packed, JSON to a tenth.
+_MOST_GROWTH = 50
+_SMALL = 2**30  # bytes that every archive may hold
+_MOST_HEADER = 2**20  # bytes of a long name, or of another header of a tar archive
+_LONG_HEADERS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE,
+                 tarfile.SOLARIS_XHDTYPE)
 
 
 class _BrokenOff(Exception):
@@ -86,7 +93,7 @@ def extract(archive, target, member=''):
   """Unpacks a tar (plain or gzipped) or zip archive; `target` appears whole or not at all.
 
   Only plain files are unpacked, with default permissions. An archive that could write outside of `target` (absolute
-  names, '..', links, devices) is refused as a whole.
+  names, '..', links, devices), or that holds far more than its own size, is refused as a whole.
 
   Args:
     archive: path of the archive.
@@ -109,7 +116,8 @@ def extract(archive, target, member=''):
     if not os.path.exists(unpacked):
       raise UserError(f'{archive} holds no {member}')
     os.rename(unpacked, target)
-  except (OSError, EOFError, RuntimeError, ValueError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
+  except (OSError, EOFError, RuntimeError, ValueError, struct.error, zlib.error, tarfile.TarError,
+          zipfile.BadZipFile) as error:
     raise UserError(f'cannot unpack {archive}: {error or type(error).__name__}; if it is damaged, delete it to have it '
                     'downloaded again') from error
   finally:
@@ -220,8 +228,8 @@ def _receive(response, file, length, progress):
 
 def _unpack(archive, root, member):
   """Writes the plain files of `archive` at or below `member` to the folder `root`."""
-  files = _tar_files(archive) if tarfile.is_tarfile(archive) else _zip_files(archive)
-  wanted = pathlib.PurePosixPath(member)
+  files = _tar_files(archive) if _is_tar(archive) else _zip_files(archive)
+  wanted, left = pathlib.PurePosixPath(member), max(_SMALL, _MOST_GROWTH * os.path.getsize(archive))
   for name, open_file in files:
     path = pathlib.PurePosixPath(name)
     if path.is_absolute() or '..' in path.parts:
@@ -231,22 +239,61 @@ def _unpack(archive, root, member):
     target = os.path.join(root, path)
     os.makedirs(os.path.dirname(target), exist_ok=True)
     with open_file() as source, open(target, 'wb') as file:
-      shutil.copyfileobj(source, file, _CHUNK)
+      while part := source.read(_CHUNK):
+        left -= len(part)
+        if left < 0:
+          raise UserError(f'{archive} is refused: it holds more than {_MOST_GROWTH} times its own size')
+        file.write(part)
+
+
+class _Entry(tarfile.TarInfo):
+  """An entry of a tar archive. tarfile takes a damaged header for the end, and reads long ones into memory."""
+
+  @classmethod
+  def fromtarfile(cls, archive):
+    """The next entry of a tarfile.TarFile. Raises tarfile.ReadError if its header is damaged."""
+    try:
+      return super().fromtarfile(archive)
+    except tarfile.InvalidHeaderError as error:
+      raise tarfile.ReadError(f'{error} at byte {archive.offset}') from error
+
+  def _proc_member(self, archive):
+    if self.size > _MOST_HEADER and self.type in _LONG_HEADERS:
+      raise tarfile.ReadError(f'a header of {self.size} bytes')
+    return super()._proc_member(archive)
+
+
+def _open_tar(archive):
+  """Opens a tar archive, plain or gzipped. Raises tarfile.TarError if it is none."""
+  with open(archive, 'rb') as file:
+    packed = file.read(2) == b'\x1f\x8b'
+  return tarfile.open(archive, 'r:gz' if packed else 'r:', tarinfo=_Entry)
+
+
+def _is_tar(archive):
+  try:
+    with _open_tar(archive):
+      return True
+  except (tarfile.TarError, EOFError, zlib.error):
+    return False
 
 
 def _tar_files(archive):
   """Yields (name, function that opens it for reading) of each file in a tar archive, checking that it is complete."""
-  with tarfile.open(archive) as tar:
+  with _open_tar(archive) as tar:
     for item in tar:
-      if item.isreg():
+      if item.isreg() and not item.issparse():
         yield item.name, lambda item=item: tar.extractfile(item)
       elif not item.isdir():
-        raise UserError(f'{archive} is refused: {item.name!r} is a link or device')
+        raise UserError(f'{archive} is refused: {item.name!r} is a link or device, or has holes')
     # tarfile accepts an archive that is cut between two files, and leaves a checksum at the end unread.
-    if not tar.fileobj.read(_CHUNK):
+    rest = tar.fileobj.read(_CHUNK)
+    if not rest:
       raise tarfile.ReadError('it ends before its end mark')
-    while tar.fileobj.read(_CHUNK):
-      pass
+    while rest:
+      if rest.strip(b'\0'):
+        raise tarfile.ReadError('there is more behind its end mark')
+      rest = tar.fileobj.read(_CHUNK)
 
 
 def _zip_files(archive):
@@ -255,5 +302,7 @@ def _zip_files(archive):
     for item in zipped.infolist():
       if stat.S_ISLNK(item.external_attr >> 16):
         raise UserError(f'{archive} is refused: {item.filename!r} is a link or device')
+      if item.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others may ask for any memory
+        raise UserError(f'{archive} is refused: {item.filename!r} is compressed by another method than deflate')
       if not item.is_dir():
         yield item.filename, lambda item=item: zipped.open(item)

@@ -17,6 +17,7 @@ from utils.errors import UserError, shown
 from utils.installation import PACKAGE, version
 
 _PART = 1 << 20  # bytes read at a time
+_MOST_JSON = 1 << 28  # bytes of a JSON: those of records have some hundred for each image
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # folder of the project, or of its package
 
 
@@ -89,12 +90,18 @@ def commit():
 
 
 def read_json(path):
-  """Reads a JSON file. Raises UserError, naming the file, if it is missing or broken."""
+  """Reads a JSON file. Raises UserError, naming the file, if it is missing, broken, too large or nested too deep."""
   try:
-    with open(path, encoding='utf-8') as file:
-      return json.load(file)
+    with open(path, 'rb') as file:
+      data = file.read(_MOST_JSON + 1)
   except OSError as error:
     raise UserError(f'cannot read {path}: {error.strerror}') from error
+  if len(data) > _MOST_JSON:
+    raise UserError(f'{path} has {os.path.getsize(path)} bytes; at most {_MOST_JSON} are read')
+  try:
+    return json.loads(data.decode('utf-8'))
+  except RecursionError as error:
+    raise UserError(f'{path} is not valid JSON: lists or objects are nested too deep') from error
   except ValueError as error:
     raise UserError(f'{path} is not valid JSON: {error}') from error
 

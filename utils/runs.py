@@ -5,6 +5,7 @@ import dataclasses
 import glob
 import os
 import sys
+import types
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from utils.installation import versions
 from utils.packages import CONFIG, Package, is_package
 
 LOCK = 'lock'
+_TEXTS = (('network', 'name'), ('dataset', 'name'), ('flags', 'data_dir'))  # texts in config.json, where they are there
 AVERAGE = '/ExponentialMovingAverage'  # suffix of tf.train.ExponentialMovingAverage to a variable's name
 
 
@@ -111,8 +113,10 @@ def _check_types(config, where, wanted=('flags', 'dataset')):
     entries = [config[name] for name in wanted]
     classes, palette = config['dataset']['classes'], np.array(config['dataset']['palette'])
     valid = (all(isinstance(entry, dict) for entry in entries) and all(isinstance(name, str) for name in classes)
-             and palette.dtype.kind == 'i' and palette.shape == (len(classes), 3) and palette.min() >= 0
-             and palette.max() <= 255 and isinstance(config.get('network', {}).get('name', ''), str))
+             and isinstance(classes, list) and palette.dtype.kind == 'i' and palette.shape == (len(classes), 3)
+             and palette.min() >= 0 and palette.max() <= 255
+             and all(isinstance(config.get(part, {}).get(name), (str, types.NoneType)) for part, name in _TEXTS)
+             and isinstance(config.get('working_folder', ''), str))
   except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
     valid = False
   if not valid:

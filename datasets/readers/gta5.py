@@ -14,6 +14,7 @@ import numpy as np
 from datasets.dataset import Dataset, Source, label_map
 from datasets.readers import lists
 from datasets.readers.archives import ARCHIVES
+from utils import matlab
 from utils.errors import UserError
 from utils.labels import IGNORE_LABEL
 
@@ -64,16 +65,14 @@ def _list_frames(folder):
 
 def _read_split(root, split):
   """Reads the frame numbers of a split, in ascending order. Raises UserError if there is no valid list."""
-  import scipy.io  # not at the top: every start of a program would wait for it
-
   paths = [os.path.join(root, file) for file in _SPLIT_FILES]
   path = next(filter(os.path.exists, paths), None)
   if path is None:
     raise UserError(f'gta5: the list of the splits is missing; put split.mat of read_mapping.zip at {paths[0]}')
   key = f'{split}Ids'
   try:
-    numbers = scipy.io.loadmat(path, variable_names=[key])[key].ravel()
-  except Exception as error:  # scipy raises nearly anything on a broken file
+    numbers = matlab.load(path, [key])[key].ravel()
+  except (OSError, NotImplementedError, ValueError, KeyError) as error:
     raise UserError(f'{path} is no .mat file with {key}: {error!r}') from error
   if numbers.dtype.kind not in 'uif' or not numbers.size or (numbers != np.floor(numbers)).any() or not (
       1 <= numbers.min() <= numbers.max() <= LAST_FRAME):

@@ -13,6 +13,7 @@ from datasets import images, label_pictures
 from datasets.dataset import Dataset, Source, Submission, colormap, label_map
 from datasets.readers import lists
 from datasets.readers.archives import ARCHIVES
+from utils import matlab
 from utils.labels import IGNORE_LABEL
 
 CLASSES = (
@@ -71,11 +72,9 @@ def _read_aug_label(path):
     return label_pictures.read_label(path)
   if not os.path.exists(path):
     raise images.BadFile(path, 'does not exist')
-  import scipy.io  # not at the top: every start of a program would wait for it
-
   try:
-    raw = scipy.io.loadmat(path, variable_names=['GTcls'])['GTcls'][0, 0]['Segmentation']
-  except Exception as error:  # scipy raises nearly anything on a broken file
+    raw = matlab.load(path, ['GTcls'])['GTcls'][0, 0]['Segmentation']
+  except (OSError, NotImplementedError, ValueError, KeyError, IndexError, TypeError) as error:  # or another content
     raise images.BadFile(path, f'is no .mat file with GTcls.Segmentation: {error!r}') from error
   if raw.ndim != 2 or not raw.size or raw.dtype.kind not in 'ui' or raw.min() < 0 or raw.max() > IGNORE_LABEL:
     raise images.BadFile(path, f'has a GTcls.Segmentation of {raw.dtype} {raw.shape}, not a map of label ids')

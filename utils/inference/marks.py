@@ -74,7 +74,7 @@ class Ledger:
     self._folder, self._noted = folder, {}
     with contextlib.suppress(OSError), open(os.path.join(folder, LEDGER), encoding='utf-8', errors='replace') as file:
       for line in file:
-        with contextlib.suppress(ValueError, TypeError, KeyError):
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
           note = json.loads(line)
           self._noted.setdefault(note['file'], set()).add((note['size'], note['mtime_ns']))
 

@@ -18,7 +18,7 @@ from nets import get_network
 from nets.network import Mode
 from utils.checkpoint_files import open_checkpoint, read_tensors
 from utils.compat import tf
-from utils.errors import UserError, listed
+from utils.errors import UserError, brief, listed
 from utils.inference import mc_dropout
 from utils.inference.tta import Views, scaled_size
 from utils.runs import AVERAGE
@@ -240,9 +240,13 @@ def constant_network(run, images, *, dropout=False, temperature=1.0, weights=Non
   mode = Mode(dropout=dropout, dropout_keep_prob=flags.get('dropout_keep_prob') if dropout else None,
               weight_decay=0.0, portable=portable)  # builds no losses
   # Runs of earlier versions have an option `context`: variables of it have no place in the network, as the error says.
-  with tf.variable_scope(tf.get_variable_scope(), custom_getter=weights):
-    logits, _ = network.logits(
-        Input.from_config(run.config).levels(images), len(run.classes), mode, **network.shape(config))
+  levels = Input.from_config(run.config).levels(images)
+  try:
+    with tf.variable_scope(tf.get_variable_scope(), custom_getter=weights):
+      logits, _ = network.logits(levels, len(run.classes), mode, **network.shape(config))
+  except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:  # options of another type
+    raise UserError(f'{run.folder}: no network is as its config.json says ({brief(config)}): '
+                    f'{str(error).splitlines()[0]}') from error
   weights.check()
   labels = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8, name='labels')
   logits = tf.identity(logits if temperature == 1 else logits / temperature, name='logits')

@@ -155,7 +155,7 @@ def _has_voc_palette(path):
         table = np.array(picture.getpalette()[:3 * len(voc.CLASSES)])
         return len(table) >= 6 and (table == colormap(256).ravel()[:len(table)]).all()
       colors = picture.getcolors(256) if picture.mode == 'RGB' else None
-  except OSError:  # the converter names the file
+  except Exception:  # Pillow raises nearly anything on broken data; the converter names the file
     return False
   known = {VOID_COLOR, *map(tuple, voc.VOC.palette.tolist())}
   return bool(colors) and {color for _, color in colors} <= known
@@ -178,6 +178,8 @@ class Array(os.PathLike):
       array = np.load(self.path, mmap_mode='r', allow_pickle=False)
     except Exception as error:  # numpy raises nearly anything on broken data
       raise BadFile(self.path, f'is no array of numpy: {error}') from error
+    if not isinstance(array, np.ndarray):
+      raise BadFile(self.path, 'is an archive of arrays; a label is one array, as numpy.save writes it')
     if array.ndim != 2 or array.dtype.kind not in 'iu' or not 0 < array.size <= MAX_PIXELS:
       raise BadFile(self.path, f'is an array of {array.dtype} {array.shape}; a label is whole numbers [height, width]')
     array = np.where(array == -1, IGNORE_LABEL, array)

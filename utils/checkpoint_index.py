@@ -1,0 +1,108 @@
+"""The index of a checkpoint (V2), looked at before TensorFlow opens it.
+
+TensorFlow takes an index whose checksums are right at its word: a shape that cannot be, or that is larger than the
+memory, ends the process. The index is a table as of LevelDB (doc/table_format.md there), never compressed as TensorFlow
+writes it, from names to messages BundleEntryProto (tensorflow/core/protobuf/tensor_bundle.proto).
+"""
+
+import math
+import os
+
+from google.protobuf.message import DecodeError
+
+from utils.compat import BundleEntry, tf
+from utils.errors import UserError
+
+_MOST_BYTES = 1 << 26  # of an index: one with a thousand variables has 40 thousand
+_MAGIC = (0xdb4775248b80fb57).to_bytes(8, 'little')
+_FOOTER = 48  # bytes
+_TRAILER = 5  # bytes behind a block: its compression, and a checksum
+_MOST_DIMS = 254  # that TensorFlow knows
+
+
+def check_index(path, data_files):
+  """Checks that an index claims no more than its data files hold.
+
+  Args:
+    path: path of the index.
+    data_files: paths of the data files, in their order.
+
+  Raises:
+    UserError: if it claims what cannot be, naming the variable; or is damaged.
+  """
+  try:
+    with open(path, 'rb') as file:
+      data = file.read(_MOST_BYTES + 1)
+    sizes = [os.path.getsize(file) for file in data_files]
+  except OSError as error:
+    raise UserError(f'cannot read {path}: {error.strerror}') from error
+  if len(data) > _MOST_BYTES:
+    raise UserError(f'{path} has {os.path.getsize(path)} bytes; at most {_MOST_BYTES} are read')
+  try:
+    if data[-8:] != _MAGIC or len(data) < _FOOTER:
+      raise ValueError('its end is missing')
+    _, place = _handle(data, len(data) - _FOOTER)  # of what nobody reads
+    for _, handle in _rows(data, _handle(data, place)[0]):
+      for name, value in _rows(data, _handle(handle, 0)[0]):
+        if name:  # the empty name is the header
+          _check_entry(name.decode('utf-8', 'replace'), BundleEntry.FromString(value), sizes)
+  except (ValueError, IndexError, TypeError, DecodeError) as error:
+    raise UserError(f'{path} is damaged, or no index of a checkpoint: {error}') from error
+
+
+def _check_entry(name, entry, sizes):
+  """Raises ValueError or TypeError if an entry claims what data files of these sizes cannot hold."""
+  dims, kind = [dim.size for dim in entry.shape.dim], tf.as_dtype(entry.dtype)  # TypeError: no such type
+  if entry.shape.unknown_rank or len(dims) > _MOST_DIMS or min(dims, default=0) < 0 or (
+      math.prod(max(dim, 1) for dim in dims) >= 2**63):
+    raise ValueError(f'{name!r} has the shape {dims[:8]}')
+  if entry.slices:
+    raise ValueError(f'{name!r} is stored in slices, which are not read here')
+  if not 0 <= entry.shard_id < len(sizes) or entry.offset < 0 or not (
+      0 <= entry.size <= sizes[entry.shard_id] - entry.offset):
+    raise ValueError(f'{name!r} claims {entry.size} bytes from {entry.offset} on, which its data file does not have')
+  wanted = math.prod(dims) * max(kind.size or 1, 1)  # texts have a byte each at least, for their length
+  if wanted > entry.size or (kind.size and wanted != entry.size):
+    raise ValueError(f'{name!r} has the shape {dims[:8]} of {kind.name} in {entry.size} bytes')
+
+
+def _rows(data, handle):
+  """Yields (key, value), bytes, of a table's block at a handle, (offset, size)."""
+  start, size = handle
+  if start + size + _TRAILER > len(data):
+    raise ValueError('a part of it lies beyond its end')
+  if data[start + size]:
+    raise ValueError('it is compressed, which TensorFlow does not do')
+  block, key, before, place = data[start:start + size], b'', None, 0
+  end = size - 4 * (1 + int.from_bytes(block[-4:], 'little'))  # where the numbers of its restarts begin
+  if end < 0:
+    raise ValueError('a part of it is cut off')
+  while place < end:
+    shared, place = _varint(block, place)
+    rest, place = _varint(block, place)
+    length, place = _varint(block, place)
+    if shared > len(key) or place + rest + length > end:
+      raise ValueError('a name in it is cut off')
+    key = key[:shared] + block[place:place + rest]
+    if before is not None and key <= before:
+      raise ValueError('its names are in no order')
+    before = key
+    yield key, block[place + rest:place + rest + length]
+    place += rest + length
+
+
+def _handle(data, place):
+  """Reads a handle: ((offset, size), place behind it)."""
+  offset, place = _varint(data, place)
+  size, place = _varint(data, place)
+  return (offset, size), place
+
+
+def _varint(data, place):
+  """Reads a number: (value, place behind it)."""
+  value = 0
+  for index, byte in enumerate(data[place:place + 10]):
+    value |= (byte & 127) << (7 * index)
+    if byte < 128:
+      return value, place + index + 1
+  raise ValueError('a number in it has no end')
