@@ -123,7 +123,7 @@ def _missing(what, ckpt, flags=''):
 def _settings(score):
   """The settings of an evaluation that change labels, in words."""
   scales = score.get('test_scales') or [1]
-  parts = [score.get('precision') or '', 'mirrored too' if score.get('test_flip') else '',
+  parts = [score.get('engine') or '', score.get('precision') or '', 'mirrored too' if score.get('test_flip') else '',
            f'scales {", ".join(f"{scale:g}" for scale in scales)}' if list(scales) != [1] else '',
            f'{score["samples"]} passes with dropout' if score.get('samples') else '',
            f'temperature {score["temperature"]:g}' if score.get('temperature') not in (None, 1) else '',

@@ -22,7 +22,7 @@ from utils.packages import METADATA, is_package
 SUMMARY = ('mean_iou', 'pixel_accuracy', 'mean_accuracy', 'frequency_weighted_iou')
 _SPLITS = (HELD_OUT, 'test', 'val')  # splits in the order of how much their scores say of pictures never seen
 _COPIED = ('step', 'num_images', *SUMMARY, 'class_iou', 'class_accuracy', 'class_pixels', 'precision', 'samples',
-           'test_flip', 'test_scales', 'crf', 'temperature')
+           'test_flip', 'test_scales', 'crf', 'temperature', 'engine')
 _FLAGS = ('max_steps', 'batch_size', 'crop_size', 'scale_range', 'learning_rate', 'loss', 'precision', 'seed')
 _DETAILS = ('boundary_f1', 'best', 'worst')
 _CALIBRATION = ('expected_calibration_error', 'confidence', 'accuracy')

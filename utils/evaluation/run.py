@@ -62,24 +62,24 @@ def evaluate(settings):
     raise UserError(f'{error}; {"the temperature is kept there" if settings.fit_temperature else how}') from error
   settings = settings.with_temperature_of(run)
   asked = settings.corruption
-  before = _before(run, settings, output_dir) if asked.names else None
   with settings.labelling.open_predictor(run, num_images * (1 + len(asked.names) * len(asked.severities)),
                                          sizes(data_dir, settings.split, held)) as predictor:
     print(f'{run.named} on the {num_images} images of {settings.split} in {data_dir}',
           flush=True)
-    print(device_line(settings.labelling.device), flush=True)
+    print(device_line(settings.labelling.placed), flush=True)
+    before = _before(run, settings, output_dir, predictor.artifact) if asked.names else None
     if settings.fit_temperature:
       temperature_fit.fit(predictor, run, settings, data_dir, num_images, held=held)
       return
     evaluation = score_split(predictor, settings, data_dir, run.classes, num_images, held=held)
     if not evaluation.scorer.matrix.any():
       raise UserError(f'split {settings.split!r} in {data_dir} has no labeled pixel')
-    value = report(run, evaluation, settings, num_images, output_dir, held=held)
+    value = report(run, evaluation, settings, num_images, output_dir, held=held, artifact=predictor.artifact)
     if asked.names:
       label = functools.partial(_labelled, predictor=predictor, settings=settings,
                                 where=f'{data_dir}, {settings.split}')
       split = robustness.Split(data_dir, settings.split, num_images, label, run.classes, run.palette, held)
-      corrupt(split, settings, value, before, output_dir)
+      corrupt(split, settings, value, before, output_dir, predictor.artifact)
 
 
 def _labelled(images, predictor, settings, where):
@@ -128,13 +128,17 @@ def score_split(predictor, settings, data_dir, classes, num_images, *, held=NOTH
   return Evaluation(scorer, plain if settings.labelling.crf else scorer, examples)
 
 
-def variant(settings):
+def variant(settings, artifact=None):
   """The suffix of the files' names: the split and every setting that changes the labels, joined by '-'.
 
   So the results with one setting never take the place of those with another.
+
+  Args:
+    settings: an EvaluateSettings.
+    artifact: the exported.Artifact of the exported file that labels; None for the run itself.
   """
   labelling, parts = settings.labelling, [settings.split]
-  views, device, crf = labelling.views, labelling.device, labelling.crf_parameters
+  views, device, crf = labelling.views, labelling.placed, labelling.crf_parameters
 
   def add(name, *values):
     parts.append('_'.join([name, *(str(value) if isinstance(value, int) else f'{value:g}' for value in values)]))
@@ -143,6 +147,8 @@ def variant(settings):
     asked = ','.join(settings.held.hold_out or (settings.held.fold, settings.held.group_by))
     asked = urllib.parse.quote(os.fsencode(asked), safe='')
     parts.append(f'of_{asked if len(asked) < 60 else hashlib.sha256(asked.encode()).hexdigest()[:12]}')
+  if artifact:
+    add(artifact.variant)
   if views.scales != (1.0,):
     add('scales', *views.scales)
   if views.flip:
@@ -166,7 +172,7 @@ def variant(settings):
   return '-'.join(parts)
 
 
-def report(run, evaluation, settings, num_images, output_dir, *, held=NOTHING):
+def report(run, evaluation, settings, num_images, output_dir, *, held=NOTHING, artifact=None):
   """Prints the table and writes the files.
 
   Args:
@@ -176,6 +182,7 @@ def report(run, evaluation, settings, num_images, output_dir, *, held=NOTHING):
     num_images: number of images in the split.
     output_dir: folder to write to.
     held: the HoldOut of the split.
+    artifact: see `variant`.
 
   Returns:
     the content of the metrics file.
@@ -183,14 +190,16 @@ def report(run, evaluation, settings, num_images, output_dir, *, held=NOTHING):
   Raises:
     UserError: if a file cannot be written.
   """
-  scorer, labelling, suffix = evaluation.scorer, settings.labelling, variant(settings)
+  scorer, labelling, suffix = evaluation.scorer, settings.labelling, variant(settings, artifact)
   result = scorer.result()
   print(metrics.table(result, run.classes))
   value = metrics.to_json(result, run.classes, num_images, matrix=scorer.matrix)
   value |= {'split': settings.split, 'checkpoint': os.path.basename(run.checkpoint), 'step': run.step,
-            'precision': labelling.device.chosen, 'temperature': labelling.temperature, 'samples': labelling.samples,
+            'precision': labelling.placed.chosen, 'temperature': labelling.temperature, 'samples': labelling.samples,
             'test_flip': labelling.views.flip, 'test_scales': list(labelling.views.scales),
             'advice': advice(scorer.matrix, run.classes, flags=run.config.get('flags'), step=run.step)}
+  if artifact:
+    value |= artifact.to_json()
   if settings.split == HELD_OUT:
     value['hold_out'] = held.to_json()
   for line in value['advice']:
@@ -214,15 +223,15 @@ def report(run, evaluation, settings, num_images, output_dir, *, held=NOTHING):
   return value
 
 
-def _results(settings, output_dir, name):
+def _results(settings, output_dir, name, artifact):
   """Path of a result of --corruptions, such as metrics-val-corruptions.json for the name 'metrics-{}.json'."""
-  suffix = f'{variant(settings)}-{settings.corruption.suffix}'
+  suffix = f'{variant(settings, artifact)}-{settings.corruption.suffix}'
   if settings.labelling.seed and not settings.labelling.samples:
     suffix += f'-seed_{settings.labelling.seed}'
   return os.path.join(output_dir, name.format(suffix))
 
 
-def _before(run, settings, output_dir):
+def _before(run, settings, output_dir, artifact):
   """Content of the JSON that --compare names; None without. Raises UserError for a run that cannot be corrupted."""
   reading = Input.from_config(run.config).reading
   if not reading.is_plain:
@@ -230,10 +239,10 @@ def _before(run, settings, output_dir):
                     f'of {reading.dtype}: {listed(reading.names)}')
   compare = settings.corruption.compare
   return compare and robustness_report.read_before(
-      compare, _results(settings, output_dir, 'metrics-{}.json'), settings.corruption, run.classes)
+      compare, _results(settings, output_dir, 'metrics-{}.json', artifact), settings.corruption, run.classes)
 
 
-def corrupt(split, settings, clean, before, output_dir):
+def corrupt(split, settings, clean, before, output_dir, artifact=None):
   """Scores a split under corruptions: prints a table and writes JSON, chart and pictures.
 
   Args:
@@ -242,12 +251,14 @@ def corrupt(split, settings, clean, before, output_dir):
     clean: dict from `report`.
     before: content of the JSON to compare with; None for none.
     output_dir: folder to write to.
+    artifact: see `variant`.
 
   Raises:
     UserError: if a file cannot be written, or an image cannot be labeled.
   """
   asked, labelling = settings.corruption, settings.labelling
-  paths = [_results(settings, output_dir, name) for name in ('metrics-{}.json', 'chart-{}.png', 'examples-{}.png')]
+  paths = [_results(settings, output_dir, name, artifact)
+           for name in ('metrics-{}.json', 'chart-{}.png', 'examples-{}.png')]
   clean = {'split': split.name, **{key: part for key, part in clean.items() if key not in ('details', 'advice')}}
   value = robustness.measure(
       split, asked, clean, paths[0], seed=labelling.seed, num_workers=labelling.num_workers)

@@ -81,7 +81,7 @@ class EvaluateSettings(Settings):
                                  or self.labelling != Labelling(device=self.labelling.device)):
       raise UserError('--fit_temperature fits one pass over the images as they are and keeps the result in the run; '
                       'it goes without --details, --output_dir, --temperature, --samples, --seed, --test_flip, '
-                      '--test_scales, --crf, --num_workers, --corruptions')
+                      '--test_scales, --crf, --num_workers, --corruptions, --engine')
     if self.held.given and self.split != HELD_OUT:
       raise UserError(f'--split={self.split}: --hold_out and --fold choose the images of --split={HELD_OUT}; without '
                       'them, it has those that the training held out')

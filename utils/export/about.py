@@ -6,9 +6,11 @@ import sys
 from checkpoints.metadata import metadata
 from utils.files import commit
 from utils.inference.engines import INPUT
+from utils.inference.exported import FORMAT
+from utils.inference.predictor import weights_of
 from utils.installation import PACKAGES
 
-FORMAT, VERSION = 'FCN-GoogLeNet export', 1
+VERSION = 1
 TOOLS = ('tf2onnx', 'onnx', 'onnxruntime', 'openvino', 'nncf', 'ai-edge-litert')
 _COPIED = ('name', 'step', 'checkpoint', 'averages', 'network', 'classes', 'palette', 'label_values', 'void', 'dataset',
            'hold_out')
@@ -39,6 +41,7 @@ def about(run, *, size, flip, temperature, quantize, calibration):
             *(['mean with the mirrored image'] if flip else [])]
   return {
       'format': FORMAT, 'version': VERSION, **{key: known[key] for key in _COPIED},
+      'weights': weights_of(run).digest(),
       'input': {**seen, 'name': INPUT, 'shape': ['batch', *area, len(seen['stored_bands'])],
                 'pictures': f'decoded by the caller, {upright}: nothing in the file reads EXIF'},
       'outputs': {'labels': {'dtype': 'uint8', 'shape': ['batch', *area]},
@@ -47,11 +50,11 @@ def about(run, *, size, flip, temperature, quantize, calibration):
       'temperature': temperature, 'test_flip': flip, 'quantize': quantize, 'calibration': calibration,
       'score': score and {key: score.get(key) for key in _SCORE},
       'training': {key: training[key] for key in ('commit', 'versions')},
-      'exported': {'commit': commit(), 'versions': _versions()},
+      'exported': {'commit': commit(), 'versions': versions()},
   }
 
 
-def _versions():
+def versions():
   """Versions of Python and of the packages that make exported files, those that are installed."""
   found = {'python': sys.version.split()[0]}
   for name in (*PACKAGES, *TOOLS):

@@ -11,10 +11,10 @@ from utils import cpu, limits
 from utils.errors import UserError, shown
 from utils.evaluation.metrics import percent
 from utils.export import comparison
-from utils.export.about import FORMAT
 from utils.export.formats import FORMATS
 from utils.files import file_digest, read_json, write_json
 from utils.inference.engines import first_line, open_engine
+from utils.inference.exported import FORMAT
 
 REJECTED = '.rejected'  # end of the names of files that differ too much from their run
 GIB = 2**30

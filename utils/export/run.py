@@ -15,6 +15,7 @@ from utils.export.formats import FORMATS
 from utils.export.graph import Job
 from utils.export.settings import CALIBRATION_IMAGES
 from utils.files import make_folder
+from utils.inference.exported import FOLDER
 from utils.inference.predictor import Predictor
 from utils.inference.temperature import temperature_of
 from utils.inference.tta import Views
@@ -32,7 +33,7 @@ def export(settings):
       written, or differs too much.
   """
   run = load_run(settings.ckpt)
-  output_dir = settings.output_dir or os.path.join(run.results, 'export')
+  output_dir = settings.output_dir or os.path.join(run.results, FOLDER)
   images = read_images(run, settings.split, settings.num_images, settings.data_dir)
   job = make_job(run, settings)
   targets = {name: os.path.join(output_dir, FORMATS[name].name(job)) for name in settings.formats}

@@ -4,6 +4,7 @@
       labels = engine.labels(images)
 
 An engine takes and gives what a predictor.Predictor does, from the file alone. A fixed size (--size) is the file's.
+Each has a thread for each core that this process may use: left to themselves, engines count the cores of the machine.
 """
 
 import importlib.metadata
@@ -30,8 +31,12 @@ class Engine:
 
   Attributes:
     name: the engine and its version, for reports.
+    precisions: those of session.PRECISIONS in which it computes what the file does not say is less, the default first.
+    packages: modules that it needs.
   """
   name = ''
+  precisions = ('float32',)
+  packages = ()
 
   def _run(self, output, images):
     """The output 'labels' or 'probabilities' of images."""
@@ -98,14 +103,16 @@ class SavedModel(FrozenGraph):
 
 class OnnxRuntime(Engine):
   """ONNX Runtime, on the CPU."""
+  packages = ('onnxruntime',)
 
   def __init__(self, path):
-    require(['onnxruntime'], 'ONNX Runtime', 'export')
+    require(self.packages, 'ONNX Runtime', 'export')
     import onnxruntime
 
     self.name = f'onnxruntime {onnxruntime.__version__}'
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
+    options.intra_op_num_threads = default_workers()
     self._session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
 
   def _run(self, output, images):
@@ -114,19 +121,35 @@ class OnnxRuntime(Engine):
 
 class OpenVino(Engine):
   """OpenVINO, on the CPU. It computes in float32: by itself, it would take bfloat16 where the CPU has it."""
+  precisions = ('float32', 'bfloat16')
+  packages = ('openvino',)
+  _hints = {'float32': 'f32', 'bfloat16': 'bf16'}
 
-  def __init__(self, path, precision='f32'):
-    require(['openvino'], 'OpenVINO', 'export')
+  def __init__(self, path, precision='float32'):
+    require(self.packages, 'OpenVINO', 'export')
     import openvino
 
-    self.name = f'openvino {openvino.__version__.split("-")[0]}, {precision}'
-    self._model = openvino.Core().compile_model(path, 'CPU', {'INFERENCE_PRECISION_HINT': precision})
+    self.name = f'openvino {openvino.__version__.split("-")[0]}, {self._hints[precision]}'
+    self._core, self._compiled = openvino.Core(), {}
+    self._options = {'INFERENCE_PRECISION_HINT': self._hints[precision], 'PERFORMANCE_HINT': 'LATENCY',
+                     'INFERENCE_NUM_THREADS': default_workers()}
+    self._model = self._core.read_model(path)
+
+  def _only(self, output):
+    """The model compiled for one output: one compiled for both computes both in every call."""
+    if output not in self._compiled:
+      model = self._model.clone()
+      for result in model.get_results():
+        if output not in result.get_output_tensor(0).get_names():
+          model.remove_result(result)
+      self._compiled[output] = self._core.compile_model(model, 'CPU', self._options)
+    return self._compiled[output]
 
   def _run(self, output, images):
-    return np.array(self._model({INPUT: images})[output])  # a copy: the next call writes to the same memory
+    return np.array(self._only(output)({INPUT: images})[output])  # a copy: the next call writes to the same memory
 
   def close(self):
-    del self._model
+    del self._model, self._compiled
 
 
 class LiteRt(Engine):
@@ -149,8 +172,12 @@ class LiteRt(Engine):
 ENGINES = {'.pb': FrozenGraph, '.onnx': OnnxRuntime, '.xml': OpenVino, '.tflite': LiteRt}
 
 
-def open_engine(path):
+def open_engine(path, **options):
   """Opens the Engine of an exported file, or of the folder of a SavedModel.
+
+  Args:
+    path: the file, or the folder.
+    **options: `precision`, for an engine with several.
 
   Raises:
     UserError: if it is none of these, the engine's package is not installed, or the engine cannot open it.
@@ -163,7 +190,7 @@ def open_engine(path):
       raise UserError(f'{path} is no exported network: neither the folder of a SavedModel, nor a file that ends with '
                       f'{", ".join(ENGINES)}')
   try:
-    return engine(path)
+    return engine(path, **options)
   except UserError:
     raise
   except Exception as error:  # engines raise nearly anything on a broken file

@@ -20,27 +20,20 @@ from utils.checkpoint_files import open_checkpoint, read_tensors
 from utils.compat import tf
 from utils.errors import UserError, brief, listed
 from utils.inference import mc_dropout
-from utils.inference.tta import Views, scaled_size
+from utils.inference.labeler import PLAIN, Labeler, resizing
 from utils.runs import AVERAGE
 from utils.session import chosen_precision, device_names, session_config
 
 _OUTPUTS = ('labels', 'probabilities')
-_PLAIN = Views()
 
 
-class Predictor:
+class Predictor(Labeler):
   """Runs a trained network on images of any size. A context manager; `close()` frees the sessions' memory.
 
   With several devices, calls from several threads run side by side, each on a device that is free.
-
-  Attributes:
-    num_classes: number of classes.
-    views: the tta.Views over which probabilities are averaged.
-    seen: the inputs.Input: the kind of the images, and the bands of them that the network sees.
-    num_devices: number of devices.
   """
 
-  def __init__(self, run, precision='float32', *, samples=0, seed=0, views=_PLAIN, temperature=1.0, threads=0, gpu=None,
+  def __init__(self, run, precision='float32', *, samples=0, seed=0, views=PLAIN, temperature=1.0, threads=0, gpu=None,
                gpu_memory_fraction=0.0, devices=None):
     """Builds the run's network with its weights as constants.
 
@@ -64,8 +57,8 @@ class Predictor:
     config = session_config(precision, threads, gpu=gpu, gpu_memory_fraction=gpu_memory_fraction,
                             once=chosen_precision(precision, gpu) == 'float32')
     devices = device_names(gpu) if devices is None else devices
-    self.num_classes, self.seen, self.num_devices = len(run.classes), Input.from_config(run.config), len(devices)
-    self._samples, self._seed, self.views = samples, seed, views
+    super().__init__(len(run.classes), Input.from_config(run.config), views, len(devices))
+    self._samples, self._seed = samples, seed
     place = devices[0] if self.num_devices > 1 else None
     with tf.Graph().as_default() as graph, tf.device(place):
       constant_network(run, tf.placeholder(
@@ -74,7 +67,7 @@ class Predictor:
     if samples:
       graph = self._with_seeds(graph, run)
     with graph.as_default(), tf.device(place):
-      self._size, self._resized, self._restored = _resizing(graph)
+      self._size, self._resized, self._restored = resizing(graph)
     self._sessions = Sessions(graph, inference_config(config, devices), devices)
 
   def _with_seeds(self, graph, run):
@@ -89,31 +82,10 @@ class Predictor:
       tf.import_graph_def(graph_def, name='')
     return seeded
 
-  def labels(self, images):
-    """Predicts the most probable class of every pixel. Only labels leave the graph, so that memory stays low.
-
-    Args:
-      images: uint8 [B, H, W, 3], RGB, or [B, H, W, N] with all bands of a run's images, of their dtype; H and W from 1.
-
-    Returns:
-      uint8 [B, H, W], label ids.
-    """
-    if self._samples or not self.views.plain:
-      return self.probabilities(images).argmax(axis=-1).astype(np.uint8)
-    return self._run('labels', images)
-
-  def probabilities(self, images):
-    """Predicts the probability of every class at every pixel.
-
-    Args:
-      images: as of `labels`.
-
-    Returns:
-      float32 [B, H, W, num_classes]; the classes sum to 1. With samples or views, their mean.
-    """
-    if self._samples or not self.views.plain:
-      return self.sampled(images, measure=None)[0]
-    return self._run('probabilities', images)
+  @property
+  def is_one_pass(self):
+    """See Labeler."""
+    return not self._samples and super().is_one_pass
 
   def logits(self, images):
     """Predicts the logits, divided by the temperature, of one pass over the images as they are.
@@ -126,30 +98,13 @@ class Predictor:
     """
     return self._run('logits', images)
 
-  def sampled(self, images, measure=mc_dropout.MEASURES[0]):
-    """Averages passes with dropout over every view; without samples, one pass over every view.
+  def _scaled(self, images, size):
+    return self._sessions.run(self._resized, {'images:0': images, self._size: size})
 
-    Args:
-      images: as of `labels`.
-      measure: measure of the uncertainty over all passes, see mc_dropout.average.
-
-    Returns:
-      `(mean, uncertainty)`: float32 [B, H, W, num_classes], whose classes sum to 1, and float32 [B, H, W]; None without
-      a measure.
-    """
-    return mc_dropout.average(self._passes(images), measure)
-
-  def _passes(self, images):
-    """Yields float32 [B, H, W, num_classes] of every pass over every view, in the images' size and orientation."""
-    size = images.shape[1:3]
-    output, resizing = ('probabilities:0', {}) if self.views.plain else (self._restored, {self._size: size})
-    for number, (scale, mirrored) in enumerate(self.views.each):
-      seen = images
-      if scale != 1:
-        seen = self._sessions.run(self._resized, {'images:0': images, self._size: scaled_size(size, scale)})
-      for feeds in self._feeds(seen[:, :, ::-1] if mirrored else seen, number * self._samples):
-        probabilities = self._sessions.run(output, {**feeds, **resizing})
-        yield probabilities[:, :, ::-1] if mirrored else probabilities
+  def _view(self, images, number, size):
+    output, resized = ('probabilities:0', {}) if self.views.plain else (self._restored, {self._size: size})
+    for feeds in self._feeds(images, number * self._samples):
+      yield self._sessions.run(output, {**feeds, **resized})
 
   def _feeds(self, images, first):
     """Yields the feeds of each pass over a view; `first` is the number of the first pass.
@@ -175,26 +130,6 @@ class Predictor:
   def close(self):
     """Closes the sessions, once the calls on them have come to their end."""
     self._sessions.close()
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *exception):
-    self.close()
-
-
-def _resizing(graph):
-  """Adds a placeholder for a size, and the images and the probabilities in that size; returns the names of the three.
-
-  Bilinear, as images are scaled in training. TensorFlow 2's resizing samples at the centers of the pixels, TensorFlow
-  1's shifts them by up to half a pixel.
-  """
-  size = tf.placeholder(tf.int32, [2])
-  images, probabilities = (tf.compat.v2.image.resize(graph.get_tensor_by_name(f'{name}:0'), size)
-                           for name in ('images', 'probabilities'))
-  kind = graph.get_tensor_by_name('images:0').dtype
-  images = tf.saturate_cast(tf.round(images), kind) if kind.is_integer else images
-  return size.name, images.name, probabilities.name
 
 
 def _described(run):

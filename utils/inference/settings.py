@@ -8,6 +8,7 @@ from utils import cudnn
 from utils.errors import UserError
 from utils.inference import crf, rank
 from utils.inference.crf import Crf
+from utils.inference.exported import EngineFlags, open_exported
 from utils.inference.mc_dropout import MEASURES
 from utils.inference.predictor import Predictor
 from utils.inference.rank import Ranking
@@ -45,7 +46,8 @@ class Pictures(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Labelling(Settings):
-  """How images are labeled: MC dropout, test-time augmentation, device, CRF."""
+  """How images are labeled: engine, MC dropout, test-time augmentation, device, CRF."""
+  engine: EngineFlags = group(EngineFlags)
   samples: int = flag(0, 'passes with dropout to average; 0: one pass without dropout', least=0)
   seed: int = flag(0, 'random seed of the dropout passes (--samples), and of evaluate.py --corruptions', least=0)
   views: Views = group(Views, prefix='test_')
@@ -56,10 +58,18 @@ class Labelling(Settings):
   num_workers: int = flag(0, 'processes for --crf, and for evaluate.py --corruptions; 0: one per core', least=0)
 
   def check(self):
-    """Raises UserError if a setting is not valid, or --crf lacks its package."""
+    """Raises UserError if a setting is not valid, the engine does not have it, or --crf lacks its package."""
     super().check()
+    if self.samples and not self.engine.is_tensorflow:
+      raise UserError(f'--samples={self.samples}: exported files have no dropout; only --engine=tensorflow has')
+    self.placed  # noqa: B018, raises if the engine has no such device
     if self.crf:
       crf.require()
+
+  @property
+  def placed(self):
+    """The session.Device that computes, see EngineFlags.device."""
+    return self.engine.device(self.device)
 
   @property
   def refinement(self):
@@ -67,13 +77,19 @@ class Labelling(Settings):
     return self.crf_parameters if self.crf else None
 
   def open_predictor(self, run, count, sizes):
-    """Returns a Predictor of a runs.Run with these settings.
+    """Returns the labeler.Labeler of a runs.Run with these settings: a Predictor, or with --engine an ExportedNetwork.
 
     Args:
       run: a runs.Run.
       count: number of images that it will label.
-      sizes: iterable of their (height, width), looked at on GPUs alone; see cudnn.search_pays.
+      sizes: iterable of their (height, width), looked at on GPUs, see cudnn.search_pays, and for an exported file.
+
+    Raises:
+      UserError: if the run, or its exported file, cannot be used with these settings.
     """
+    if not self.engine.is_tensorflow:
+      return open_exported(run, self.engine, views=self.views, temperature=temperature_of(run, self.temperature),
+                           device=self.placed, sizes=sizes)
     if device_type(self.device.gpu) == 'GPU' and not cudnn.search_pays(count, sizes):
       cudnn.take_suggestions()
     return Predictor(run, self.device.precision, samples=self.samples, seed=self.seed, views=self.views,

@@ -318,16 +318,19 @@ def make_setup(settings, folder, precisions, *, data=True):
                steps=settings.steps, warmup_steps=settings.warmup_steps)
 
 
+def machine():
+  """The machine: a dict for the JSON."""
+  return {'cpu': cpu_model() or 'unknown', 'cores': default_workers(), 'bfloat16': supports_bfloat16(),
+          'memory_gib': round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / GIB, 1),
+          'gpus': [gpu.name for gpu in tf.config.list_physical_devices('GPU')]}
+
+
 def about(setup, settings, module):
   """The machine, the code and the settings that figures depend on: a dict for the JSON. `module` is the program's."""
   config = runs.make_config({'skip': setup.network.default_skip}, setup.dataset, setup.network)
   return {
       'command': f'python -m {module} {command_line(settings)}'.rstrip(),
-      'machine': {
-          'cpu': cpu_model() or 'unknown', 'cores': default_workers(), 'bfloat16': supports_bfloat16(),
-          'memory_gib': round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / GIB, 1),
-          'gpus': [gpu.name for gpu in tf.config.list_physical_devices('GPU')],
-      },
+      'machine': machine(),
       **{name: config[name] for name in ('versions', 'commit', 'network')},
       **{name: getattr(setup, name) for name in ('size', 'batch_size', 'steps', 'warmup_steps')},
       'dataset': setup.dataset.name,

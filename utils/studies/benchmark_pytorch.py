@@ -14,6 +14,7 @@ On CPUs this needs an idle machine: PyTorch's threads wait for each other after 
 slows PyTorch down many times as much as TensorFlow.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -46,6 +47,25 @@ PAUSE = 0.1
 MOST_APART = 1e-3  # greatest difference of two logits of the same float32 network, as a share of the largest logit
 
 
+def graph_of(network, num_classes, shape, mode, **options):
+  """Builds a network for images of one shape in a graph of its own.
+
+  Args:
+    network: a Network.
+    num_classes: number of classes.
+    shape: [B, H, W, N] of the images.
+    mode: a Mode; torch_network.convert takes graphs of training, with frozen batch norms.
+    **options: further keywords of the network's `logits`.
+
+  Returns:
+    `(logits, images)`: tf.Tensor, and tf.placeholder.
+  """
+  with tf.Graph().as_default():
+    images = tf.placeholder(tf.float32, shape)
+    logits, _ = network.logits(images, num_classes, mode, **options)
+  return logits, images
+
+
 def reference(setup, batch_size, *, dropout=False, folded=False):
   """Builds the network in a graph of its own, with random weights under which no layer is silent.
 
@@ -58,13 +78,11 @@ def reference(setup, batch_size, *, dropout=False, folded=False):
   Returns:
     `(logits, images, values)`: tf.Tensor, tf.placeholder, and dict from variable name to array.
   """
-  network, rng, values = setup.network, np.random.default_rng(0), {}
-  with tf.Graph().as_default() as graph:
-    images = tf.placeholder(tf.float32, [batch_size, *setup.size, 3])
-    logits, _ = network.logits(
-        images, setup.dataset.num_classes,
-        Mode(is_training=True, dropout=dropout, freeze_batch_norm=True, fold_batch_norm=folded))
-  for variable in graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES):
+  rng, values = np.random.default_rng(0), {}
+  logits, images = graph_of(
+      setup.network, setup.dataset.num_classes, [batch_size, *setup.size, 3],
+      Mode(is_training=True, dropout=dropout, freeze_batch_norm=True, fold_batch_norm=folded))
+  for variable in logits.graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES):
     shape, name = variable.shape.as_list(), variable.op.name
     if len(shape) == 4:  # keeps the variance through a ReLU, as in He et al., ICCV 2015, section 2.2
       value = rng.normal(0.0, np.sqrt(2.0 / np.prod(shape[:3])), shape)
@@ -318,18 +336,28 @@ class PytorchSettings(benchmark.MeasureSettings):
   what: tuple[str, ...] = flag(tuple(PARTS), 'parts to measure, in this order', choices=PARTS)
 
 
+@contextlib.contextmanager
+def threads_as_tensorflow():
+  """Gives PyTorch, where it is installed, as many threads as TensorFlow has, inside the block."""
+  if torch is None:
+    yield
+    return
+  threads = torch.get_num_threads()
+  torch.set_num_threads(default_workers())
+  try:
+    yield
+  finally:
+    torch.set_num_threads(threads)
+
+
 def work(settings):
   """Compares TensorFlow with PyTorch; `settings` is a PytorchSettings. Raises UserError without PyTorch."""
   if torch is None:
     raise UserError(f'PyTorch is not installed ({_missing}): pip install -r requirements-pytorch.txt')
-  threads = torch.get_num_threads()
-  torch.set_num_threads(default_workers())  # as many as TensorFlow has
   if os.getloadavg()[0] > 0.5:
     print('other work slows PyTorch most: rely not even on the ratios until the machine is idle', flush=True)
-  try:
+  with threads_as_tensorflow():
     benchmark.measure(settings, 'utils.studies.benchmark_pytorch', PARTS, data=False)
-  finally:
-    torch.set_num_threads(threads)
 
 
 def main(argv=None):
