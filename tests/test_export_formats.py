@@ -1,13 +1,14 @@
 """Exported files: their engines label as the run does, say where they come from, and are kept aside if they do not."""
 
-import importlib
 import importlib.util
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from test_bands_runs import FIELD, NAMES, READING
 from checkpoints import package
 from checkpoints.convert import write_run
 from datasets.convert import convert
+from datasets.images import encode_png
 from datasets.readers.camvid import CAMVID
 from nets import get_network
 from utils import limits
@@ -78,6 +80,21 @@ def plain(folder, tmp_path_factory):
   return run(main, f'--ckpt={folder}', f'--output_dir={out}', f'--format={",".join(INSTALLED)}'), out
 
 
+@pytest.fixture(scope='module')
+def fixed(folder, tmp_path_factory):
+  """The run in every format, for one size, with a temperature and the mirrored image: the Result, and the folder."""
+  out = tmp_path_factory.mktemp('fixed')
+  return run(main, f'--ckpt={folder}', f'--output_dir={out}', f'--format={",".join(INSTALLED)}', '--test_flip',
+             '--temperature=1.7', '--size=37,53'), out
+
+
+@pytest.fixture(scope='module')
+def flipped(folder):
+  """The Predictor that `fixed` has to equal."""
+  with Predictor(load_run(str(folder)), views=Views(flip=True), temperature=1.7) as predictor:
+    yield predictor
+
+
 @pytest.fixture
 def export(folder, out):
   """`export(*flags)` runs the program on the run, into a folder of the test; returns a programs.Result."""
@@ -115,10 +132,12 @@ def inside(name, path):
   return None
 
 
-def documented(*parts):
-  """The lines of code in docs/export.md that name all of `parts`."""
-  lines = pathlib.Path(ROOT, 'docs/export.md').read_text().splitlines()
-  return '\n'.join(line.strip() for line in lines if line.startswith('    ') and all(part in line for part in parts))
+def documented(file):
+  """The code of the command in docs/export.md that names a file in quotes; without `python -c`, the command itself."""
+  text = pathlib.Path(ROOT, 'docs/export.md').read_text()
+  blocks = re.findall(r'^    .*\n(?:    .*\n)*', text, re.MULTILINE)
+  block = textwrap.dedent(next(block for block in blocks if file in block))
+  return re.sub(r'python -c "(.*)"', r'\1', block, flags=re.DOTALL)
 
 
 @EACH
@@ -152,31 +171,28 @@ def test_nothing_else_is_left(plain):
 
 
 @pytest.mark.parametrize('name', [case('onnx'), case('openvino'), case('tflite')])
-def test_the_documented_line_of_an_engine(plain, predictor, name, monkeypatch):
-  monkeypatch.chdir(plain[1])
-  known = {'images': IMAGES[2]}
+def test_the_documented_command_of_an_engine(plain, predictor, name, tmp_path, monkeypatch):
   if name == 'tflite':
-    module = 'ai_edge_litert.interpreter' if importlib.util.find_spec('ai_edge_litert') else 'tensorflow.lite'
-    known['Interpreter'] = importlib.import_module(module).Interpreter
-  else:
-    module = importlib.import_module({'onnx': 'onnxruntime'}.get(name, name))
-    known[module.__name__] = module
-  exec(documented('labels', FORMATS[name].file), known)
-  np.testing.assert_array_equal(known['labels'], predictor.labels(IMAGES[2]))
+    pytest.importorskip('ai_edge_litert')
+  monkeypatch.chdir(plain[1])
+  code = documented(f"'{FORMATS[name].file}'").replace(f"'{name}.npy'", f"'{tmp_path}/{name}.npy'")
+  np.save(tmp_path / 'images.npy', IMAGES[2])
+  exec(code.replace("'images.npy'", f"'{tmp_path}/images.npy'"), {})
+  np.testing.assert_array_equal(np.load(tmp_path / f'{name}.npy'), predictor.labels(IMAGES[2]), strict=True)
 
 
 @EACH
-def test_flip_temperature_and_a_fixed_size_are_inside(export, folder, out, name):
+def test_flip_temperature_and_a_fixed_size_are_inside(fixed, flipped, name):
   """Any batch may come, and no other size."""
+  result, out = fixed
   path = path_of(out, name, 'flip', '37x53')
-  about = exported(export(f'--format={name}', '--test_flip', '--temperature=1.7', '--size=37,53'), path)
+  about = exported(result, path)
   assert about['test_flip'] and about['inside'] == ['preprocessing', 'temperature 1.7', 'mean with the mirrored image']
   assert about['input']['shape'] == ['batch', 37, 53, 3] and about['check']['equal_share'].keys() == {'native', 'batch'}
-  with open_engine(str(path)) as engine, Predictor(
-      load_run(str(folder)), views=Views(flip=True), temperature=1.7) as predictor:
+  with open_engine(str(path)) as engine:
     for batch in (IMAGES[1], RNG.integers(0, 256, (3, 37, 53, 3)).astype(np.uint8)):
-      np.testing.assert_allclose(engine.probabilities(batch), predictor.probabilities(batch), atol=1e-5)
-      assert (engine.labels(batch) == predictor.labels(batch)).mean() > 0.999
+      np.testing.assert_allclose(engine.probabilities(batch), flipped.probabilities(batch), atol=1e-5)
+      assert (engine.labels(batch) == flipped.labels(batch)).mean() > 0.999
     with pytest.raises(Exception):  # noqa: B017, each engine has its own
       engine.labels(IMAGES[2])
 
@@ -184,41 +200,103 @@ def test_flip_temperature_and_a_fixed_size_are_inside(export, folder, out, name)
 LOADED = f'''
 import os, sys
 os.environ['TF_CPP_MIN_LOG_LEVEL'] = '2'
-import numpy as np, tensorflow as tf
-images, results = np.load('images.npy'), {{}}
-{documented('serve')}
-results['default'] = labels
-{documented('graph = ')}
-{documented('labels, = ', 'graph')}
-results['pb'] = labels
+{documented('photo.jpg').replace('photo.jpg', 'pictures/1.png')}
+batch = np.load('images.npy')
+np.save('images.npy', np.concatenate([batch, batch[:, ::-1]]))
+{documented("load('saved_model')")}
+{documented("'model.pb'")}
 signatures = tf.saved_model.load('saved_model').signatures
-results |= signatures['probabilities'](images=tf.constant(images))
+results = signatures['probabilities'](images=tf.constant(np.load('images.npy')))
 pictures = [open(os.path.join('pictures', name), 'rb').read() for name in sorted(os.listdir('pictures'))]
 results['encoded'] = signatures['encoded'](encoded=tf.constant(pictures))['labels']
 np.savez('results.npz', **{{name: tensor.numpy() for name, tensor in results.items()}})
+from tensorflow.python.tools import saved_model_cli
+for command in 'saved_model_cli show --dir=saved_model --all', {documented('saved_model_cli run')!r}:
+  sys.argv = command.replace(chr(92), '').split()
+  try:
+    saved_model_cli.main()
+  except SystemExit as end:
+    assert not end.code, command
 '''
 
 
 def test_tensorflows_files_need_nothing_of_this_project(plain, predictor, out):
-  """TensorFlow loads them eagerly; pictures may be JPEGs and PNGs of one size; weights are stored once."""
+  """TensorFlow loads them eagerly, and by its command line; pictures may be JPEGs and PNGs of one size."""
   shutil.copytree(plain[1], out)
-  np.save(out / 'images.npy', IMAGES[2])
   (out / 'pictures').mkdir()
   smooth = Image.fromarray(RNG.integers(0, 256, (5, 4, 3)).astype(np.uint8)).resize((31, 64), Image.Resampling.BICUBIC)
   smooth.save(out / 'pictures/0.jpg', quality=80)
   smooth.save(out / 'pictures/1.png')
-  subprocess.run([sys.executable, '-c', LOADED], cwd=out, check=True)
+  shown = subprocess.run([sys.executable, '-c', LOADED], cwd=out, check=True, stdout=subprocess.PIPE, text=True).stdout
+  batch = np.stack([np.asarray(smooth), np.asarray(smooth)[:, ::-1]])
+  for path in 'saved_model.npy', 'pb.npy', 'saved_model_cli/labels.npy':
+    np.testing.assert_array_equal(np.load(out / path), predictor.labels(batch), strict=True)
   decoded = np.stack([np.asarray(Image.open(out / 'pictures' / name)) for name in ('0.jpg', '1.png')])
   with np.load(out / 'results.npz') as results:
-    for name in ('default', 'pb', 'labels'):
-      np.testing.assert_array_equal(results[name], predictor.labels(IMAGES[2]))
-    np.testing.assert_allclose(results['probabilities'], predictor.probabilities(IMAGES[2]), atol=1e-5)
+    np.testing.assert_array_equal(results['labels'], predictor.labels(batch))
+    np.testing.assert_allclose(results['probabilities'], predictor.probabilities(batch), atol=1e-5)
     np.testing.assert_array_equal(results['encoded'], predictor.labels(decoded))
+  for signature in 'serving_default', 'probabilities', 'encoded':
+    assert f"signature_def['{signature}']" in shown
+  assert shown.count('dtype: DT_UINT8\n        shape: (-1, -1, -1, 3)') == 2
+
+
+def test_weights_are_stored_once(plain):
+  """Also in a SavedModel, whose signatures share them."""
+  out = plain[1]
   graphs = [tf.GraphDef.FromString((out / 'model.pb').read_bytes()), tf.saved_model.loader.load(
       tf.Session(graph=tf.Graph(), config=cpu_config()), ['serve'], str(out / 'saved_model')).graph_def]
   alone, whole = ([node.name for node in graph.node if node.op == 'Const' and node.ByteSize() > 500]
                   for graph in graphs)
   assert len(alone) > 5 and sorted(alone) == sorted(whole)
+
+
+def test_requests_of_tensorflow_serving(plain, predictor):
+  """What clients send and get, as messages of its API; the server's part is done by TensorFlow's loader."""
+  metadata = pytest.importorskip('tensorflow_serving.apis.get_model_metadata_pb2')
+  from tensorflow_serving.apis import predict_pb2
+
+  with tf.Session(graph=tf.Graph(), config=cpu_config()) as session:
+    signatures = tf.saved_model.loader.load(session, ['serve'], str(plain[1] / 'saved_model')).signature_def
+    answer = metadata.GetModelMetadataResponse()
+    answer.metadata['signature_def'].Pack(metadata.SignatureDefMap(signature_def=signatures))
+    known = metadata.SignatureDefMap()
+    assert metadata.GetModelMetadataResponse.FromString(
+        answer.SerializeToString()).metadata['signature_def'].Unpack(known)
+    pictures = [encode_png(image) for image in IMAGES[2]]
+    for name, sent in (('serving_default', IMAGES[2]), ('probabilities', IMAGES[2]), ('encoded', pictures)):
+      request = predict_pb2.PredictRequest()
+      request.model_spec.signature_name = name
+      request.inputs['encoded' if sent is pictures else 'images'].CopyFrom(tf.make_tensor_proto(sent))
+      request = predict_pb2.PredictRequest.FromString(request.SerializeToString())
+      signature = known.signature_def[name]
+      assert signature.method_name == 'tensorflow/serving/predict'
+      assert set(signature.outputs) == {'labels', *(['probabilities'] if name == 'probabilities' else [])}
+      response = predict_pb2.PredictResponse()
+      for key, value in session.run({key: info.name for key, info in signature.outputs.items()}, fed(
+          signature, request.inputs)).items():
+        assert tf.as_dtype(signature.outputs[key].dtype) == value.dtype
+        assert tf.TensorShape(signature.outputs[key].tensor_shape).is_compatible_with(value.shape)
+        response.outputs[key].CopyFrom(tf.make_tensor_proto(value))
+      np.testing.assert_array_equal(tf.make_ndarray(response.outputs['labels']), predictor.labels(IMAGES[2]))
+
+
+def fed(signature, inputs):
+  """Checks the inputs of a request against a signature as a server does; returns what to feed to its graph."""
+  assert set(inputs) == set(signature.inputs)
+  for name, info in signature.inputs.items():
+    assert inputs[name].dtype == info.dtype
+    assert tf.TensorShape(info.tensor_shape).is_compatible_with(tf.TensorShape(inputs[name].tensor_shape))
+  return {info.name: tf.make_ndarray(inputs[name]) for name, info in signature.inputs.items()}
+
+
+def rounded_channels(path):
+  """Numbers of channels of the features [B, C, H, W] that a model of OpenVINO rounds to int8."""
+  import openvino
+
+  shapes = [layer.output(0).get_partial_shape() for layer in openvino.Core().read_model(path).get_ordered_ops()
+            if layer.get_type_name() == 'FakeQuantize']
+  return [shape[1].get_length() for shape in shapes if len(shape) == 4]
 
 
 @pytest.mark.parametrize('name, quantize', [
@@ -233,7 +311,10 @@ def test_fewer_bits_take_less_and_differ_a_little(export, plain, out, name, quan
   check = about['check']
   assert 0 < check['probabilities']['mean_difference'] <= check['limits']['difference']
   assert about['calibration'] == ({'split': 'train', 'num_images': 2} if quantize == 'int8' else None)
-  if name != 'openvino':  # whose file is mostly the text of its graph here
+  if name == 'openvino':  # whose file is mostly the text of its graph here
+    channels = rounded_channels(path_of(out, name, quantize))
+    assert len(channels) >= 5 and len(CAMVID.classes) not in channels  # scores are not rounded
+  else:
     whole = exported(plain[0], path_of(plain[1], name))['files']
     assert sum(file['bytes'] for file in about['files'].values()) < 0.9 * sum(file['bytes'] for file in whole.values())
 

@@ -8,7 +8,7 @@ from programs import assert_refused
 from utils.compat import tf
 from utils.drawing import canvas
 from utils.errors import UserError
-from utils.studies import gradient_chart
+from utils.training import gradient_chart
 from utils.training.summaries import RATIO_PREFIX
 
 pytestmark = pytest.mark.fast

@@ -1,6 +1,9 @@
 """The measurement of the server: all of it once at a tiny size, and what it does not let pass."""
 
+import contextlib
 import json
+import os
+import types
 
 import pytest
 from programs import assert_refused
@@ -29,11 +32,20 @@ def test_all_of_it_once(tmp_path, run_program):
   assert found['resident memory before']['median'] > 50 and found['open files after']['median'] > 5
 
 
+@contextlib.contextmanager
+def nobody(setup, precision, **options):
+  """Stands for a server in serve_load.served, where nothing is sent to it."""
+  yield ('127.0.0.1', 9), types.SimpleNamespace(pid=os.getpid())
+
+
 @pytest.mark.parametrize('answer, part', [((200, ''), '200'), ((400, ''), '400')])  # the latter gives no reason
-def test_an_answer_that_is_no_refusal_is_reported(tmp_path, run_program, monkeypatch, answer, part):
+def test_an_answer_that_is_no_refusal_is_reported(tmp_path, tiny, run_program, monkeypatch, answer, part):
   monkeypatch.setattr(malformed, 'answer', lambda address, request: answer)
+  monkeypatch.setattr(serve_load, 'served', nobody)
+  monkeypatch.setattr(serve_load, 'label_of', lambda connection, body: b'label')
+  monkeypatch.setattr(serve_load, 'UPLOAD_SECONDS', 0)
   result = run_program(
-      serve_load.main, '--net=enet', '--height=48', '--width=64', '--precisions=float32', '--what=malformed',
+      serve_load.main, f'--net={tiny}', '--height=48', '--width=64', '--precisions=float32', '--what=malformed',
       '--batch_size=1', '--malformed=3', '--clients=1', f'--output={tmp_path / "out.json"}')
   assert 'error: 3 of 3 malformed requests were not refused' in result.stderr and part in result.stderr
   assert result.returncode == 1

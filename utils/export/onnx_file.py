@@ -1,6 +1,6 @@
 """ONNX: a file for ONNX Runtime and others, by tf2onnx, with clean names and dimensions; weights in float16 or int8.
 
-tf2onnx copies constants many times: VGG's fc6, 411 MB, takes it over 22 GB. Large constants are therefore inputs of the
+tf2onnx copies constants many times: VGG's fc6, 411 MB, takes it over 22 GB. Large kernels are therefore inputs of the
 graph that it converts, and become initializers of the model afterwards.
 """
 
@@ -14,7 +14,7 @@ from utils.inference.engines import INPUT, OUTPUTS
 from utils.packages import shortened
 
 OPSET = 18
-STAND_IN_BYTES = 32 << 20  # constants of this size are kept from tf2onnx
+STAND_IN_BYTES = 1 << 20  # constants of this size are kept from tf2onnx
 _KERNEL_OUTPUTS = {'Conv': 0, 'ConvTranspose': 1}  # op -> axis of the kernel that counts its outputs
 
 
@@ -38,10 +38,13 @@ def converted(graph_def):
   import tf2onnx
 
   logging.getLogger('tf2onnx').setLevel(logging.ERROR)
-  small, large = without_large(graph_def)
+  outputs = [f'{name}:0' for name in OUTPUTS]
+  # This folds batch norms into kernels, which is possible as long as these are constants.
+  folded = tf2onnx.tf_loader.tf_optimize([f'{INPUT}:0'], outputs, graph_def)
+  small, large = without_large(folded)
   model, _ = tf2onnx.convert.from_graph_def(
-      small, input_names=[f'{name}:0' for name in (INPUT, *large)], output_names=[f'{name}:0' for name in OUTPUTS],
-      opset=OPSET, tensors_to_rename={f'{name}:0': name for name in (INPUT, *OUTPUTS, *large)})
+      small, input_names=[f'{name}:0' for name in (INPUT, *large)], output_names=outputs, opset=OPSET,
+      tensors_to_rename={f'{name}:0': name for name in (INPUT, *OUTPUTS, *large)})
   for name, value in large.items():
     fill_in(model.graph, name, value)
   return model

@@ -9,6 +9,7 @@ from nets.geometry import RESAMPLE_COLUMNS, RESAMPLE_ROWS
 from utils.export import pb
 from utils.inference.engines import INPUT, OUTPUTS
 
+SCORE_LAYERS = 'Add', 'Convolution', 'ConvolutionBackpropData'
 RT_INFO = 'fcn_googlenet'  # place of the metadata in the model's rt_info
 
 
@@ -27,20 +28,33 @@ def write(job, path):
   for port in model.outputs:
     port.get_tensor().set_names({next(name for name in OUTPUTS if f'{name}:0' in port.get_names())})
   if job.quantize == 'int8':
-    model = quantized(model, job.calibration)
+    model = quantized(model, job.calibration, len(job.run.classes))
   model.set_rt_info(json.dumps(job.about), [RT_INFO])
   openvino.save_model(model, path, compress_to_fp16=job.quantize == 'float16')
   os.unlink(graph)
 
 
-def quantized(model, images):
+def quantized(model, images, num_classes):
   """The model in int8, by ranges from images [H, W, N].
 
-  The products that upsample stay as they are: they take next to no time, and where they have constants (--size),
+  Two parts stay as they are. Scores, from the layers that make them to the last sum: steps of 1/255 of their range
+  cost most of what int8 costs (docs/export.md). The products that upsample: where they have constants (--size),
   OpenVINO's CPU plugin fails on what NNCF makes of them.
   """
   import nncf
 
-  upsampling = nncf.IgnoredScope(patterns=[f'.*{name}.*' for name in (RESAMPLE_COLUMNS, RESAMPLE_ROWS)], validate=False)
+  kept = nncf.IgnoredScope(names=score_layers(model, num_classes), validate=False, patterns=[
+      f'.*{name}.*' for name in (RESAMPLE_COLUMNS, RESAMPLE_ROWS)])
   return nncf.quantize(model, nncf.Dataset([image[np.newaxis] for image in images]), subset_size=len(images),
-                       ignored_scope=upsampling)
+                       ignored_scope=kept)
+
+
+def score_layers(model, num_classes):
+  """Names of the layers of an openvino.Model that make, add or upsample scores: they have a channel for each class."""
+  found = []
+  for layer in model.get_ordered_ops():
+    if layer.get_type_name() in SCORE_LAYERS:
+      shape = layer.output(0).get_partial_shape()  # [B, C, H, W]
+      if shape.rank.is_static and len(shape) == 4 and shape[1] == num_classes:
+        found.append(layer.get_friendly_name())
+  return found

@@ -1,6 +1,6 @@
 """Draws the gradient of each layer over a training, from the event files of a run with --summarize_gradients.
 
-    python -m utils.studies.gradient_chart --run_dir=runs/camvid-inception_v3-8s --output=gradients.png
+    python -m utils.training.gradient_chart --run_dir=runs/camvid-inception_v3-8s --output=gradients.png
 """
 
 import dataclasses
