@@ -4,7 +4,7 @@ import dataclasses
 import os
 
 from utils import download
-from utils.errors import UserError
+from utils.errors import UserError, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +100,8 @@ def pretrained_checkpoint(name, folder='checkpoints'):
   if not os.path.exists(path):
     archive = os.path.join(folder, os.path.basename(checkpoint.url))
     if not os.path.exists(archive):
-      print(f'{name}: no {path} yet; downloading {checkpoint.url}', flush=True)
+      print(f'{name}: no {shown(path)} yet; downloading {checkpoint.url}', flush=True)
     download.fetch(checkpoint.url, archive, checkpoint.size, digest=checkpoint.digest)
-    print(f'{name}: unpacking {archive} to {path}', flush=True)
+    print(f'{name}: unpacking {shown(archive)} to {shown(path)}', flush=True)
     download.extract(archive, path, member=checkpoint.member)
   return path

@@ -5,18 +5,17 @@
 
 import dataclasses
 import os
-import shlex
 import sys
 import urllib.parse
 
 from checkpoints.metadata import SUMMARY, metadata
 from datasets.hold_out import HELD_OUT
-from utils.errors import UserError, listed, shown
+from utils.errors import UserError, listed, quoted, shown
 from utils.evaluation.metrics import percent
-from utils.files import replacing
+from utils.files import claim, write_text
 from utils.packages import CARD, is_package
 from utils.runs import load_run
-from utils.settings import Settings, flag, run
+from utils.settings import Settings, flag, overwrite_flag, run
 
 EVALUATE, INFERENCE = 'python evaluate.py', 'python inference.py'
 WEAK = 0.5  # IoU below which the card calls a class weak
@@ -29,6 +28,7 @@ class CardSettings(Settings):
   ckpt: str = flag(None, "run's folder, or a checkpoint in it", required=True, path=True)
   results: str | None = flag(None, "folder with what evaluate.py wrote; default: the run's", path=True)
   output: str | None = flag(None, "Markdown to write; default: card.md beside the results", path=True)
+  overwrite: bool = overwrite_flag()
 
 
 def card(about, ckpt, pictures=(), weights=None):
@@ -68,7 +68,7 @@ def _code(command):
 
 def _command(program, ckpt, flags=''):
   """The command that starts a program on the run."""
-  return f'{program} {shlex.quote(f"--ckpt={ckpt}")}{flags}'
+  return f'{program} {quoted(f"--ckpt={ckpt}")}{flags}'
 
 
 def _row(*cells):
@@ -331,8 +331,8 @@ def write_card(settings):
   output = settings.output or os.path.join(folder, 'card.md')
   beside = os.path.realpath(os.path.dirname(output) or '.') == os.path.realpath(folder)
   content = card(about, settings.ckpt, pictures_of(about, folder) if beside else ())
-  with replacing(output) as temporary, open(temporary, 'w', encoding='utf-8') as file:
-    file.write(content)
+  claim([output], overwrite=settings.overwrite)
+  write_text(output, content)
   print(f'written: {shown(output)}')
 
 

@@ -20,10 +20,10 @@ from datasets.readers.voc import VOC
 from nets import backbones, get_network
 from utils import runs
 from utils.compat import tf
-from utils.errors import UserError
-from utils.files import make_folder, replacing, tensorflow_path, write_json
+from utils.errors import UserError, quoted, shown
+from utils.files import claim, make_folder, replacing, tensorflow_path, write_json
 from utils.session import cpu_config
-from utils.settings import Settings, flag, run
+from utils.settings import Settings, flag, overwrite_flag, run
 
 TAPS = {backbone.name: backbone.taps for backbone in (backbones.VGG_16, backbones.VGG_19)}
 _MAT, _HDF5 = b'MATLAB ', b'\x89HDF'  # first bytes of such files; a .caffemodel has no such mark
@@ -36,9 +36,10 @@ class ConvertSettings(Settings):
   output: str | None = flag(None, "checkpoint to write, or an FCN's run folder; default checkpoints/NET.ckpt, or "
                             'runs/voc-NET-SKIP-caffe', path=True)
   net: str = flag('vgg_16', f'network in the file: {", ".join(VGGS)}', choices=tuple(VGGS))
+  overwrite: bool = overwrite_flag()
 
 
-def convert(path, vgg, output=None):
+def convert(path, vgg, output=None, *, overwrite=False):
   """Converts a file to a checkpoint or a run and prints its variables.
 
   Args:
@@ -46,6 +47,7 @@ def convert(path, vgg, output=None):
     vgg: the slim_vgg.Vgg in the file.
     output: checkpoint to write, in the old single-file format (V1) of slim's; or for an FCN the run's folder.
       Default: checkpoints/NET.ckpt, or runs/voc-NET-SKIP-caffe.
+    overwrite: whether a checkpoint that is there may be replaced.
 
   Returns:
     path of the checkpoint or of the run's folder.
@@ -58,7 +60,7 @@ def convert(path, vgg, output=None):
   if _is_mat(path):
     layers, means = read_mat(path)
     if means is None:
-      print(f"{path} has no average image; VGG's own mean is taken")
+      print(f"{shown(path)} has no average image; VGG's own mean is taken")
       means = VGG_MEANS
     variables = from_matconvnet(layers, vgg, path=path, means=means)
   else:
@@ -67,10 +69,11 @@ def convert(path, vgg, output=None):
       return _convert_fcn(layers, vgg, path=path, output=output)
     variables = from_caffe(layers, vgg, path=path)
   output = output or f'checkpoints/{vgg.name}.ckpt'
-  write_checkpoint(output, variables)
+  write_checkpoint(output, variables, overwrite=overwrite)
   _describe(variables, means, [name for name in layers if not any(variable.endswith(f'/{name}/weights')
                                                                   for variable in variables)])
-  print(f'{output}: {vgg.name}, from {path}; next: python train.py --net={vgg.name} --checkpoint={output}')
+  print(f'{shown(output)}: {vgg.name}, from {shown(path)}; next: python train.py --net={vgg.name} '
+        f'{quoted(f"--checkpoint={output}")}')
   return output
 
 
@@ -84,7 +87,8 @@ def _convert_fcn(layers, vgg, *, path, output):
   _describe(variables, FCN_MEANS, left_out)
   for note in notes:
     print(note)
-  print(f'{output}: FCN-{skip} on {vgg.name}, from {path}; next: python evaluate.py --ckpt={output}')
+  print(f'{shown(output)}: FCN-{skip} on {vgg.name}, from {shown(path)}; next: python evaluate.py '
+        f'{quoted(f"--ckpt={output}")}')
   return output
 
 
@@ -110,12 +114,13 @@ def _describe(variables, means, left_out):
   print(f'left out: {", ".join(left_out) or "nothing"}')
 
 
-def write_checkpoint(path, variables):
+def write_checkpoint(path, variables, *, overwrite=False):
   """Writes arrays as one file in slim's old checkpoint format (V1), whole or not at all.
 
   Args:
     path: path of the file.
     variables: dict from name to array.
+    overwrite: whether a file that is there, whose origin it does not tell, may be replaced.
 
   Raises:
     UserError: if the file cannot be written.
@@ -123,6 +128,7 @@ def write_checkpoint(path, variables):
   make_folder(os.path.dirname(path) or '.')
   if os.path.isdir(path):
     raise UserError(f'--output={path} is a folder; give the name of the checkpoint, as {path.rstrip("/")}/vgg_16.ckpt')
+  claim([path], own=lambda there: False, overwrite=overwrite)
   with replacing(path) as temporary:
     _save(path, variables, lambda names, values: tf.raw_ops.Save(
         filename=os.fsencode(temporary), tensor_names=names, data=values))
@@ -173,7 +179,7 @@ def _save(path, variables, make_op):
 
 def convert_input(settings):
   """Converts --input."""
-  convert(settings.input, VGGS[settings.net], settings.output)
+  convert(settings.input, VGGS[settings.net], settings.output, overwrite=settings.overwrite)
 
 
 def main(argv=None):

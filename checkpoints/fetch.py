@@ -7,6 +7,7 @@ import dataclasses
 import sys
 
 from checkpoints import PRETRAINED, pretrained_checkpoint
+from utils.errors import shown
 from utils.settings import Settings, flag, run
 
 
@@ -20,7 +21,7 @@ class FetchSettings(Settings):
 def fetch(settings):
   """Fetches the weights and prints their path and a note on them."""
   path = pretrained_checkpoint(settings.net, settings.dir)
-  print(f'{path}: {PRETRAINED[settings.net].note}')
+  print(f'{shown(path)}: {PRETRAINED[settings.net].note}')
 
 
 def main(argv=None):

@@ -19,16 +19,16 @@ from checkpoints import card
 from checkpoints.metadata import metadata
 from datasets import records
 from datasets.inputs import Input
-from utils.errors import UserError, listed, shown
+from utils.errors import UserError, listed, quoted, shown
 from utils.evaluation.data import open_split, spaced_examples
 from utils.evaluation.settings import EvaluationTiles
-from utils.files import make_folder
+from utils.files import claim, make_folder
 from utils.inference import temperature
 from utils.inference.predictor import Predictor, network_weights, weights_of
 from utils.inference.stream import Failed, labelled
 from utils.packages import CARD, CONFIG, METADATA, Package, is_package, shortened, write_package
 from utils.runs import load_run
-from utils.settings import Settings, flag, run
+from utils.settings import Settings, flag, overwrite_flag, run
 
 _ABSOLUTE = re.compile(r'(?<![\w.:/-])/[^\s"\',:]+/[^\s"\',:]*')  # a path of this machine, in a text
 
@@ -40,6 +40,7 @@ class PackageSettings(Settings):
   output: str | None = flag(None, "zip archive to write; default: RUN.zip beside the run's folder", path=True)
   weights: str = flag('float16', 'type of the kernels: float16 takes half of the space', choices=('float16', 'float32'))
   pictures: bool = flag(False, "put the card's pictures in; they show images of the dataset")
+  overwrite: bool = overwrite_flag()
   results: str | None = flag(None, "folder with what evaluate.py wrote; default: the run's", path=True)
   num_images: int = flag(8, "images on which labels are compared with the run's own; 0: none", least=0)
   split: str = flag('val', 'split of these images')
@@ -59,8 +60,7 @@ def package(settings):
   if is_package(trained.folder):
     raise UserError(f'--ckpt={settings.ckpt} is a package already')
   output = settings.output or f'{os.path.abspath(trained.folder)}.zip'
-  if os.path.exists(output) and not _is_ours(output):
-    raise UserError(f'{output} is there already, and is no package; name another as --output')
+  claim([output], _is_ours, overwrite=settings.overwrite)
   about, folder = metadata(trained, settings.results), settings.results or trained.folder
   pictures = card.pictures_of(about, folder) if settings.pictures else []
   config = {name: value for name, value in trained.config.items() if name != 'working_folder'}
@@ -147,7 +147,7 @@ def _report(output, trained, weights, documents):
   if paths:
     print(f'note: it names these paths of this machine: {listed(paths)}')
   print(f'written: {shown(output)}, {os.path.getsize(output) / 1e6:.1f} MB, of step {trained.step}; next: '
-        f'python inference.py --ckpt={shown(output)} photo.jpg')
+        f'python inference.py {quoted(f"--ckpt={output}")} photo.jpg')
 
 
 def main(argv=None):

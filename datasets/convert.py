@@ -26,8 +26,8 @@ from datasets.readers.folder import ALL
 from datasets.readers.own import OwnDataset, check_told, decided, originals
 from datasets.reading import Reading
 from utils.compat import tf
-from utils.errors import UserError
-from utils.files import make_folder, read_json, take_lock, tensorflow_path, write_json
+from utils.errors import UserError, shown
+from utils.files import locked_folder, read_json, tensorflow_path, write_json
 from utils.labels import IGNORE_LABEL
 from utils.progress import Progress
 from utils.settings import Settings, flag, group, run
@@ -84,14 +84,16 @@ def convert(dataset, split, *, source_dir, data_dir, num_shards=8, num_workers=N
   say = functools.partial(print, flush=True) if progress else (lambda line: None)
   sources = _list_sources(dataset, split, source_dir)
   _refuse_other_dataset(dataset, data_dir)
+  _refuse_foreign(data_dir, split)
   told = _told(dataset, data_dir, told)
   fingerprint, num_shards = _fingerprint(dataset, split, sources, told), min(num_shards, len(sources))
   stats = _up_to_date(data_dir, split, fingerprint, num_shards=num_shards, skip_bad=skip_bad)
   if stats:
-    say(f'{dataset.name} {split}: {stats["num_examples"]} images in {data_dir} are up to date')
+    say(f'{shown(dataset.name)} {split}: {stats["num_examples"]} images in {shown(data_dir)} are up to date')
     return stats
   published, dataset = dataset, _decided(dataset, sources, told, say)
-  with _locked(data_dir), _cleaned(data_dir, split):
+  busy = f'another conversion is writing to {data_dir}; wait for its end'
+  with locked_folder(data_dir, busy), _cleaned(data_dir, split):
     stats = _write_shards(dataset, split, sources, data_dir=data_dir, num_shards=num_shards,
                           num_workers=num_workers or default_workers(), skip_bad=skip_bad, progress=progress)
     stats['fingerprint'] = fingerprint
@@ -147,7 +149,7 @@ def _decided(dataset, sources, told, say):
     if known is None or known[0] != files:
       known = _decisions[dataset.root] = (files, decided(dataset, told))
       for decision in known[1].decisions:
-        say(f'{dataset.name}: {decision}')
+        say(f'{shown(dataset.name)}: {decision}')
     return known[1]
   if dataset.generate or dataset.reading != Reading():
     return dataset
@@ -197,6 +199,29 @@ def _refuse_other_dataset(dataset, data_dir):
                       'another --data_dir')
 
 
+def _refuse_foreign(data_dir, split):
+  """Raises UserError if files of other programs are where those of a split belong.
+
+  A JSON that is cut off is this program's if whole shards of it are beside.
+  """
+  path, own, foreign = records.stats_path(data_dir, split), set(), []
+  names = records.list_shards(data_dir, split) if os.path.isdir(data_dir) else []
+  try:
+    stats = read_json(path) if os.path.lexists(path) else None
+  except UserError:
+    foreign, stats = [] if names else [path], None
+  if isinstance(stats, dict) and isinstance(stats.get('num_shards'), int) and 'num_examples' in stats:
+    count = min(stats['num_shards'], MAX_SHARDS)
+    own = {records.shard_name(split, index, stats['num_shards']) for index in range(count)}
+  elif stats is not None:
+    foreign = [path]
+  foreign += [os.path.join(data_dir, name) for name in names
+              if name not in own and not records.is_shard(os.path.join(data_dir, name))]
+  if foreign:
+    raise UserError(f'{shown(foreign[0])} is there already, and was not written by this program; give another '
+                    '--data_dir')
+
+
 def _up_to_date(data_dir, split, fingerprint, *, num_shards, skip_bad):
   """Returns the stats of an earlier conversion with the same result and whole shards, None where there is none."""
   try:
@@ -207,24 +232,6 @@ def _up_to_date(data_dir, split, fingerprint, *, num_shards, skip_bad):
     return stats if same and (skip_bad or not stats['skipped']) else None
   except (UserError, OSError, KeyError, TypeError):  # missing, broken or of an older format
     return None
-
-
-@contextlib.contextmanager
-def _locked(data_dir):
-  """Makes the folder and keeps other conversions out of it; removes it if the block fails and leaves it empty."""
-  existed = os.path.isdir(data_dir)
-  make_folder(data_dir)
-  folder = os.open(data_dir, os.O_RDONLY)
-  try:
-    take_lock(folder, f'another conversion is writing to {data_dir}; wait for its end')
-    yield
-  except BaseException:
-    if not existed:
-      with contextlib.suppress(OSError):
-        os.rmdir(data_dir)
-    raise
-  finally:
-    os.close(folder)  # releases the lock
 
 
 @contextlib.contextmanager
@@ -333,12 +340,12 @@ def _remove(paths):
 
 def _describe(stats, data_dir, say):
   """Prints a summary, and how it differs from the original publication."""
-  what, found, expected = f'{stats["dataset"]} {stats["split"]}', stats['num_examples'], stats['expected']
+  what, found, expected = f'{shown(stats["dataset"])} {stats["split"]}', stats['num_examples'], stats['expected']
   total = sum(stats['class_pixels']) + stats['void_pixels']
-  say(f'{what}: {found} images in {data_dir}, {stats["num_shards"]} shards of {sum(stats["shard_bytes"]) / 1e6:.1f} MB '
-      f'in all; {stats["void_pixels"] / total:.1%} of the pixels are void')
+  say(f'{what}: {found} images in {shown(data_dir)}, {stats["num_shards"]} shards of '
+      f'{sum(stats["shard_bytes"]) / 1e6:.1f} MB in all; {stats["void_pixels"] / total:.1%} of the pixels are void')
   for entry in stats['skipped']:
-    say(f'{what}: left out {entry["file"]}: {entry["reason"]}')
+    say(f'{what}: left out {shown(entry["file"])}: {shown(entry["reason"])}')
   if found != expected:
     say(f'{what}: {found} images where the original has {expected}')
 

@@ -3,12 +3,13 @@
     python -m datasets.export --dataset=camvid --split=val --output_dir=photos --count=6
 
 With --labels it writes a folder in the layout that train.py takes as --dataset (see datasets/readers/own.py), with the
-label values of the user's own labels where the dataset has such. A file that is there with other content stays, and the
-export ends, unless --overwrite is given.
+label values of the user's own labels where the dataset has such. A file that is there with other content stays, unless
+--overwrite is given; what cannot be written is left out and named at the end.
 """
 
 import csv
 import dataclasses
+import functools
 import io
 import itertools
 import json
@@ -21,7 +22,7 @@ from PIL import Image
 from datasets import DATASETS, bands, get_dataset, images, records
 from datasets.reading import Reading
 from utils.errors import UserError, shown
-from utils.files import make_folder, replacing
+from utils.files import claim, ends_all, make_folder, write_bytes
 from utils.labels import IGNORE_LABEL
 from utils.settings import Settings, flag, run
 
@@ -59,8 +60,9 @@ def export(dataset, data_dir, *, split, output_dir, count=None, labels=False, ov
     list of the images' paths.
 
   Raises:
-    UserError: if there are no shards, a record is broken, two images would have one file, a file of other content is
-      there, or the folder cannot be written.
+    UserError: if there are no shards, a record is broken, or the folder cannot be written; or, when all others are
+      written, naming those left out: two images would have one file, a file of other content is there, or its name is
+      too long.
   """
   shards, stats = records.shard_paths(data_dir, split), records.read_stats(data_dir, split)
   reading = Reading.from_json(stats.get('reading'))
@@ -70,24 +72,30 @@ def export(dataset, data_dir, *, split, output_dir, count=None, labels=False, ov
   values, void = _label_values(stats, dataset.num_classes)
   table = np.full(IGNORE_LABEL + 1, void, np.uint8)
   table[:dataset.num_classes] = values
-  paths = {}
+  originals = stats.get('source_dir')
+  paths, left_out = {}, []
   for name, image, image_format, label in itertools.islice(records.encoded_examples(shards), count):
     file = '-'.join(part for part in name.split('/') if part)
+    path = os.path.join(images_dir, file + _ENDS[image_format])
     if file in paths:
-      raise UserError(f'{data_dir}, {split}: two images would be written to {shown(paths[file])}; the second is '
-                      f'{shown(name)}')
+      left_out.append(f'two images would be written to {paths[file]}; the second is {name}')
+      continue
     if image_format == 'raw':
       image = bands.encode_tiff(records.raw_image(image, images.png_size(label), reading), reading)
-    paths[file] = os.path.join(images_dir, file + _ENDS[image_format])
-    _write(paths[file], image, overwrite)
+    files = {path: image}
     if labels:
       if table[:-1].tolist() != list(range(IGNORE_LABEL)):
         label = images.encode_png(table[np.asarray(Image.open(io.BytesIO(label)))])
-      _write(os.path.join(labels_dir, f'{file}.png'), label, overwrite)
+      files[os.path.join(labels_dir, f'{file}.png')] = label
+    if _written(files, left_out, overwrite, originals):
+      paths[file] = path
   if labels:
-    _write(os.path.join(output_dir, 'classes.txt'), _class_list(dataset, values), overwrite)
     content = _dataset_file(dataset, reading, values, void)
-    _write(os.path.join(output_dir, 'dataset.json'), (json.dumps(content, indent=2) + '\n').encode(), overwrite)
+    about = {'classes.txt': _class_list(dataset, values), 'dataset.json': f'{json.dumps(content, indent=2)}\n'.encode()}
+    for name, data in about.items():
+      _written({os.path.join(output_dir, name): data}, left_out, overwrite, originals)
+  if left_out:
+    raise UserError(f'{len(paths)} images of {split} are in {output_dir}; left out:', *left_out)
   return list(paths.values())
 
 
@@ -124,16 +132,48 @@ def _dataset_file(dataset, reading, values, void):
   return content | {key: known[key] for key in ('bands', 'value_range') if known.get(key)}
 
 
-def _write(path, encoded, overwrite):
-  """Writes a file. Raises UserError if it is there with other content, and is not to be replaced."""
-  if os.path.lexists(path) and not overwrite:
-    if os.path.isfile(path) and os.path.getsize(path) == len(encoded):
-      with open(path, 'rb') as file:
-        if file.read() == encoded:
-          return
-    raise UserError(f'{shown(path)} is there already, with other content; --overwrite replaces it')
-  with replacing(path) as temporary, open(temporary, 'wb') as file:
-    file.write(encoded)
+def _written(files, left_out, overwrite, originals):
+  """Writes files that belong together, a dict from path to bytes.
+
+  Args:
+    files: those that are there with this content stay as they are.
+    left_out: list; the reason is added to it if a file cannot be written, or is there with other content.
+    overwrite: whether such are to be replaced.
+    originals: folder of which no file is replaced; None for none.
+
+  Returns:
+    whether all are there.
+
+  Raises:
+    UserError: if no file can be written any more.
+  """
+  files = {path: data for path, data in files.items() if not _holds(path, data)}
+  try:
+    for path in files:
+      if os.path.lexists(path) and not overwrite:
+        raise UserError(f'{path} is there already, with other content; --overwrite replaces it')
+    claim(files, overwrite=overwrite, inputs=filter(functools.partial(_is_below, folder=originals), files))
+    for path, data in files.items():
+      write_bytes(path, data)
+  except UserError as error:
+    if ends_all(error):
+      raise
+    left_out.append(str(error))
+    return False
+  return True
+
+
+def _holds(path, data):
+  """Whether a file has this content."""
+  if not os.path.isfile(path) or os.path.getsize(path) != len(data):
+    return False
+  with open(path, 'rb') as file:
+    return file.read() == data
+
+
+def _is_below(path, folder):
+  """Whether a path leads below a folder, whatever links are in it."""
+  return bool(folder) and os.path.realpath(path).startswith(os.path.join(os.path.realpath(folder), ''))
 
 
 def export_split(settings):
@@ -142,7 +182,7 @@ def export_split(settings):
   paths = export(dataset, settings.data_dir or f'data/{dataset.name}', split=settings.split,
                  output_dir=settings.output_dir, count=settings.count or None, labels=settings.labels,
                  overwrite=settings.overwrite)
-  print(f'{len(paths)} images of {dataset.name} {settings.split} in {settings.output_dir}')
+  print(f'{len(paths)} images of {shown(dataset.name)} {settings.split} in {shown(settings.output_dir)}')
 
 
 def main(argv=None):

@@ -25,10 +25,10 @@ from datasets.readers.own import OwnDataset
 from datasets.reading import Reading
 from utils.drawing import canvas, colors, gallery
 from utils.errors import listed, shown
-from utils.files import make_folder, write_json
+from utils.files import claim, make_folder, write_json
 from utils.labels import IGNORE_LABEL, median_frequency_weights
 from utils.progress import Progress
-from utils.settings import Settings, flag, group, run
+from utils.settings import Settings, flag, group, overwrite_flag, run
 
 MOST_GROUPS = 50  # groups that are printed one by one
 TINY_SHARE = 0.001  # share of the labeled pixels below which a class is hard to learn
@@ -47,6 +47,7 @@ class InspectSettings(Settings):
   splits: tuple[str, ...] = flag(('train', 'val'), 'splits to look at, separated by commas')
   skip_bad: bool = flag(False, 'leave out originals that cannot be used instead of failing')
   output_dir: str | None = flag(None, 'folder to write to; default inspect in the data folder', path=True)
+  overwrite: bool = overwrite_flag()
   count: int = flag(12, 'images on the contact sheet', least=0)
   reading: ReadingFlags = group(ReadingFlags)
   held: folds.HoldOutFlags = group(folds.HoldOutFlags)
@@ -340,7 +341,7 @@ def class_chart(summary, palette):
   return chart.array()
 
 
-def inspect(dataset, data_dir, splits, *, output_dir, num_shown=12, held=hold_out.NOTHING):
+def inspect(dataset, data_dir, splits, *, output_dir, num_shown=12, held=hold_out.NOTHING, overwrite=False):
   """Inspects converted splits: prints tables and warnings and writes the files.
 
   Args:
@@ -350,6 +351,7 @@ def inspect(dataset, data_dir, splits, *, output_dir, num_shown=12, held=hold_ou
     output_dir: folder to write to, made where it is missing.
     num_shown: number of images on a contact sheet; 0 writes none.
     held: the HoldOut.
+    overwrite: whether files that this program did not write may be replaced.
 
   Returns:
     a dict of split -> contents of its JSON: those of `summarize` and 'warnings', a list of lines.
@@ -358,6 +360,9 @@ def inspect(dataset, data_dir, splits, *, output_dir, num_shown=12, held=hold_ou
     UserError: if shards are missing or broken, or nothing can be written.
   """
   make_folder(output_dir)
+  names = [f'inspect-{split}{end}' for split in splits for end in ('-classes.png', '.png', '.json')]
+  names += [PROPOSAL] if isinstance(dataset, OwnDataset) and not os.path.samefile(output_dir, dataset.root) else []
+  claim([os.path.join(output_dir, name) for name in names], overwrite=overwrite)
   stats = {split: hold_out.read_stats(data_dir, split, held) for split in splits}
   scans, found, written = [], {}, []
   for split in splits:
@@ -378,14 +383,14 @@ def inspect(dataset, data_dir, splits, *, output_dir, num_shown=12, held=hold_ou
     written.append(os.path.join(output_dir, f'inspect-{split}.json'))
     write_json(written[-1], found[split])
   written += _propose(dataset, stats[splits[0]], output_dir)
-  print('written: ' + ', '.join(sorted(written)))
+  print('written: ' + ', '.join(map(shown, sorted(written))))
   return found
 
 
 def _say_decisions(dataset, stats):
   """Prints how the pictures are read, each decision once."""
   for line in dict.fromkeys(line for one in stats.values() for line in one.get('decisions', ())):
-    print(f'decided: {dataset.name}: {line}')
+    print(f'decided: {shown(dataset.name)}: {line}')
 
 
 def _propose(dataset, stats, output_dir):
@@ -393,7 +398,7 @@ def _propose(dataset, stats, output_dir):
   if not isinstance(dataset, OwnDataset):
     return []
   content = proposal(dataset, stats)
-  print(f'proposed {PROPOSAL} for {dataset.root}, to keep it so: {json.dumps(content)}')
+  print(f'proposed {PROPOSAL} for {shown(dataset.root)}, to keep it so: {json.dumps(content)}')
   if os.path.samefile(output_dir, dataset.root):
     return []
   write_json(os.path.join(output_dir, PROPOSAL), content)
@@ -449,7 +454,7 @@ def inspect_splits(settings):
   if flags.group_by:
     say_groups(data_dir, splits, flags.group_by, held)
   inspect(dataset, data_dir, shown_splits, output_dir=settings.output_dir or os.path.join(data_dir, 'inspect'),
-          num_shown=settings.count, held=held)
+          num_shown=settings.count, held=held, overwrite=settings.overwrite)
 
 
 def main(argv=None):

@@ -9,7 +9,7 @@ from datasets.dataset import check_splits
 from datasets.hold_out import HELD_OUT, SPLITS
 from datasets.readers.own import OwnDataset, check_told, originals
 from utils import download
-from utils.errors import UserError
+from utils.errors import UserError, shown
 
 DOWNLOADS = 'downloads'  # subfolder of the data folder for the archives
 
@@ -40,8 +40,8 @@ def prepare(dataset, data_dir, source_dir=None, splits=('train', 'val'), told=No
   if isinstance(dataset, OwnDataset):
     for split in splits:
       if split not in needed and has_changed(dataset, split, source_dir=source_dir, data_dir=data_dir, told=told):
-        print(f'{dataset.name}: {split} was converted from other files than are in {source_dir} now, or is read '
-              'otherwise', flush=True)
+        print(f'{shown(dataset.name)}: {split} was converted from other files than are in {shown(source_dir)} now, or '
+              'is read otherwise', flush=True)
         convert(dataset, split, source_dir=source_dir, data_dir=data_dir, told=told, skip_bad=skip_bad)
   if not needed:
     _refuse_mixed_readings(dataset, data_dir, splits)
@@ -53,7 +53,7 @@ def prepare(dataset, data_dir, source_dir=None, splits=('train', 'val'), told=No
       _download(dataset, data_dir, problem)
     source_dir = data_dir
   origin = 'making the images' if dataset.generate else f'converting the originals in {source_dir}'
-  print(f'{dataset.name}: no TFRecords of {", ".join(needed)} in {data_dir} yet; {origin}', flush=True)
+  print(f'{shown(dataset.name)}: no TFRecords of {", ".join(needed)} in {shown(data_dir)} yet; {origin}', flush=True)
   for split in needed:
     convert(dataset, split, source_dir=source_dir, data_dir=data_dir, told=told, skip_bad=skip_bad)
   _refuse_mixed_readings(dataset, data_dir, splits)
@@ -110,9 +110,10 @@ def _download(dataset, data_dir, problem):
       continue
     path = _archive_path(data_dir, archive.filename)
     if not os.path.exists(path):
-      print(f'{dataset.name}: nothing in {data_dir} yet; downloading {archive.url} to {path}', flush=True)
+      print(f'{shown(dataset.name)}: nothing in {shown(data_dir)} yet; downloading {archive.url} to {shown(path)}',
+            flush=True)
     download.fetch(archive.url, path, archive.size, digest=archive.digest)
-    print(f'{dataset.name}: unpacking {path} to {folder}', flush=True)
+    print(f'{shown(dataset.name)}: unpacking {shown(path)} to {shown(folder)}', flush=True)
     download.extract(path, folder, member=archive.member)
 
 

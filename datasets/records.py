@@ -61,6 +61,15 @@ def serialize(pair):
   return tf.train.Example(features=features).SerializeToString()
 
 
+def is_shard(path):
+  """Whether a file begins with a record of `serialize`."""
+  try:
+    first = next(iter(tf.io.tf_record_iterator(tensorflow_path(path))), b'')
+    return set(tf.train.Example.FromString(first).features.feature) == set(_FEATURES)
+  except (tf.errors.OpError, DecodeError):
+    return False
+
+
 def parse(serialized, reading=Reading()):  # noqa: B008, the record is frozen
   """Decodes a record in the graph.
 

@@ -21,7 +21,7 @@ from datasets import DATASETS
 from datasets.images import read_rgb
 from datasets.readers import lists
 from utils.drawing import colors
-from utils.errors import UserError, listed
+from utils.errors import UserError, listed, shown
 from utils.files import make_folder, replacing
 from utils.progress import Progress
 from utils.settings import Settings, flag, run
@@ -223,7 +223,7 @@ def check_submission(settings):
       sizes[name] = read_rgb(images[name]).shape[:2]
       progress.update()
   check(dataset, path, sizes)
-  print(f'{path}: {len(sizes)} label PNGs, as {dataset.submission.url} takes them')
+  print(f'{shown(path)}: {len(sizes)} label PNGs, as {dataset.submission.url} takes them')
 
 
 def main(argv=None):

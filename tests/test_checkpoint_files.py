@@ -89,6 +89,7 @@ def test_the_newest_is_used_without_a_word(folder, capsys):
     (b'model_checkpoint_path: "model.ckpt-15"\n', 'checkpoint names model.ckpt-15, which is not there'),
     (b'model_checkpoint_path: "../../etc/model.ckpt-15"\n', 'names model.ckpt-15, which is not there'),
     (b'model_checkpoint_path: "/home/x/runs/y/model.ckpt-12"\n', None),  # of another machine
+    (b"model_checkpoint_path: 'C:\\\\runs\\\\model.ckpt-12'\n", None),  # of Windows
     (b'all_model_checkpoint_paths: "model.ckpt-3"\nmodel_checkpoint_path: "model.ckpt-12"\n', None),
 ])
 def test_a_list_that_cannot_be_used_is_named(folder, content, said, capsys):
@@ -112,6 +113,18 @@ def test_a_list_from_before_the_newest_does_not_count(folder, capsys):
   assert checkpoint_files.newest_checkpoint(str(folder)) == str(folder / 'model.ckpt-9')
   os.utime(path, (written + 1, written + 1))
   assert checkpoint_files.newest_checkpoint(str(folder)) == str(folder / 'model.ckpt-9')
+@pytest.mark.parametrize('name', ['inception v3 "ü" [1]*.ckpt', "back\\slash's ?.ckpt", 'two\nlines.ckpt', 'x.ckpt-5'])
+def test_a_list_may_name_a_checkpoint_of_any_name(name, folder, capsys):
+  """TensorFlow writes the list as a text of protocol buffers, with escapes."""
+  for path in list(folder.iterdir()):
+    if path.name.startswith('model.ckpt-12.'):
+      path.rename(folder / path.name.replace('model.ckpt-12', name))
+    elif path.is_file() and path.name != 'config.json':
+      path.unlink()
+  tf.train.update_checkpoint_state(str(folder), name, latest_filename='checkpoint')
+  prefix = checkpoint_files.newest_checkpoint(str(folder))
+  assert prefix == str(folder / name) and capsys.readouterr().err == ''
+  assert checkpoint_files.read_step(prefix) == 12
 
 
 def test_a_list_may_name_an_older_one_and_may_be_missing(folder, capsys):

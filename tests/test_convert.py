@@ -2,7 +2,6 @@
 
 import dataclasses
 import fcntl
-import json
 import os
 import pathlib
 import resource
@@ -21,6 +20,7 @@ from datasets.dataset import Dataset, Source, colormap, label_map
 from datasets.readers.own import own_dataset
 from utils.compat import tf
 from utils.errors import UserError
+from utils.files import read_json
 
 SIZES = [(5, 8), (9, 4), (1, 1), (7, 7), (3, 12)]
 
@@ -83,7 +83,7 @@ def test_records_equal_the_originals(tmp_path):
     void += (label == 255).sum()
   assert sorted(os.listdir(tmp_path / 'data')) == [
       'train-00000-of-00002.tfrecord', 'train-00001-of-00002.tfrecord', 'train.json']
-  assert stats == json.loads((tmp_path / 'data/train.json').read_text())
+  assert stats == read_json(tmp_path / 'data/train.json')
   assert stats['class_pixels'] == pixels.tolist() and pixels[2] == 0
   assert stats['class_image_pixels'] == image_pixels.tolist()
   assert (stats['void_pixels'], stats['num_examples'], stats['expected'], stats['num_shards']) == (void, 5, 5, 2)

@@ -103,6 +103,13 @@ def test_flags_that_a_resumed_run_may_change():
   assert set(re.findall(r'--(\w+)', sentence[0])) == settings.changeable(script_settings('train'))
 
 
+@pytest.mark.parametrize('path', DOCUMENTS, ids=lambda path: path.name)
+def test_tests_that_are_named_exist(path):
+  modules = {module.stem: text(module) for module in TREE.glob('tests/test_*.py')}
+  known = {*modules, *re.findall(r'^def (test_\w+)', '\n'.join(modules.values()), re.MULTILINE)}
+  assert set(re.findall(r'(?<!-)\btest_\w+', text(path))) - known == set()
+
+
 def commands(path):
   """Yields the words of each command line in a document's blocks, and of programs named in its prose."""
   block = re.sub(r'\\\n', ' ', '\n'.join(line for line in current(path).splitlines() if line.startswith('    ')))

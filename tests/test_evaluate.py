@@ -18,6 +18,7 @@ from datasets.dataset import Source
 from datasets.readers.camvid import CAMVID
 from utils.compat import tf
 from utils.evaluation import boundaries, calibration, metrics
+from utils.files import read_json, write_json
 from utils.inference import crf
 from utils.inference.predictor import Predictor
 from utils.inference.tta import Views
@@ -230,11 +231,11 @@ def test_a_corrupt_record_is_named_and_older_results_stay(run, tmp_path):
   data = bytearray(shard.read_bytes())
   data[-40] ^= 255
   shard.write_bytes(data)
-  (run / 'metrics-val.json').write_text('{"older": 1}')
+  write_json(run / 'metrics-val.json', {'older': 1})
   process = script('evaluate', f'--ckpt={run}', f'--data_dir={broken}')
   assert process.returncode == 1 and 'Traceback' not in process.stderr
   assert f'error: {shard}: record 3 is corrupt' in process.stderr
-  assert (run / 'metrics-val.json').read_text() == '{"older": 1}'
+  assert read_json(run / 'metrics-val.json') == {'older': 1}
 
 
 def test_a_label_out_of_range_is_named_with_its_record(run, tmp_path):

@@ -160,6 +160,24 @@ def test_data_is_found_from_another_folder_and_after_a_move(tmp_path, monkeypatc
   assert find_data(make_run(tmp_path, str(tmp_path / 'moved/data')), 'val') == str(tmp_path / 'moved/data')
 
 
+@pytest.mark.parametrize('given, run_dir', [('data/x', 'runs/a'), ('../data/x', '../runs/a'), (None, 'runs/a')])
+def test_data_of_a_moved_project_is_found_beside_its_run_from_any_folder(given, run_dir, tmp_path, monkeypatch):
+  """Relative paths, or absolute ones of the place before."""
+  project, moved = tmp_path / 'project', tmp_path / 'moved'
+  (moved / 'data/x').mkdir(parents=True)
+  (moved / 'data/x/val.json').touch()
+  (moved / 'runs/a').mkdir(parents=True)
+  config = {'flags': {'data_dir': given or str(project / 'data/x'), 'run_dir': run_dir},
+            'working_folder': str(project / ('src' if given and given.startswith('..') else ''))}
+  monkeypatch.chdir(tmp_path)
+  for folder in (str(moved / 'runs/a'), 'moved/runs/a', 'moved/runs/a/'):
+    found = find_data(runs.Run(folder, checkpoint='', step=0, config=config), 'val')
+    assert os.path.samefile(found, moved / 'data/x')
+  (moved / 'runs/a').rename(tmp_path / 'a')  # without its data
+  with pytest.raises(UserError, match='give its folder as --data_dir'):
+    find_data(runs.Run('a', checkpoint='', step=0, config=config), 'val')
+
+
 def test_of_two_places_the_one_with_the_split_counts(tmp_path, monkeypatch):
   for place in ('there', 'here'):
     (tmp_path / place / 'data').mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -110,6 +111,7 @@ def test_two_images_of_one_file_are_refused(names, tmp_path, monkeypatch):
   monkeypatch.setattr(records, 'encoded_examples', lambda paths: [(name, encoded, 'png', encoded) for name in names])
   with pytest.raises(UserError, match=rf'two images would be written to .*; the second is {names[1]}$'):
     export.export(get_dataset('shapes'), 'data/x', split='val', output_dir=str(tmp_path))
+  assert len(os.listdir(tmp_path)) == 1
 
 
 def test_other_files_are_not_overwritten(tmp_path, run_program):

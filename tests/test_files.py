@@ -6,11 +6,10 @@ import os
 
 import pytest
 
-from datasets import convert
 from utils import files, runs
 from utils.compat import tf
 from utils.errors import UserError
-from utils.files import read_json, take_lock, tensorflow_path
+from utils.files import locked_folder, read_json, take_lock, tensorflow_path
 
 pytestmark = pytest.mark.fast
 
@@ -47,7 +46,7 @@ def test_without_locks_a_warning_and_work_goes_on(number, failing, tmp_path, cap
   failing(number)
   with runs.locked(str(tmp_path / 'run')):
     pass
-  with convert._locked(str(tmp_path / 'data')):
+  with locked_folder(str(tmp_path / 'data'), 'another conversion is writing to it'):
     pass
   first, second = capsys.readouterr().err.splitlines()
   assert first.startswith('warning: ') and os.strerror(number) in first and 'another run is training in' in first

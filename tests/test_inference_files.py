@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from datasets.images import encode_png
+from utils import marks
 from utils.errors import UserError
-from utils.files import replacing
-from utils.inference import files, marks
+from utils.files import identity, replacing
+from utils.inference import files, ledgers
 from utils.inference.files import PHOTO, VIDEO, Input
 from utils.inference.stream import Failed
 from utils.runs import Run
@@ -185,7 +186,7 @@ def test_wrong_lines_of_a_list_are_named(here, text, message):
 
 def test_own_outputs_are_known_by_their_mark_and_folder(here):
   make('p', 'wine_label.png', 'a.jpg', 'out/other.jpg', 'b_overlay.png')
-  marks.Ledger('p').write_png('p/a_label.png', PNG, RUN)
+  ledgers.Ledger('p').write_png('p/a_label.png', PNG, RUN)
   inputs, _, left_out = found('p', output_dir='p/out')
   assert [path for path, _ in inputs] == ['p/a.jpg', 'p/b_overlay.png', 'p/wine_label.png']
   assert left_out == {'p/a_label.png': 'written by this program', 'p/out': 'output folder'}
@@ -193,13 +194,13 @@ def test_own_outputs_are_known_by_their_mark_and_folder(here):
 
 
 def test_the_mark_leaves_the_picture_as_it_is_and_names_the_run(tmp_path):
-  ledger = marks.Ledger(str(tmp_path))
+  ledger = ledgers.Ledger(str(tmp_path))
   ledger.write_png(str(tmp_path / 'a.png'), PNG, RUN)
   with Image.open(tmp_path / 'a.png') as picture:
     np.testing.assert_array_equal(np.asarray(picture).ravel(), np.arange(24))
     assert picture.text['Software'] == 'FCN-GoogLeNet'
     assert picture.text['Comment'].startswith('run stra\\xdfe, step 70, checksum ')
-  assert ledger.owns(str(tmp_path / 'a.png')) and marks.carries_mark(str(tmp_path / 'a.png'))
+  assert ledger.owns(str(tmp_path / 'a.png')) and marks.is_marked_png(str(tmp_path / 'a.png'))
   assert os.listdir(tmp_path) == ['a.png']  # no ledger
 
 
@@ -229,9 +230,9 @@ def _lengthened(path):
 @pytest.mark.parametrize('change', [_edited, _resaved, _lengthened])
 def test_a_picture_that_was_changed_is_no_longer_ours(tmp_path, change):
   path = str(tmp_path / 'a.png')
-  marks.Ledger(str(tmp_path)).write_png(path, PNG, RUN)
+  ledgers.Ledger(str(tmp_path)).write_png(path, PNG, RUN)
   change(path)
-  assert not marks.Ledger(str(tmp_path)).owns(path)
+  assert not ledgers.Ledger(str(tmp_path)).owns(path)
 
 
 def test_a_file_is_owned_whether_a_kill_comes_before_or_after_it_gets_its_name(tmp_path, monkeypatch):
@@ -258,24 +259,24 @@ def test_a_file_is_owned_whether_a_kill_comes_before_or_after_it_gets_its_name(t
 def test_the_ledger_knows_files_without_a_mark_until_they_change(tmp_path):
   path, other = str(tmp_path / 'sub' / os.fsdecode(b'\xdf\n.npy')), str(tmp_path / 'b.npy')
   os.mkdir(tmp_path / 'sub')
-  ledger = marks.Ledger(str(tmp_path))
+  ledger = ledgers.Ledger(str(tmp_path))
   for name in (path, other):
     with ledger.replacing(name) as temporary, open(temporary, 'w') as file:
       file.write('abc')
   make(tmp_path, 'c.npy')
-  with open(tmp_path / marks.LEDGER, 'a') as file:
+  with open(tmp_path / ledgers.LEDGER, 'a') as file:
     file.write('{"file": "c.npy", "si\n[]\n3\n{"file": [], "size": 1, "mtime_ns": 2}\n')  # half a line, and nonsense
-  again = marks.Ledger(str(tmp_path))
+  again = ledgers.Ledger(str(tmp_path))
   for known in (ledger, again):
     assert known.owns(path) and known.owns(other) and not known.owns(str(tmp_path / 'c.npy'))
     assert not known.owns(str(tmp_path / 'nowhere.npy')) and not known.owns(str(tmp_path / 'sub'))
   (tmp_path / 'b.npy').write_text('abd')
-  assert not marks.Ledger(str(tmp_path)).owns(other)
-  assert len([json.loads(line) for line in (tmp_path / marks.LEDGER).read_text().splitlines()[:2]]) == 2
+  assert not ledgers.Ledger(str(tmp_path)).owns(other)
+  assert len([json.loads(line) for line in (tmp_path / ledgers.LEDGER).read_text().splitlines()[:2]]) == 2
 
 
 def obstacle(paths, inputs=(), overwrite=False, folder='out'):
-  return files.obstacle(paths, {files.identity(path) for path in inputs}, marks.Ledger(folder), overwrite=overwrite)
+  return files.obstacle(paths, {identity(path) for path in inputs}, ledgers.Ledger(folder), overwrite=overwrite)
 
 
 def test_files_of_others_stand_in_the_way(here):
@@ -289,7 +290,7 @@ def test_files_of_others_stand_in_the_way(here):
     assert obstacle([f'out/{name}.png'], overwrite=True) is None
   assert obstacle(['out/folder.png'], overwrite=True)[0].endswith('out/folder.png cannot be written: it is a folder')
   assert 'File exists' in obstacle(['out/mine.png/x.png'])[0]
-  marks.Ledger('out').write_png('out/mine.png', PNG, RUN)
+  ledgers.Ledger('out').write_png('out/mine.png', PNG, RUN)
   assert obstacle(['out/mine.png']) is None
 
 

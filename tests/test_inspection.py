@@ -16,6 +16,7 @@ from datasets.readers import dataset_file, own
 from datasets.reading import Reading
 from utils.drawing import gallery
 from utils.errors import UserError
+from utils.files import read_json
 from utils.training import losses
 
 pytestmark = pytest.mark.fast
@@ -80,7 +81,7 @@ def test_numbers_by_hand(odd, tmp_path, capsys):
   stats = records.read_stats(str(tmp_path / 'data'), 'train')
   np.testing.assert_allclose([entry['median_frequency_weight'] for entry in found['classes']],
                              losses.median_frequency_weights(stats['class_pixels'], stats['class_image_pixels']))
-  assert json.loads((tmp_path / 'out/inspect-train.json').read_text()) == found
+  assert read_json(tmp_path / 'out/inspect-train.json') == found
   lines = capsys.readouterr().out.splitlines()
   start = next(i for i, line in enumerate(lines) if line.startswith('odd train: 3 images (expected 3)'))
   assert lines[start].endswith('2 sizes, 3x2 to 30x40, most often 3x2 (2 times); 0.8% of the pixels are void')
@@ -250,7 +251,7 @@ def test_long_words_are_cut_and_lines_wrapped():
 def test_the_proposed_file(noted, told, content, tmp_path, capsys):
   dataset = lay_out(tmp_path / 'x', [('train', 'a', [[0, 1]]), ('val', 'b', [[1, 0]])], ('a', 'b'))
   inspected(dataset, tmp_path)
-  assert json.loads((tmp_path / 'out/dataset.json').read_text()) == {'name': 'x', 'labels': 'ids'}
+  assert read_json(tmp_path / 'out/dataset.json') == {'name': 'x', 'labels': 'ids'}
   assert f'proposed dataset.json for {dataset.root}, to keep it so: {{"name": "x", ' in capsys.readouterr().out
   stats = records.read_stats(str(tmp_path / 'data'), 'train') | noted
   proposed = inspection.proposal(dataclasses.replace(dataset, told=told), stats)

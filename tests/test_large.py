@@ -11,7 +11,7 @@ from random_run import write_run
 from test_windows import GEO_TAGS, pixels, truncated
 
 from datasets import windows
-from utils.inference import label_files, large, marks
+from utils.inference import label_files, large, ledgers
 from utils.inference.tiles import label_bands, probability_bands
 from utils.runs import load_run
 
@@ -52,7 +52,7 @@ def test_labels_are_those_of_the_whole_picture(infer):
   assert result.stdout.startswith('4 images labeled') and 'in/a.png: 1/1 megapixels' in result.stderr
   names = {name: f'{name.split(".")[0]}_label.{form}' for name, form in forms.items()}
   overlays = {f'{name.split(".")[0]}_overlay.png' for name in forms}
-  assert set(os.listdir('rows')) == {*names.values(), *overlays, marks.LEDGER}
+  assert set(os.listdir('rows')) == {*names.values(), *overlays, ledgers.LEDGER}
   for name, label in names.items():
     (found, mode), whole = read(f'rows/{label}'), name.split('.')[0] + '_label'
     expected = read(f'whole/{whole}.{"tif" if name == "tiles.tif" else "png"}')[0]
@@ -206,7 +206,7 @@ def test_bands_of_any_height_make_the_same_files(count, palette, folder, tmp_pat
   else:
     table = None
   bands = lambda: (label[top:top + count] for top in range(0, 521, count))
-  ledger = marks.Ledger(str(tmp_path))
+  ledger = ledgers.Ledger(str(tmp_path))
   label_files.write_png(tmp_path / 'a.png', bands(), (521, 300), table, load_run(str(folder)))
   label_files.write_tiff(tmp_path / 'a.tif', bands(), (521, 300), table, GEO_TAGS)
   for name in ('a.png', 'a.tif'):

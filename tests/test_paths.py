@@ -15,11 +15,14 @@ from tiny import NAME
 import evaluate
 import inference
 import train
-from datasets import convert, export, get_dataset
+from checkpoints import card, package
+from datasets import convert, export, get_dataset, inspection
 from utils import settings
+from utils.export.__main__ import main as export_run
 from utils.files import read_json
 from utils.inference.files import split_at_commas
 from utils.inference.settings import InferenceSettings
+from utils.studies import gradient_chart
 
 PATH = re.compile(r'(^|_)(dir|from|ckpt|input|output|images|paths|list|checkpoint|dataset)_?$')
 # Not paths: one of a few names; a number.
@@ -41,6 +44,7 @@ def few_shapes(data_dir):
 def succeed(main, *words):
   result = programs.run(main, *words)
   assert result.returncode == 0, result.stdout + result.stderr
+  assert 'two\nlines' not in result.stdout + result.stderr  # a path is shown on one line
   return result.stdout
 
 
@@ -53,7 +57,7 @@ def test_training_resuming_evaluation_and_inference_in_any_folder(name, tmp_path
   few_shapes(data_dir)
   args = (f'--net={NAME}', '--checkpoint=none', '--crop_size=31,31', '--batch_size=2', '--save_minutes=0',
           '--keep_checkpoints=2', '--summary_steps=1', '--eval_steps=1', f'--run_dir={run_dir}',
-          f'--data_dir={data_dir}')
+          f'--data_dir={data_dir}', '--summarize_gradients')
   succeed(train.main, *args, '--max_steps=2')
   assert 'resumed at step 2' in succeed(train.main, *args, '--max_steps=3')
   assert {'model.ckpt-2.index', 'model.ckpt-3.index', 'config.json', 'best', 'lock'} <= set(os.listdir(run_dir))
@@ -65,6 +69,13 @@ def test_training_resuming_evaluation_and_inference_in_any_folder(name, tmp_path
   succeed(inference.main, f'--ckpt={run_dir}/model.ckpt-2', f'--output_dir={name}/out', os.path.join(
       os.curdir, name, 'photos'))
   assert len(os.listdir(os.path.join(name, 'out'))) == 2
+  succeed(inspection.main, '--dataset=shapes', f'--data_dir={data_dir}', '--splits=val', f'--output_dir={name}/look')
+  succeed(card.main, f'--ckpt={run_dir}')
+  succeed(package.main, f'--ckpt={run_dir}', f'--output={name}/run.zip', '--num_images=1')
+  succeed(evaluate.main, f'--ckpt={name}/run.zip', f'--data_dir={data_dir}', f'--output_dir={name}/scores')
+  succeed(export_run, f'--ckpt={run_dir}', '--format=pb,saved_model,tflite', '--num_images=1',
+          f'--output_dir={name}/exported')
+  succeed(gradient_chart.main, f'--run_dir={run_dir}', f'--output={name}/gradients.png')
   assert os.listdir(tmp_path) == [name.split('/')[0]]
 
 
@@ -99,6 +110,47 @@ def test_every_flag_that_names_a_file_or_folder_is_a_path():
         wrong += [] if field.metadata['path'] else [f'{module} --{name}']
   assert wrong == []
   assert {'run_dir', 'data_dir', 'source_dir', 'ckpt', 'init_from', 'input', 'images', 'output', 'list'} <= found
+
+
+# Flags of text that are no paths: names, numbers, patterns. A new flag of text is a path, or stands here.
+NO_PATHS = {'split', 'splits', 'hold_out', 'group_by', 'fold', 'folds', 'labels', 'workers', 'host', 'cors_origins',
+            'gpu', 'only', 'net', 'skip', 'bands', 'checkpoint_exclude_scopes', 'trainable_scopes', 'loss',
+            'eval_split', 'train_split', 'engine'}
+
+
+def test_every_flag_of_text_is_a_path_or_known_to_be_none():
+  text = {(module, name, field.metadata['path']) for module, record in records() for name, field in fields(record)
+          if settings._kind(field)[1] is str and not field.metadata['choices']}
+  assert {(module, name) for module, name, is_path in text if is_path == (name in NO_PATHS)} == set()
+  assert len({name for _, name, is_path in text if is_path}) > 20
+
+
+def needed(record):
+  """Words for the flags that a record requires."""
+  return [f'--{name}={(field.metadata["choices"] or ("1",))[0]}' for name, field, _ in settings.walk(record)
+          if field.metadata['required']]
+
+
+def test_home_and_variables_in_every_path_of_every_program(home):
+  seen = set()
+  for module, record in records():
+    for name, field in fields(record):
+      if not field.metadata['path']:
+        continue
+      for given in ('~/x', '$HOME/x'):
+        word = given if field.metadata['positional'] else f'--{name}={given}'
+        made = unchecked(record, [*needed(record), word])
+        found = settings.to_dict(made).get(name, getattr(made, name, None))
+        assert found in (f'{home}/x', [f'{home}/x'], (f'{home}/x',)), (module, name, found)
+      seen.add(module)
+  assert len(seen) > 20
+
+
+def unchecked(record, words):
+  """What a record is made of, whatever its rules say of the values."""
+  with pytest.MonkeyPatch.context() as patched:
+    patched.setattr(record, 'check', lambda self: None)
+    return settings.parse(record, words)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +188,9 @@ def test_home_and_variables_in_flag_files(home, tmp_path):
   for word in ('--flagfile=~/outer.flags', '--flagfile=$HOME/outer.flags', '-flagfile=${HOME}/outer.flags'):
     assert settings.parse(Paths, [word]) == Paths(f'{home}/photos', name='outer')
   assert settings.parse(Paths, ['--flagfile', '$HOME/outer.flags']).name == 'outer'
+  (tmp_path / 'null.flags').write_bytes(b'--folder=a\0b\n')
+  with pytest.raises(settings.UserError, match=r'^--folder=a\\x00b: a null character is in it$'):
+    settings.parse(Paths, ['--flagfile=null.flags'])
   (tmp_path / 'latin1.flags').write_bytes(b'--name=caf\xe9\n')
   with pytest.raises(settings.UserError, match='codec can'):
     settings.parse(Paths, ['--flagfile=latin1.flags'])

@@ -11,7 +11,7 @@ from random_run import write_run
 
 import inference
 from utils.drawing import canvas, gallery
-from utils.inference import files, marks, mc_dropout, rank
+from utils.inference import files, ledgers, mc_dropout, rank
 from utils.inference.predictor import Predictor
 from utils.inference.stream import Labelled
 from utils.runs import load_run
@@ -72,7 +72,7 @@ def test_pictures_are_ranked_by_their_mean_margin(folder, pictures, tmp_path):
   result = infer(f'--ckpt={folder}', f'--output_dir={tmp_path}', '--rank', '--max_pixels=90000', '--tile_size=352',
                  pictures, pictures / 'ordner é')
   assert result.returncode == 1 and 'error: 1 inputs skipped' in result.stderr and 'cut.png' in result.stderr
-  assert sorted(os.listdir(tmp_path)) == sorted([*rank.OUTPUTS, marks.LEDGER])  # no label, no overlay
+  assert sorted(os.listdir(tmp_path)) == sorted([*rank.OUTPUTS, ledgers.LEDGER])  # no label, no overlay
   rows = table(tmp_path)
   scores = {os.path.basename(row['path']): float(row['score']) for row in rows}
   assert len(rows) == len(scores) == 7

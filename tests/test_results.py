@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from utils.errors import UserError
+from utils.files import read_json
 from utils.studies import results
 
 pytestmark = pytest.mark.fast
@@ -53,7 +54,7 @@ def test_every_row_is_saved_and_printed_as_it_comes(tmp_path, capsys):
   results.add(str(path), result, 'one', rows(), note=7)
   unfinished = lambda count: {'one': {'rows': count, 'failed': 'stopped before its end', 'note': 7}}
   assert seen == [(count, unfinished(count), f'part, {case}: 1 s\n') for count, case in ((1, 'a'), (2, 'b'), (3, 'c'))]
-  assert json.loads(path.read_text()) == result
+  assert read_json(path) == result
   assert result['parts'] == {'one': {'rows': 3, 'note': 7}} and result['machine'] == 'M'
 
 

@@ -17,6 +17,7 @@ from utils.errors import UserError
 from utils.evaluation import metrics, robustness, robustness_report
 from utils.evaluation.corruptions import CORRUPTIONS, Task, corrupted
 from utils.evaluation.settings import Corruptions, EvaluateSettings
+from utils.files import read_json, write_json
 from utils.inference.predictor import Predictor
 from utils.runs import load_run
 
@@ -119,12 +120,13 @@ def test_results_of_other_weights_are_not_resumed(run):
   flags = ('--corruptions=contrast', '--severities=2')
   assert evaluated(run, *flags).returncode == 0
   path = run / 'metrics-val-corruptions_contrast-severities_2.json'
-  value = json.loads(path.read_text())
+  value = read_json(path)
   value['confusion_matrix'][0][0] += 1
-  path.write_text(json.dumps(value))
+  path.unlink()
+  write_json(path, value)
   process = evaluated(run, *flags, '--resume')
   assert process.returncode == 1 and f'error: --resume: {path} is of other weights' in process.stderr
-  assert json.loads(path.read_text()) == value
+  assert read_json(path) == value
 
 
 def test_comparison_with_an_earlier_run(run, tmp_path):

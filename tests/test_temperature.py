@@ -23,6 +23,7 @@ from utils.evaluation import calibration, temperature_fit
 from utils.evaluation.data import sizes
 from utils.evaluation.run import variant
 from utils.evaluation.settings import EvaluateSettings
+from utils.files import read_json, write_json
 from utils.inference.predictor import Predictor
 from utils.inference.temperature import stored_temperature
 from utils.inference.tta import Views
@@ -251,13 +252,13 @@ def test_names_of_results_hold_it():
 
 def test_splits_that_cannot_be_fitted_on_are_refused(run, template, tmp_path):
   """An older file stays; a label out of range is named with its record; training images are warned of."""
-  (run / 'temperature.json').write_text('older')
+  write_json(run / 'temperature.json', {'older': 1})
   sources = [Source(source.name, source.image, np.full(source.label.shape, 11, np.uint8)) for source in template[1]]
   write_split(tmp_path / 'void', sources)
   words = f'--ckpt={run}', '--fit_temperature', f'--data_dir={tmp_path}/void'
   result = programs.run(evaluate.main, *words)
   assert result.returncode == 1 and 'no temperature from 0.1 to 10 is best on val' in result.stderr
-  assert (run / 'temperature.json').read_text() == 'older'
+  assert read_json(run / 'temperature.json') == {'older': 1}
   write_split(tmp_path / 'void', template[1], split='train')
   result = programs.run(evaluate.main, *words, '--split=train')
   assert result.returncode == 0 and f'warning: {run} was trained on these images' in result.stderr

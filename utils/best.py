@@ -111,7 +111,7 @@ def no_better_since(best, step, *, every_steps, early_stop):
 
 def note_evaluated(folder, best, step):
   """Notes in the best.json with the content `best` that a later step was evaluated, and was not better."""
-  write_json(os.path.join(folder, BEST_SCORE), {**best, 'evaluated': step})
+  write_json(os.path.join(folder, BEST_SCORE), {**best, 'evaluated': step}, own=os.path.isfile)
 
 
 def replace_best(folder, best, save):
@@ -136,7 +136,7 @@ def replace_best(folder, best, save):
               if old is None or name != os.path.basename(old))
   save(name)
   best = {**best, 'checkpoint': name}
-  write_json(os.path.join(folder, BEST_SCORE), best)
+  write_json(os.path.join(folder, BEST_SCORE), best, own=os.path.isfile)  # any: the folder is the run's
   sync(folder)  # before the old one goes
   remove_others(folder, name)
   return best

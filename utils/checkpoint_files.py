@@ -12,14 +12,14 @@ import sys
 
 from utils.checkpoint_index import check_index
 from utils.compat import BulkSaverBuilder, tf
-from utils.errors import UserError, listed
+from utils.errors import UserError, listed, shown
 from utils.files import tensorflow_path
 from utils.packages import Package, is_package
 
 LIST = 'checkpoint'  # file that names a folder's checkpoints
 _SUFFIX = re.compile(r'\.(index|meta|data-\d{5}-of-\d{5})$')  # of a checkpoint's files
 _FILE = re.compile(rf'model\.ckpt-(\d+)({_SUFFIX.pattern})?')
-_NAMED = re.compile(rb'''^\s*model_checkpoint_path:\s*["'](?:[^"'\n]*[/\\])?([\w.-]+)["']\s*$''', re.M)
+_NAMED = re.compile(rb'''^\s*model_checkpoint_path:\s*(["'])((?:[^\\\n]|\\.)+?)\1\s*$''', re.M)
 _UNREADABLE = (tf.errors.OpError, RuntimeError, ValueError, IndexError)  # IndexError: data beyond the file's end
 
 
@@ -171,7 +171,7 @@ def newest_checkpoint(folder):
         complaints.append(f'{os.path.join(folder, LIST)} names {os.path.basename(named)}, '
                           f'though there is {os.path.basename(newer[0])}')
       if complaints:
-        print(f'warning: {"; ".join(complaints)}; the checkpoint used is {prefix}', file=sys.stderr, flush=True)
+        print(f'warning: {"; ".join(complaints)}; the checkpoint used is {shown(prefix)}', file=sys.stderr, flush=True)
       return prefix
     if prefix == named and not glob.glob(f'{glob.escape(prefix)}*'):
       reason = f'{os.path.join(folder, LIST)} names {os.path.basename(named)}, which is not there'
@@ -195,8 +195,10 @@ def _named(folder):
   except OSError as error:
     return None, [f'{path} cannot be read ({error.strerror})']
   match = _NAMED.search(content)
-  if match:
-    return os.path.join(folder, match[1].decode()), []
+  prefix = match and os.path.join(folder, os.path.basename(os.fsdecode(_unescaped(match[2]))))
+  if prefix:
+    other = os.path.join(folder, prefix.rpartition('\\')[2])  # the list may be of a machine with Windows
+    return other if _missing(prefix) and not _missing(other) else prefix, []
   return None, [f'{path} is empty' if not content.strip() else f'{path} names no checkpoint']
 
 
@@ -204,6 +206,11 @@ def _is_later(prefix, folder):
   """Whether a checkpoint was written after the list of its folder."""
   paths = files_of(prefix)
   return bool(paths) and os.path.getmtime(paths[-1]) > os.path.getmtime(os.path.join(folder, LIST))
+def _unescaped(text):
+  """The bytes that a string in a text of protocol buffers stands for: TensorFlow escapes all that is not ASCII."""
+  marks = {b'n': b'\n', b't': b'\t', b'r': b'\r'}
+  return re.sub(rb'\\([0-7]{1,3}|.)', lambda match: bytes([int(match[1], 8) & 255]) if match[1].isdigit()
+                else marks.get(match[1], match[1]), text)
 
 
 def _step(prefix):

@@ -16,7 +16,7 @@ import zipfile
 import zlib
 
 from utils.errors import UserError
-from utils.files import file_digest, make_folder, take_lock
+from utils.files import file_digest, identity, make_folder, take_lock
 from utils.progress import Progress
 
 _TIMEOUT = 10  # seconds to connect, and for the next bytes to arrive
@@ -65,8 +65,7 @@ def fetch(url, path, size=None, digest=None, progress=True):
   part = f'{path}.part'
   by_hand = f'fetch it by hand and put it at {path}'
   try:
-    _download(url, part, size, digest, progress)
-    os.replace(part, path)
+    return _download(url, part, path, size, digest, progress)
   except _BrokenOff as error:
     raise UserError(f'cannot download {url} ({error}); run again to go on from there, or {by_hand}') from error
   except urllib.error.URLError as error:
@@ -75,18 +74,25 @@ def fetch(url, path, size=None, digest=None, progress=True):
     raise UserError(f'cannot download {url} ({_reason(error)}); {by_hand}') from error
   except OSError as error:
     raise UserError(f'cannot write {part}: {error.strerror or error}') from error
-  return path
 
 
-def _download(url, part, size, digest, progress):
-  """Completes the file `part` and checks it; removes it if it is not as expected."""
+def _download(url, part, path, size, digest, progress):
+  """Completes the file `part`, checks it and gives it its name `path`; removes it if it is not as expected.
+
+  It gets its name before its lock is released: nobody writes to a file that has it. Result: `path`.
+  """
   with open(part, 'ab') as file:
     take_lock(file, f'{part} is being downloaded by another process; wait for it, then run again')
+    if identity(part) != identity(file.fileno()):  # another process has finished it since it was opened here
+      return fetch(url, path, size, digest, progress)
     _transfer_all(url, file, size, progress)
-  problem = _difference(part, size, digest)
-  if problem:
-    os.unlink(part)
-    raise UserError(f'{url} gave another file than expected: {problem}; the download was removed')
+    file.flush()
+    problem = _difference(part, size, digest)
+    if problem:
+      os.unlink(part)
+      raise UserError(f'{url} gave another file than expected: {problem}; the download was removed')
+    os.replace(part, path)
+    return path
 
 
 def extract(archive, target, member=''):

@@ -1,6 +1,7 @@
 """Errors that a user can correct: one clear line and a non-zero exit code, never a traceback."""
 
 import os
+import shlex
 
 
 class UserError(Exception):
@@ -30,6 +31,15 @@ def shown(name):
     return mark if mark.isprintable() else mark.encode('unicode_escape').decode()
 
   return ''.join(map(escaped, os.fspath(name)))
+
+
+def quoted(word):
+  """A word as a shell reads it; line breaks and bytes that are not UTF-8 in a form that can be printed and copied."""
+  if word.isprintable():
+    return shlex.quote(word)
+  escaped = ''.join(char if char.isprintable() and char not in '\\\'' else
+                    ''.join(f'\\x{byte:02x}' for byte in os.fsencode(char)) for char in word)
+  return f"$'{escaped}'"
 
 
 def brief(value):

@@ -20,14 +20,13 @@ import platform
 import re
 import secrets
 import select
-import shlex
 import signal
 import sys
 import tempfile
 import threading
 import traceback
 
-from utils.errors import UserError, shown
+from utils.errors import UserError, quoted, shown
 from utils.files import commit
 from utils.installation import versions
 
@@ -59,15 +58,6 @@ class _Program:
 
 _NONE = _Program()
 _program = contextvars.ContextVar('program', default=_NONE)
-
-
-def quoted(word):
-  """A word as a shell reads it; line breaks and bytes that are not UTF-8 in a form that can be printed and copied."""
-  if word.isprintable():
-    return shlex.quote(word)
-  escaped = ''.join(char if char.isprintable() and char not in '\\\'' else
-                    ''.join(f'\\x{byte:02x}' for byte in os.fsencode(char)) for char in word)
-  return f"$'{escaped}'"
 
 
 def again():

@@ -3,6 +3,8 @@
 import sys
 import time
 
+from utils.errors import shown
+
 BAR_WIDTH = 24
 STEP_LINE = 'step '  # beginning of a line of training's log, by which other programs find it
 
@@ -40,7 +42,7 @@ class Progress:
       stream: stream to print to; stderr by default.
       clock: function that returns seconds.
     """
-    self.total, self.unit, self.label, self.done = total, unit, label, 0
+    self.total, self.unit, self.label, self.done = total, unit, shown(label), 0
     self._stream = stream or sys.stderr
     self._clock = clock
     self._is_tty = self._stream.isatty()

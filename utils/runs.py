@@ -17,7 +17,7 @@ from utils.files import commit, make_folder, read_json, take_lock, write_json
 from utils.installation import versions
 from utils.packages import CONFIG, Package, is_package
 
-LOCK = 'lock'
+LOCK, CHECKPOINTS = 'lock', 'checkpoint'  # files in a run's folder; the latter is TensorFlow's list
 _TEXTS = (('network', 'name'), ('dataset', 'name'), ('flags', 'data_dir'))  # texts in config.json, where they are there
 AVERAGE = '/ExponentialMovingAverage'  # suffix of tf.train.ExponentialMovingAverage to a variable's name
 
@@ -193,6 +193,27 @@ def locked(folder):
     os.close(lock)
 
 
+def refuse_foreign(folder):
+  """Raises UserError if a folder to train in holds files of other programs under the names of a run's."""
+  if os.path.lexists(os.path.join(folder, CONFIG)):
+    if not _is_config(os.path.join(folder, CONFIG)):
+      raise UserError(f'{os.path.join(folder, CONFIG)} was not written by train.py; give this run another --run_dir')
+    return
+  names = os.listdir(folder) if os.path.isdir(folder) else ()
+  taken = sorted(name for name in names if name in (CHECKPOINTS, BEST) or name.startswith('model.ckpt-'))
+  if taken:
+    raise UserError(f'{folder} holds {listed(taken)} but no {CONFIG}; give this run another --run_dir')
+
+
+def _is_config(path):
+  """Whether a file is the config.json of a run."""
+  try:
+    _check_types(read_json(path), path)
+  except UserError:
+    return False
+  return True
+
+
 def make_config(settings, dataset, network, command=''):
   """Makes the content of `config.json`.
 
@@ -256,8 +277,8 @@ def check_config(folder, saved, config, may_differ=()):
 
 
 def save_config(folder, config):
-  """Writes a run's config.json."""
-  write_json(os.path.join(folder, CONFIG), config)
+  """Writes a run's config.json, the first time or again."""
+  write_json(os.path.join(folder, CONFIG), config, own=_is_config)
 
 
 def _plain(value):

@@ -20,14 +20,13 @@ work of a program can be called from anywhere with a record made by hand. absl p
 import dataclasses
 import math
 import os
-import shlex
 import sys
 import types
 import typing
 
 from absl import flags
 
-from utils.errors import UserError
+from utils.errors import UserError, quoted
 from utils.exits import guarded
 from utils.files import ROOT, commit
 from utils.installation import NAME
@@ -75,6 +74,11 @@ def flag(default, text, *, least=None, most=None, choices=None, length=None, rep
       'positional': positional, 'may_change': may_change, 'required': required, 'path': path})
 
 
+def overwrite_flag():
+  """Makes the flag --overwrite, see utils.files.claim."""
+  return flag(False, 'replace files that this program did not write, but never an input')
+
+
 def group(record, prefix=''):
   """Makes a field that holds a Settings record; its flags join the others, with `prefix` before their names."""
   return dataclasses.field(default_factory=record, metadata={'group': record, 'prefix': prefix})
@@ -106,8 +110,8 @@ def changeable(record):
   return {name for name, field, _ in walk(record) if field.metadata['may_change']}
 
 
-def command_line(settings):
-  """Returns the flags that differ from their defaults, as text for a shell."""
+def command_words(settings):
+  """Returns the flags that differ from their defaults, as a list of words."""
   words = []
   for name, field, value in walk(settings):
     if value == field.default:
@@ -116,8 +120,13 @@ def command_line(settings):
       words.append(f'--{name}' if value else f'--no{name}')
       continue
     for part in value if field.metadata['repeated'] else [value]:
-      words.append(shlex.quote(f'--{name}={_text(part)}'))
-  return ' '.join(words)
+      words.append(f'--{name}={_text(part)}')
+  return words
+
+
+def command_line(settings):
+  """Returns the flags that differ from their defaults, as text for a shell, in one line."""
+  return ' '.join(map(quoted, command_words(settings)))
 
 
 def parse(record, argv, *, text=''):
@@ -327,6 +336,8 @@ def _check(name, value, rules):
     least, most, choices = rules['least'], rules['most'], rules['choices']
     if part is None:
       continue
+    if isinstance(part, str) and '\0' in part:  # from a flag file
+      raise UserError(f'--{name}={_text(value)}: a null character is in it')
     if choices is not None and part not in choices:
       raise UserError(f'--{name}={_text(value)}: valid are {", ".join(choices)}')
     if not isinstance(part, (int, float)):

@@ -6,8 +6,9 @@ import numpy as np
 from PIL import Image
 
 from utils.drawing import canvas
-from utils.files import replacing
+from utils.files import write_bytes
 from utils.labels import IGNORE_LABEL
+from utils.marks import marked_png
 
 VOID_COLOR = (224, 224, 192)  # as in the palette of VOC's label PNGs
 _HEAT = np.array([  # from 0 to the top in equal steps: matplotlib's inferno (CC0), lighter at every step
@@ -196,6 +197,7 @@ def label_png(label, palette):
 
 
 def write_png(path, picture):
-  """Writes a uint8 [H, W, 3] RGB picture as PNG, whole or not at all. Raises UserError if that is impossible."""
-  with replacing(path) as temporary:
-    Image.fromarray(picture).save(temporary, 'PNG')
+  """Writes a uint8 [H, W, 3] RGB picture as PNG with the mark, whole or not at all, see utils.files.replacing."""
+  file = io.BytesIO()
+  Image.fromarray(picture).save(file, 'PNG')
+  write_bytes(path, marked_png(file.getvalue()))

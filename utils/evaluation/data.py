@@ -6,7 +6,8 @@ import sys
 
 from datasets import folds, get_dataset, hold_out, pipeline, prepare, records
 from datasets.hold_out import HELD_OUT, HoldOut
-from utils.errors import UserError, listed
+from utils.errors import UserError, listed, shown
+from utils.packages import is_package
 
 
 def open_split(run, split, data_dir=None, flags=folds.HoldOutFlags()):  # noqa: B008, the record is frozen
@@ -35,7 +36,7 @@ def open_split(run, split, data_dir=None, flags=folds.HoldOutFlags()):  # noqa: 
       follow_originals(data_dir, part, run)
       num_images = records.check_classes(data_dir, part, run.classes, trained=run.folder)
     else:
-      print(f'note: {data_dir} holds no {part}, so that {HELD_OUT} has no image of it', flush=True)
+      print(f'note: {shown(data_dir)} holds no {part}, so that {HELD_OUT} has no image of it', flush=True)
   if flags.given:
     held = folds.hold_out(flags, data_dir, present)
   if held.concerns(split):
@@ -74,22 +75,27 @@ def warn_of_seen(run, data_dir, split, held):
   scored = set(hold_out.read_names(data_dir, split, held))
   seen = [name for name in hold_out.read_names(data_dir, run.train_split) if name in scored and not trained.holds(name)]
   if seen:
-    print(f'warning: {run.folder} was trained on {len(seen)} of these images, such as {listed(seen, 3)}; their score '
-          'is too good', file=sys.stderr, flush=True)
+    print(f'warning: {shown(run.folder)} was trained on {len(seen)} of these images, such as {listed(seen, 3)}; their '
+          'score is too good', file=sys.stderr, flush=True)
 
 
 def find_data(run, split):
   """The data folder of a run's training: where it was for the training, or else, for a project that has been moved, at
-  the same place beside the present folder.
+  the same place beside the run's folder, or the present one.
 
   Raises:
-    UserError: if neither is there.
+    UserError: if none is there.
   """
   given = run.config['flags'].get('data_dir')
   if given is None:
     raise UserError(f'{run.folder} does not say where its data is; give its folder as --data_dir')
   there = os.path.normpath(os.path.join(run.config.get('working_folder', ''), given))
   places = [given] if os.path.abspath(there) == os.path.abspath(given) else [there, given]
+  run_dir = run.config['flags'].get('run_dir')
+  if run_dir and not is_package(run.folder):
+    before = os.path.abspath(os.path.join(run.config.get('working_folder', ''), run_dir))
+    beside = os.path.abspath(os.path.join(run.folder, os.path.relpath(os.path.abspath(there), before)))
+    places += [beside] if beside not in map(os.path.abspath, places) else []
   for present in (lambda place: os.path.exists(records.stats_path(place, split)), os.path.isdir):
     found = next(filter(present, places), None)
     if found:
@@ -112,8 +118,8 @@ def follow_originals(data_dir, split, run):
   try:
     dataset = get_dataset(folder)
   except UserError as error:
-    print(f'warning: {folder}, from which {data_dir} was made, cannot be read now ({error}); the records made before '
-          'are evaluated', file=sys.stderr, flush=True)
+    print(f'warning: {shown(folder)}, from which {shown(data_dir)} was made, cannot be read now ({error}); the records '
+          'made before are evaluated', file=sys.stderr, flush=True)
     return
   if dataset.classes != run.classes:
     raise UserError(f'{folder} has other classes now than {run.folder} was trained on: '

@@ -18,7 +18,7 @@ import numpy as np
 
 from datasets import pipeline
 from datasets.hold_out import NOTHING, HoldOut
-from utils.errors import UserError
+from utils.errors import UserError, shown
 from utils.evaluation import metrics
 from utils.evaluation.corruptions import Task, corrupted
 from utils.evaluation.scorer import Scorer
@@ -77,7 +77,7 @@ def measure(split, asked, clean, path, *, seed=0, num_workers=0):
   if asked.resume and os.path.exists(path):
     value['corruptions'] = _earlier(path, value, asked.names)
     if value['corruptions']:
-      print(f'{path} has these already: {", ".join(value["corruptions"])}', flush=True)
+      print(f'{shown(path)} has these already: {", ".join(value["corruptions"])}', flush=True)
   write_json(path, value)  # an unwritable file ends the program now
   left = [name for name in asked.names if name not in value['corruptions']]
   cases = list(itertools.product(left, asked.severities))

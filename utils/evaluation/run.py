@@ -12,12 +12,13 @@ from datasets import pipeline, records
 from datasets.hold_out import HELD_OUT, NOTHING
 from datasets.inputs import Input
 from utils.drawing import charts, colors, gallery
-from utils.errors import UserError, listed
+from utils.errors import UserError, listed, shown
 from utils.evaluation import metrics, robustness, robustness_report, temperature_fit
 from utils.evaluation.advice import advice
 from utils.evaluation.data import open_split, sizes
-from utils.evaluation.scorer import PARTS, Scorer
-from utils.files import make_folder, write_json
+from utils.evaluation.scorer import PARTS, PICTURES, Scorer
+from utils.files import claim, locked_folder, make_folder, write_json
+from utils.inference import temperature
 from utils.inference.stream import Failed, Wanted, labelled
 from utils.progress import Progress
 from utils.runs import load_run
@@ -25,6 +26,9 @@ from utils.session import Device, device_line
 from utils.settings import walk
 
 NUM_EXAMPLES = 4  # images shown by examples-SPLIT.png
+RESULTS = ('metrics-{}.json', 'confusion-{}.png', 'examples-{}.png')
+CORRUPTED = ('metrics-{}.json', 'chart-{}.png', 'examples-{}.png')  # of --corruptions
+BUSY = 'another evaluation is writing to {}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +68,10 @@ def evaluate(settings):
   asked = settings.corruption
   with settings.labelling.open_predictor(run, num_images * (1 + len(asked.names) * len(asked.severities)),
                                          sizes(data_dir, settings.split, held)) as predictor:
-    print(f'{run.named} on the {num_images} images of {settings.split} in {data_dir}',
-          flush=True)
-    print(device_line(settings.labelling.placed), flush=True)
+    claim_results(run, settings, output_dir, predictor.artifact)
     before = _before(run, settings, output_dir, predictor.artifact) if asked.names else None
+    print(f'{run.named} on the {num_images} images of {settings.split} in {shown(data_dir)}', flush=True)
+    print(device_line(settings.labelling.placed), flush=True)
     if settings.fit_temperature:
       temperature_fit.fit(predictor, run, settings, data_dir, num_images, held=held)
       return
@@ -80,6 +84,19 @@ def evaluate(settings):
                                 where=f'{data_dir}, {settings.split}')
       split = robustness.Split(data_dir, settings.split, num_images, label, run.classes, run.palette, held)
       corrupt(split, settings, value, before, output_dir, predictor.artifact)
+
+
+def claim_results(run, settings, output_dir, artifact):
+  """Claims the files that an evaluation is to write, see utils.files.claim; arguments as of `report`."""
+  if settings.fit_temperature:
+    return temperature.claim_file(run, overwrite=settings.overwrite)
+  names = RESULTS + (tuple(f'{name}-{{}}.png' for name in PICTURES) if settings.details else ())
+  paths = [os.path.join(output_dir, name.format(variant(settings, artifact))) for name in names]
+  if settings.corruption.names:
+    paths += [_results(settings, output_dir, name, artifact) for name in CORRUPTED]
+  compared = settings.corruption.compare
+  inputs = [compared, os.path.join(compared, os.path.basename(paths[-len(CORRUPTED)]))] if compared else []
+  claim(paths, overwrite=settings.overwrite, inputs=inputs)
 
 
 def _labelled(images, predictor, settings, where):
@@ -211,15 +228,15 @@ def report(run, evaluation, settings, num_images, output_dir, *, held=NOTHING, a
   if settings.details:
     value['details'] = scorer.details()
     print(scorer.text(value['details']))
-  paths = [os.path.join(output_dir, name.format(suffix))
-           for name in ('metrics-{}.json', 'confusion-{}.png', 'examples-{}.png')]
-  write_json(paths[0], value)
+  paths = [os.path.join(output_dir, name.format(suffix)) for name in RESULTS]
   title = (f'{settings.split}, step {run.step}: mean IoU {100 * result["mean_iou"]:.1f} %; '
            'rows in % of the true pixels')
-  colors.write_png(paths[1], charts.confusion_chart(scorer.matrix, run.classes, title))
-  colors.write_png(paths[2], gallery.sheet(evaluation.examples, run.classes, run.palette))
-  paths += scorer.write_pictures(output_dir, suffix, run)
-  print('written: ' + ', '.join(paths))
+  with locked_folder(output_dir, BUSY.format(output_dir), wait=True):  # so that numbers and pictures are of one run
+    write_json(paths[0], value)
+    colors.write_png(paths[1], charts.confusion_chart(scorer.matrix, run.classes, title))
+    colors.write_png(paths[2], gallery.sheet(evaluation.examples, run.classes, run.palette))
+    paths += scorer.write_pictures(output_dir, suffix, run)
+  print('written: ' + ', '.join(map(shown, paths)))
   return value
 
 
@@ -257,8 +274,7 @@ def corrupt(split, settings, clean, before, output_dir, artifact=None):
     UserError: if a file cannot be written, or an image cannot be labeled.
   """
   asked, labelling = settings.corruption, settings.labelling
-  paths = [_results(settings, output_dir, name, artifact)
-           for name in ('metrics-{}.json', 'chart-{}.png', 'examples-{}.png')]
+  paths = [_results(settings, output_dir, name, artifact) for name in CORRUPTED]
   clean = {'split': split.name, **{key: part for key, part in clean.items() if key not in ('details', 'advice')}}
   value = robustness.measure(
       split, asked, clean, paths[0], seed=labelling.seed, num_workers=labelling.num_workers)
@@ -269,4 +285,4 @@ def corrupt(split, settings, clean, before, output_dir, artifact=None):
   title = f'{split.name}, step {value["step"]}: mPC {metrics.percent(value["mpc"])} %'
   colors.write_png(paths[1], robustness_report.chart(value, title, before))
   colors.write_png(paths[2], robustness_report.sheet(split, asked, labelling.seed, title))
-  print('written: ' + ', '.join(paths))
+  print('written: ' + ', '.join(map(shown, paths)))

@@ -18,6 +18,7 @@ from utils.evaluation.calibration import Calibration
 from utils.evaluation.extremes import Extremes
 
 PARTS = (Boundaries, Calibration, Extremes)  # parts of evaluate.py --details, in the order of the report
+PICTURES = ('calibration', 'best', 'worst')  # names of their pictures
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from utils.evaluation.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES
 from utils.inference.settings import Labelling
 from utils.inference.temperature import temperature_of
 from utils.inference.tiles import Tiles
-from utils.settings import Settings, flag, group
+from utils.settings import Settings, flag, group, overwrite_flag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +66,7 @@ class EvaluateSettings(Settings):
   split: str = flag('val', 'split to evaluate')
   data_dir: str | None = flag(None, "folder with the TFRecords; default: the training's own", path=True)
   output_dir: str | None = flag(None, "folder for the results; default: the run's", path=True)
+  overwrite: bool = overwrite_flag()
   fit_temperature: bool = flag(False, "fit the temperature on the split and keep it in the run's folder, and no more")
   details: bool = flag(False, 'report boundary scores, calibration, and the best and the worst images as well')
   labelling: Labelling = group(Labelling)

@@ -13,7 +13,7 @@ import numpy as np
 
 from datasets import pipeline
 from utils.compat import tf
-from utils.errors import UserError
+from utils.errors import UserError, shown
 from utils.evaluation import calibration, metrics
 from utils.inference import temperature
 from utils.inference.stream import NO_MEMORY
@@ -102,8 +102,8 @@ def fit(predictor, run, settings, data_dir, num_images, *, held):
     raise UserError(f'--ckpt={run.folder}: a package is not changed; fit the temperature on the run itself, and '
                     'package it again')
   if split == run.train_split:
-    print(f'warning: {run.folder} was trained on these images, on which it is surer, and right more often, than on '
-          'others; fit on val or held_out', file=sys.stderr, flush=True)
+    print(f'warning: {shown(run.folder)} was trained on these images, on which it is surer, and right more often, than '
+          'on others; fit on val or held_out', file=sys.stderr, flush=True)
 
   def total(temperatures, label):
     measure = functools.partial(_image_sums, predictor=predictor, tiles=settings.tiles, temperatures=temperatures,
@@ -128,7 +128,7 @@ def fit(predictor, run, settings, data_dir, num_images, *, held):
                     'expected_calibration_error': calibration.expected_error(bins[place])}
   temperature.save(run, result)
   print(text(result))
-  print(f'written: {temperature.file_of(run)}')
+  print(f'written: {shown(temperature.file_of(run))}')
 
 
 def text(result):

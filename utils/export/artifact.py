@@ -12,7 +12,7 @@ from utils.errors import UserError, shown
 from utils.evaluation.metrics import percent
 from utils.export import comparison
 from utils.export.formats import FORMATS
-from utils.files import file_digest, read_json, write_json
+from utils.files import file_digest, read_json, tensorflow_path, write_json
 from utils.inference.engines import first_line, open_engine
 from utils.inference.exported import FORMAT
 
@@ -38,12 +38,39 @@ class Reference:
   num_images: int
 
 
-def refuse_foreign(target):
-  """Raises UserError if a file is there that this program did not write."""
-  if os.path.lexists(target):
-    known = read_json(f'{target}.json') if os.path.exists(f'{target}.json') else None
-    if not (isinstance(known, dict) and known.get('format') == FORMAT):
-      raise UserError(f'{target} is there already, and was not written by this program; give another --output_dir')
+def refuse_foreign(target, names=()):
+  """Raises UserError if files are in the place of an exported one that this program did not write, or changed since.
+
+  Args:
+    target: path of the file, or of its JSON without `.json`.
+    names: names of all files and folders to be written beside the JSON; by default that of `target` alone.
+  """
+  place, beside = os.path.dirname(target), f'{target}.json'
+  known = read_json(beside) if os.path.lexists(beside) else {'format': FORMAT}
+  if not (isinstance(known, dict) and known.get('format') == FORMAT):
+    _refuse(beside)
+  rejected = REJECTED if target.endswith(REJECTED) else ''
+  files_known = known.get('files') if isinstance(known.get('files'), dict) else {}
+  digests = {_renamed(name, rejected): file.get('sha256') for name, file in files_known.items()}
+  for path in [os.path.join(place, name) for name in names] or [target]:
+    if os.path.islink(path):
+      _refuse(path)
+    parts = [os.path.join(folder, name) for folder, _, own in os.walk(path) for name in own] or [path]
+    for part in parts if os.path.lexists(path) else ():
+      digest = digests.get(os.path.relpath(part, place or '.'))
+      if not digest or not os.path.isfile(part) or file_digest(part, 'sha256').hex() != digest:
+        _refuse(part)
+
+
+def _refuse(path):
+  raise UserError(f'{path} is there already, and was not written by this program, or changed since; give another '
+                  '--output_dir')
+
+
+def _renamed(name, end):
+  """A path with `end` after its first part."""
+  first, slash, rest = name.partition('/')
+  return f'{first}{end}{slash}{rest}'
 
 
 def require_memory(form, weights):
@@ -70,7 +97,7 @@ def make(name, target, job, reference):
   print(f'{name}: converting', flush=True)
   folder = tempfile.mkdtemp(prefix='.', suffix='.tmp', dir=os.path.dirname(target))
   try:
-    path = os.path.join(folder, os.path.basename(target))
+    path = os.path.join(tensorflow_path(folder), os.path.basename(target))  # converters take plain names alone
     _convert(FORMATS[name], job, path)
     written = files(folder)
     check, reasons = _check(path, job, reference)
@@ -126,6 +153,7 @@ def _check(path, job, reference):
 def _publish(folder, target, rejected, content):
   """Moves what a folder holds beside `target`, names ending with `rejected`, and writes the JSON; or UserError."""
   beside, place = f'{target}{rejected}.json', os.path.dirname(target)
+  refuse_foreign(f'{target}{rejected}', [name + rejected for name in os.listdir(folder)])
   try:
     with contextlib.suppress(FileNotFoundError):
       os.unlink(beside)  # an older one must not stand beside the new file

@@ -14,7 +14,7 @@ from utils.export.artifact import Reference, make, refuse_foreign, require_memor
 from utils.export.formats import FORMATS
 from utils.export.graph import Job
 from utils.export.settings import CALIBRATION_IMAGES
-from utils.files import make_folder
+from utils.files import locked_folder
 from utils.inference.exported import FOLDER
 from utils.inference.predictor import Predictor
 from utils.inference.temperature import temperature_of
@@ -44,13 +44,13 @@ def export(settings):
     with _noted(failures, name):
       require_memory(FORMATS[name], weights)
   if len(failures) < len(targets):
-    make_folder(output_dir)
-    reference = refer(job, images, settings)
-    if job.seen.reading.exif == 'turn':
-      print('note: nothing in the files reads EXIF; turn images upright before, as decoding for the training did')
-    for name in [name for name in targets if name not in failures]:
-      with _noted(failures, name):
-        make(name, targets[name], job, reference)
+    with locked_folder(output_dir, f'another export is writing to {output_dir}; wait for it, or give another folder'):
+      reference = refer(job, images, settings)
+      if job.seen.reading.exif == 'turn':
+        print('note: nothing in the files reads EXIF; turn images upright before, as decoding for the training did')
+      for name in [name for name in targets if name not in failures]:
+        with _noted(failures, name):
+          make(name, targets[name], job, reference)
   if failures:
     raise UserError(*(f'--format={name}: {failure}' for name, failure in failures.items()))
 

@@ -14,8 +14,10 @@ from datasets.bands import band_file
 from datasets.readers.folder import EXTENSIONS
 from datasets.readers.lists import read_text
 from utils.errors import UserError, listed, shown
-from utils.inference import marks
+from utils.files import claim, identity
+from utils.inference import ledgers
 from utils.inference.stream import Failed
+from utils.marks import is_marked_png
 from utils.settings import expanded
 
 PHOTO, LARGE, VIDEO = 'photograph', 'large photograph', 'video'  # kinds of inputs; a large one is read by rows
@@ -68,7 +70,7 @@ def find(given, output_dir):
     for item in items:
       path = item.key if isinstance(item, Failed) else item.path
       found[type(item)].setdefault(os.path.abspath(path), item)
-  ledger = marks.Ledger(output_dir)
+  ledger = ledgers.Ledger(output_dir)
   for path in [path for path in found[Input] if ledger.owns(path)]:
     found[LeftOut][path] = LeftOut(found[Input].pop(path).path, 'written by this program')
   left_out = [item for path, item in found[LeftOut].items() if path not in found[Input]]
@@ -145,7 +147,7 @@ def _classified(path, base, kind):
     return LeftOut(path, 'of the system')
   if kind is None:
     return LeftOut(path, shown(suffix) or 'without suffix')
-  if os.path.isfile(path) and marks.carries_mark(path):
+  if os.path.isfile(path) and is_marked_png(path):
     return LeftOut(path, 'written by this program')
   needed, how = OPTIONAL.get(suffix, (None, None))
   if needed and needed not in images.FORMATS:
@@ -298,22 +300,13 @@ def output_names(inputs, output_dir, *, flat=False):
   return targets
 
 
-def identity(path):
-  """What tells a file from all others, whatever links lead to it: a tuple; None where there is none."""
-  try:
-    status = os.stat(path)
-  except OSError:
-    return None
-  return status.st_dev, status.st_ino
-
-
 def obstacle(paths, inputs, ledger, *, overwrite):
   """Finds out whether files can be written; makes their folders.
 
   Args:
     paths: list of the files' paths.
     inputs: set of the `identity` of every input, none of which is ever replaced.
-    ledger: a marks.Ledger.
+    ledger: a ledgers.Ledger.
     overwrite: whether files that this program did not write may be replaced.
 
   Returns:
@@ -333,9 +326,11 @@ def obstacle(paths, inputs, ledger, *, overwrite):
     if identity(path) in inputs:
       return (f'its output {shown(path)} would overwrite an input, which not even --overwrite does; choose another '
               '--output_dir', 'would overwrite an input')
-    if stat.S_ISDIR(status.st_mode):
-      return f'its output {shown(path)} cannot be written: it is a folder', 'cannot be written'
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
+      what = 'a folder' if stat.S_ISDIR(status.st_mode) else 'no plain file'
+      return f'its output {shown(path)} cannot be written: it is {what}', 'cannot be written'
     if not overwrite and not ledger.owns(path):
       return (f'its output {shown(path)} exists, and this program did not write it or it was changed since; give '
               '--overwrite to replace it, or another --output_dir', 'would overwrite a file')
+    claim([path], ledger.owns, overwrite=overwrite)
   return None

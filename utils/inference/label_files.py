@@ -8,7 +8,8 @@ import numpy as np
 import tifffile
 
 from datasets import images, windows
-from utils.inference import marks
+from utils.inference.ledgers import about
+from utils.marks import SOFTWARE, png_mark
 
 TILE = 256  # height and width of a TIFF's tiles, in pixels
 _BIG = 2**32 - 2**25  # bytes of pixels above which TIFF's 32-bit offsets may not do
@@ -73,7 +74,7 @@ def write_tiff(path, bands, size, palette, tags=()):
       'photometric': 'palette', 'colormap': palette.T.astype(np.uint16) * 257}
   with tifffile.TiffWriter(path, bigtiff=np.prod(shape, dtype=np.int64) > _BIG) as writer:
     writer.write(_tiles(bands, size), shape=shape, dtype=np.uint8, tile=(TILE, TILE), compression='adobe_deflate',
-                 software=marks.SOFTWARE, metadata=None, extratags=[(*tag, True) for tag in tags], **form)
+                 software=SOFTWARE, metadata=None, extratags=[(*tag, True) for tag in tags], **form)
 
 
 def _tiles(bands, size):
@@ -102,12 +103,12 @@ def write_png(path, bands, size, palette, run):
   with open(path, 'wb') as file:
     file.write(_START + _chunk(b'IHDR', struct.pack('>IIBBBBB', size[1], size[0], 8, kind, 0, 0, 0)))
     marked_at, checksum = file.tell(), 0
-    file.write(marks.mark(run, checksum))
+    file.write(png_mark(about(run), checksum))
     for part in _pixel_chunks(bands, palette):
       file.write(part)
       checksum = zlib.crc32(part, checksum)
     file.seek(marked_at)
-    file.write(marks.mark(run, checksum))
+    file.write(png_mark(about(run), checksum))
 
 
 def _pixel_chunks(bands, palette):

@@ -11,7 +11,6 @@ from datasets import windows
 from datasets.images import BadFile, encode_png
 from utils.compat import tf
 from utils.drawing import colors
-from utils.errors import shown
 from utils.inference import label_files
 from utils.inference.stream import NO_MEMORY
 from utils.inference.tiles import label_bands
@@ -91,7 +90,7 @@ def label_large(item, output, predictor, reading):
     bands = label_bands(predictor.probabilities, picture, tile_size=tile_size, overlap=tile_size // 4,
                         num_devices=predictor.num_devices)
     try:
-      with Progress(math.ceil(size[0] * size[1] / 1e6), 'megapixels', label=shown(item.path)) as progress:
+      with Progress(math.ceil(size[0] * size[1] / 1e6), 'megapixels', label=item.path) as progress:
         bands = _counted(overview.watch(picture, bands), progress)
         if 'label' in paths:
           label_files.write(item.path, paths, bands, size, output)

@@ -23,7 +23,8 @@ from datasets.images import encode_png
 from datasets.inputs import Input
 from utils.drawing import canvas, colors, gallery
 from utils.errors import UserError, shown
-from utils.inference import files, marks
+from utils.files import identity
+from utils.inference import files, ledgers
 from utils.inference.mc_dropout import MEASURES
 from utils.inference.stream import Failed, Wanted, labelled
 from utils.progress import Progress
@@ -96,9 +97,9 @@ def rank(inputs, found, run, settings, read):
   Raises:
     UserError: if a file cannot be written.
   """
-  ranking, ledger, folder = settings.ranking, marks.Ledger(settings.output_dir), settings.output_dir
+  ranking, ledger, folder = settings.ranking, ledgers.Ledger(settings.output_dir), settings.output_dir
   targets = [os.path.join(folder, name) for name in OUTPUTS]
-  protected = {files.identity(path) for path in (*(item.path for item in found), settings.list_ or '')} - {None}
+  protected = {identity(path) for path in (*(item.path for item in found), settings.list_ or '')} - {None}
   obstacle = files.obstacle(targets, protected, ledger, overwrite=settings.overwrite)
   if obstacle:
     raise UserError(f'--rank: {obstacle[0]}')

@@ -10,7 +10,7 @@ from datasets.images import encode_png
 from datasets.inputs import Input
 from utils.drawing import colors
 from utils.errors import UserError, listed
-from utils.inference import files, label_files, marks, video
+from utils.inference import files, label_files, ledgers, video
 
 UNCERTAINTIES = {
     'variance': "variance of a class's probability, mean of the classes",
@@ -88,14 +88,14 @@ class Output:
     settings: the InferenceSettings.
     run: the runs.Run.
     server: the Dataset whose evaluation server takes a submission; None for pictures.
-    ledger: the marks.Ledger of the output folder, through which all files are written.
+    ledger: the ledgers.Ledger of the output folder, through which all files are written.
     numbering: the Numbering of the label PNGs.
     targets: dict from a files.Input to its outputs' path without suffix.
   """
   settings: object
   run: object
   server: object
-  ledger: marks.Ledger
+  ledger: ledgers.Ledger
   numbering: Numbering
   targets: dict
 

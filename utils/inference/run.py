@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import errno
 import functools
 import math
 import os
@@ -12,13 +11,11 @@ from datasets import submission, windows
 from datasets.images import BadFile, read_image
 from datasets.reading import Reading
 from utils.errors import UserError, listed, shown
-from utils.files import make_folder
-from utils.inference import files, large, marks, rank, results, video
+from utils.files import ends_all, identity, make_folder
+from utils.inference import files, large, ledgers, rank, results, video
 from utils.inference.stream import Failed, Wanted, labelled
 from utils.progress import Progress
 from utils.runs import load_run
-
-_ENDS_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors of a file after which no other file can be written
 
 
 def label(settings):
@@ -54,7 +51,7 @@ def label(settings):
       text, failed = rank.rank(inputs, found, run, settings, functools.partial(read, reading=reading))
     return ended(text, failures + report(failed))
   folder = submission.label_folder(server, settings.output_dir) if server else settings.output_dir
-  output = results.Output(settings, run, server, marks.Ledger(settings.output_dir), numbering,
+  output = results.Output(settings, run, server, ledgers.Ledger(settings.output_dir), numbering,
                           files.output_names(inputs, folder, flat=server is not None))
   inputs, blocked = writable(inputs, found, output)
   failures += blocked
@@ -108,7 +105,7 @@ def writable(inputs, found, output):
   Raises:
     UserError: if the archive of a submission cannot be written.
   """
-  protected = {files.identity(item.path) for item in found} - {None}
+  protected = {identity(item.path) for item in found} - {None}
   check = functools.partial(files.obstacle, inputs=protected, ledger=output.ledger, overwrite=output.settings.overwrite)
   if output.server:
     reason = check([submission.archive_path(output.server, output.settings.output_dir)])
@@ -206,7 +203,7 @@ def attempt(item, work):
   except BadFile as error:
     return Failed(item.path, in_own_flags(error.reason), 'unreadable')
   except UserError as error:
-    if getattr(error.__cause__, 'errno', None) in _ENDS_ALL:
+    if ends_all(error):
       raise
     return Failed(item.path, str(error), 'cannot be written')
   return result if isinstance(result, Failed) else None

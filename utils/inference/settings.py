@@ -16,7 +16,7 @@ from utils.inference.temperature import temperature_flag, temperature_of
 from utils.inference.tiles import Tiles
 from utils.inference.tta import Views
 from utils.session import Device, device_type
-from utils.settings import Settings, flag, group
+from utils.settings import Settings, flag, group, overwrite_flag
 
 OUTPUTS = ('label', 'overlay')
 VIDEO_LABELS = ('video', 'frames')
@@ -110,7 +110,7 @@ class InferenceSettings(Settings):
   label_values: str = flag(
       LABEL_VALUES[0], "values of the label PNGs: those of the dataset's own labels (dataset), the network's 0, 1, ... "
       '(ids), or colors', choices=LABEL_VALUES)
-  overwrite: bool = flag(False, 'replace files that this program did not write, but never an input')
+  overwrite: bool = overwrite_flag()
   alpha: float = flag(0.5, 'weight of the colors in the overlay', least=0, most=1)
   probabilities: bool = flag(False, 'also write NAME_probabilities.npy, float16 [height, width, class]')
   submission: bool = flag(False, "write only the archive for the dataset's evaluation server")

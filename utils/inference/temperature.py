@@ -9,7 +9,7 @@ import os
 import sys
 
 from utils.errors import UserError, shown
-from utils.files import read_json, write_json
+from utils.files import claim, read_json, write_json
 from utils.inference.predictor import weights_of
 from utils.packages import is_package
 from utils.settings import flag
@@ -22,6 +22,12 @@ AGAIN = 'evaluate.py --fit_temperature fits it anew'
 def file_of(run):
   """Path of the file with a runs.Run's temperature; of a package, the package."""
   return run.folder if is_package(run.folder) else os.path.join(run.folder, FILE)
+
+
+def claim_file(run, *, overwrite):
+  """Claims the file with a runs.Run's temperature, see utils.files.claim."""
+  if not is_package(run.folder):
+    claim([file_of(run)], overwrite=overwrite)
 
 
 def save(run, value):
@@ -66,10 +72,10 @@ def stored_temperature(run):
     raise UserError(f'{path}: temperature={shown(str(temperature))}; valid are {LEAST:g} to {GREATEST:g}. {AGAIN}; '
                     '--temperature=1 does without')
   if not is_package(run.folder) and value.get('weights') != weights_of(run).digest():
-    print(f'note: {path} is not used: it was fitted on other weights (step {value.get("step")}) than those of '
-          f'{run.checkpoint} (step {run.step}); {AGAIN}', file=sys.stderr, flush=True)
+    print(f'note: {shown(path)} is not used: it was fitted on other weights (step {value.get("step")}) than those of '
+          f'{shown(run.checkpoint)} (step {run.step}); {AGAIN}', file=sys.stderr, flush=True)
     return 1.0
-  print(f'temperature {temperature:g}, fitted on {value.get("split")} ({path})', flush=True)
+  print(f'temperature {temperature:g}, fitted on {value.get("split")} ({shown(path)})', flush=True)
   return float(temperature)
 
 

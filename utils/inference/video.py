@@ -18,7 +18,7 @@ import numpy as np
 
 from datasets.images import BadFile
 from utils.drawing import canvas, colors
-from utils.errors import UserError, listed, shown
+from utils.errors import UserError, listed
 from utils.inference.stream import Failed, labelled
 from utils.installation import install
 from utils.progress import Progress
@@ -246,7 +246,7 @@ def label_video(item, output, predictor, reading):
   found = probe(item.path)
   with contextlib.ExitStack() as stack:
     writers = [stack.enter_context(writer) for writer in _writers(item, output, found)]
-    progress = stack.enter_context(Progress(found.frames, 'frames', label=shown(item.path)))
+    progress = stack.enter_context(Progress(found.frames, 'frames', label=item.path))
     for result in labelled(frames(found), predictor, crf=settings.labelling.refinement, tiles=settings.tiles,
                            batch_size=settings.batch_size, num_workers=settings.labelling.num_workers):
       if isinstance(result, Failed):

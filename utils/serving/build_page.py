@@ -17,8 +17,8 @@ import sys
 import tarfile
 import tempfile
 
-from utils.errors import UserError, brief, shown
-from utils.files import file_digest, make_folder, read_json, replacing, write_json
+from utils.errors import UserError, brief, quoted, shown
+from utils.files import file_digest, make_folder, read_json, replacing, write_bytes, write_json
 from utils.serving.page_files import FOLDER, STATIC_FILES, STATIC_POLICY
 from utils.settings import Settings, flag, run
 
@@ -49,15 +49,14 @@ def build(settings):
   with tempfile.TemporaryDirectory() as folder:
     runtime = runtime_files(settings.runtime or _fetched(folder))
   make_folder(os.path.join(settings.output_dir, 'ort'))
-  write_json(os.path.join(settings.output_dir, 'model.json'), model)
+  write_json(os.path.join(settings.output_dir, 'model.json'), model, own=os.path.isfile)
   for name, data in {**_page(), **{f'ort/{name}': data for name, data in runtime.items()}}.items():
-    with replacing(os.path.join(settings.output_dir, name)) as temporary, open(temporary, 'wb') as file:
-      file.write(data)
-  with replacing(os.path.join(settings.output_dir, 'model.onnx')) as temporary:
+    write_bytes(os.path.join(settings.output_dir, name), data, own=os.path.isfile)  # any: the folder is ours
+  with replacing(os.path.join(settings.output_dir, 'model.onnx'), own=os.path.isfile) as temporary:
     shutil.copyfile(settings.onnx, temporary)
   size = model['bytes'] + sum(map(len, runtime.values()))
   print(f'{shown(settings.output_dir)}: the page, {size / 1e6:.0f} MB for a browser to load; '
-        f'python -m http.server --directory={shown(settings.output_dir)} shows it')
+        f'python -m http.server {quoted(f"--directory={settings.output_dir}")} shows it')
 
 
 def described(path):

@@ -24,12 +24,12 @@ import numpy as np
 from datasets.hold_out import HELD_OUT
 from utils.drawing import canvas
 from utils.drawing.colors import write_png
-from utils.errors import UserError
+from utils.errors import UserError, shown
 from utils.exits import ended_by_sigterm
-from utils.files import make_folder, read_json, replacing, write_json
+from utils.files import claim, make_folder, read_json, write_json, write_text
 from utils.progress import Progress
 from utils.session import PRECISIONS
-from utils.settings import Settings, flag, run
+from utils.settings import Settings, flag, overwrite_flag, run
 from utils.studies import scripts
 
 # Files in a run's folder: scores of the plain evaluation, in any precision; CPU time of the training.
@@ -127,6 +127,7 @@ class AblationSettings(Settings):
   data_dir: str = flag('data/camvid', 'folder with the TFRecords, or with the originals', path=True)
   checkpoint: str | None = flag(None, 'pretrained checkpoint; default: the ImageNet weights, downloaded', path=True)
   output_dir: str = flag('runs/choices', 'folder for the runs, the table and the chart', path=True)
+  overwrite: bool = overwrite_flag()
   precision: str = flag('float32', 'arithmetic of the convolutions, see train.py',
                         choices=PRECISIONS)
   threads: int = flag(0, 'CPU threads per operation; 0: one per core', least=0)
@@ -209,7 +210,7 @@ def _add_cost(run_dir, seconds):
   make_folder(run_dir)
   path = os.path.join(run_dir, COST)
   spent = read_json(path)['cpu_seconds'] if os.path.exists(path) else 0.0
-  write_json(path, {'cpu_seconds': spent + seconds})
+  write_json(path, {'cpu_seconds': spent + seconds}, own=os.path.isfile)  # any: the folder is the study's
 
 
 def collect(settings):
@@ -336,6 +337,8 @@ def chart(found):
 def study(settings, *, script=scripts.run):
   """Measures the choices that the flags name, and reports on all finished runs; `script` is that of `measure`."""
   make_folder(settings.output_dir)
+  stem = os.path.join(settings.output_dir, settings.study)
+  claim([f'{stem}.md', f'{stem}.png'], overwrite=settings.overwrite)
   runs = [(name, seed, fold) for seed in settings.seeds for name in settings.names for fold in settings.folds]
   with ended_by_sigterm(), Progress(len(runs), 'trainings', interval=0.0) as progress:
     for name, seed, fold in runs:
@@ -344,7 +347,7 @@ def study(settings, *, script=scripts.run):
         print(f'{name}, seed {seed}, without {fold}: mean IoU {scores["mean_iou"]:.1f}', flush=True)
         save(settings)
       else:
-        print(f'{name}, seed {seed}, without {fold}: failed; {settings.run_dir(name, seed, fold)}.log says why',
+        print(f'{name}, seed {seed}, without {fold}: failed; {shown(settings.run_dir(name, seed, fold))}.log says why',
               flush=True)
       progress.update()
   report(settings)
@@ -356,8 +359,7 @@ def save(settings):
   if next(iter(STUDIES[settings.study].choices)) not in found:
     return None
   stem, text = os.path.join(settings.output_dir, settings.study), table(found, settings)
-  with replacing(f'{stem}.md') as temporary, open(temporary, 'w', encoding='utf-8') as file:
-    file.write(text + '\n')
+  write_text(f'{stem}.md', text)
   write_png(f'{stem}.png', chart(found))
   return text
 

@@ -32,7 +32,7 @@ import evaluate
 import inference
 from checkpoints import card, package
 from utils.errors import UserError, guarded, listed
-from utils.files import make_folder, read_json, text_of, write_json
+from utils.files import claim, make_folder, read_json, text_of, write_json, write_text
 from utils.progress import Progress
 from utils.settings import Settings, flag, run
 from utils.studies import bad_input_kinds
@@ -298,6 +298,8 @@ def campaign(settings):
   work_dir = os.path.abspath(settings.work_dir)
   make_folder(work_dir)
   kinds, output, place = chosen(settings), os.path.join(work_dir, 'bad-input.json'), os.path.join(work_dir, 'case')
+  beside = os.path.join(work_dir, 'bad-input.md')
+  claim([output, beside])
   before = read_json(output) if os.path.exists(output) and not settings.only else {}
   known = before.get('results', []) if before.get('seed') == settings.seed else []
   results = {result['case']: result for result in known}
@@ -318,8 +320,7 @@ def campaign(settings):
   if settings.only:
     print(text_of(place, 'stderr'), results, sep='\n')
     return 0
-  with open(os.path.join(work_dir, 'bad-input.md'), 'w', encoding='utf-8') as file:
-    file.write(table(results.values()))
+  write_text(beside, table(results.values()))
   shutil.rmtree(place, ignore_errors=True)
   return summary(results.values())
 

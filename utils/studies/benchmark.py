@@ -25,13 +25,13 @@ from nets.network import Mode
 from utils import runs
 from utils.compat import tf
 from utils.cpu import cpu_model, supports_bfloat16
-from utils.errors import UserError
+from utils.errors import UserError, shown
 from utils.exits import ended_by_sigterm
 from utils.files import write_json
 from utils.inference.predictor import Predictor
 from utils.rewritings import rewritings
 from utils.session import device_type, session_config
-from utils.settings import Settings, command_line, flag, run, to_dict, walk
+from utils.settings import Settings, command_line, flag, overwrite_flag, run, to_dict, walk
 from utils.studies import conversion, results, scripts
 from utils.studies.results import row
 from utils.studies.scripts import seconds
@@ -62,6 +62,7 @@ class MeasureSettings(Settings):
   warmup_steps: int = flag(5, 'steps before the timed ones', least=0)
   output: str = flag('benchmark.json', 'JSON to write', path=True)
   resume: bool = flag(False, 'keep the parts that have ended in --output, measured with the same settings')
+  overwrite: bool = overwrite_flag()
 
   def check(self):
     """Raises UserError if a setting is not valid, a list is empty, or only bfloat16 is asked of a CPU without it."""
@@ -362,7 +363,7 @@ def prepared(settings, module, *, data=True):
   with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix='benchmark-') as folder:
     setup = make_setup(settings, folder, precisions, data=data)
     yield setup, results.begin(settings.output, {**about(setup, settings, module), 'load_average_before': load},
-                               resume=settings.resume)
+                               resume=settings.resume, overwrite=settings.overwrite)
 
 
 def measure(settings, module, parts, *, data=True):
@@ -377,7 +378,7 @@ def measure(settings, module, parts, *, data=True):
   with prepared(settings, module, data=data) as (setup, result):
     for name in results.missing(settings.output, result, settings.what):
       results.add(settings.output, result, name, parts[name](setup))
-  print(f'{results.table(result["results"])}\nwritten to {settings.output}')
+  print(f'{results.table(result["results"])}\nwritten to {shown(settings.output)}')
 
 
 def work(settings):

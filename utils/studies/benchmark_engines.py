@@ -35,14 +35,14 @@ from utils.errors import UserError
 from utils.evaluation.data import open_split
 from utils.evaluation.scorer import Scorer
 from utils.export.about import versions
-from utils.files import commit, replacing
+from utils.files import claim, commit, write_text
 from utils.inference.exported import FILES, FOLDER, EngineFlags, ExportedNetwork, find_artifact
 from utils.inference.labeler import PLAIN
 from utils.inference.predictor import Predictor, network_weights
 from utils.inference.temperature import temperature_of
 from utils.progress import Progress
 from utils.runs import load_run
-from utils.settings import Settings, command_line, flag, run, to_dict
+from utils.settings import Settings, command_line, flag, overwrite_flag, run, to_dict
 from utils.studies import benchmark, benchmark_pytorch, results
 from utils.studies.results import row
 
@@ -68,6 +68,7 @@ class EnginesSettings(Settings):
   split: str = flag('val', 'split on which mean IoU is measured')
   data_dir: str | None = flag(None, "folder with the TFRecords; default: the training's own", path=True)
   output: str = flag('benchmark-engines.json', 'JSON to write; the table stands beside it, as .md', path=True)
+  overwrite: bool = overwrite_flag()
   resume: bool = flag(False, 'keep what has been measured in --output with the same files and settings')
 
   def check(self):
@@ -293,6 +294,8 @@ def _cell(value, places):
 def measure(settings):
   """Measures; `settings` is an EnginesSettings. Raises UserError if the run, its data or its files cannot be used."""
   trained, size = load_run(settings.ckpt), (settings.height, settings.width)
+  beside = f'{os.path.splitext(settings.output)[0]}.md'
+  claim([beside], overwrite=settings.overwrite)
   found = artifacts(trained, settings.files)
   for artifact in found:
     artifact.check_sizes([size])
@@ -311,13 +314,11 @@ def measure(settings):
            for batch in dict.fromkeys(settings.batch_sizes)}
   parts |= {f'{SCORE}: {side.name}': functools.partial(score, side, trained, place) for side in measured}
   with benchmark_pytorch.threads_as_tensorflow():
-    result = results.begin(settings.output, about, resume=settings.resume)
+    result = results.begin(settings.output, about, resume=settings.resume, overwrite=settings.overwrite)
     for name in results.missing(settings.output, result, parts):
       results.add(settings.output, result, name, parts[name]())
   text = table(result['results'], list(dict.fromkeys(settings.batch_sizes)))
-  beside = f'{os.path.splitext(settings.output)[0]}.md'
-  with replacing(beside) as temporary, open(temporary, 'w', encoding='utf-8') as file:
-    file.write(f'{text}\n')
+  write_text(beside, text)
   print(f'{text}\nwritten to {settings.output} and {beside}')
 
 

@@ -19,7 +19,6 @@ part is what its processes take of the card; beside a step it is what TensorFlow
 import contextlib
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -29,10 +28,10 @@ import time
 from utils import cudnn
 from utils.compat import tf
 from utils.cpu import cpu_model
-from utils.errors import UserError
+from utils.errors import UserError, shown
 from utils.exits import ended_by_sigterm
 from utils.files import ROOT, write_json
-from utils.settings import command_line, run, to_dict
+from utils.settings import command_line, command_words, run, to_dict
 from utils.studies import gpu_parts, results, scripts
 from utils.studies.benchmark import GIB, MIB
 from utils.studies.gpu_parts import GpuSettings
@@ -111,7 +110,7 @@ def rows_of(part, work_dir, settings, *, limit, launch=subprocess.Popen, clock=t
   """
   path, start, peak, looked = os.path.join(work_dir, f'{part}.jsonl'), clock(), 0.0, 0.0
   words = [sys.executable, '-m', 'utils.studies.gpu_part', f'--part={part}', f'--work_dir={work_dir}',
-           f'--rows={path}', *shlex.split(command_line(settings))]
+           f'--rows={path}', *command_words(settings)]
   before = taken(settings, None)
   with (open(os.path.join(work_dir, f'{part}.log'), 'w+', encoding='utf-8') as log, open(path, 'w+') as rows,
         launch(words, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT, start_new_session=True,
@@ -207,7 +206,7 @@ def work(settings, *, rows_of=rows_of, clock=time.monotonic):
     raise UserError('--device=GPU: TensorFlow sees no GPU here; --device=CPU tries the program')
   with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix='benchmark-gpu-') as work_dir:
     result = results.begin(settings.output, about(settings, gpu_parts.make_work_dir(work_dir, settings)),
-                           resume=settings.resume)
+                           resume=settings.resume, overwrite=settings.overwrite)
     print(', '.join(f'{name} {value}' for name, value in {**result['machine'], **result['nvidia_smi']}.items()),
           flush=True)
     for part in results.missing(settings.output, result, settings.parts):
@@ -223,7 +222,7 @@ def work(settings, *, rows_of=rows_of, clock=time.monotonic):
   failures = {part: about['failed'] for part, about in result['parts'].items() if 'failed' in about}
   for part, reason in failures.items():
     print(f'{part} failed: {reason}')
-  print(f'written to {settings.output}', flush=True)
+  print(f'written to {shown(settings.output)}', flush=True)
   return int(bool(failures))
 
 

@@ -18,7 +18,6 @@ augmentation.
 
 import dataclasses
 import os
-import shlex
 import sys
 
 import numpy as np
@@ -26,11 +25,12 @@ import numpy as np
 import checkpoints
 from datasets import DATASETS
 from datasets.folds import HoldOutFlags
+from utils.errors import shown
 from utils.exits import ended_by_sigterm
-from utils.files import make_folder, read_json, replacing
+from utils.files import claim, make_folder, read_json, write_text
 from utils.progress import Progress
 from utils.session import PRECISIONS
-from utils.settings import Settings, command_line, flag, group, run
+from utils.settings import Settings, command_words, flag, group, overwrite_flag, run
 from utils.studies import scripts
 from utils.studies.course_variant import BASELINE, MISTAKES, NET, SCORES, SIZE, dataset_name, mistakes_of, network_name
 
@@ -49,6 +49,7 @@ class CourseSettings(Settings):
   source_dir: str | None = flag(None, 'folder with the originals, where it is not --data_dir', path=True)
   checkpoint: str | None = flag(None, 'pretrained checkpoint; default: the ImageNet weights, downloaded', path=True)
   output_dir: str = flag('runs/course', 'folder for the runs and the table', path=True)
+  overwrite: bool = overwrite_flag()
   precision: str = flag('float32', 'arithmetic of the convolutions, see train.py', choices=PRECISIONS)
   only: tuple[str, ...] = flag((), f'variants: {BASELINE}, or mistakes joined by +; default: {",".join(VARIANTS)}')
   seeds: tuple[int, ...] = flag((0,), 'seeds to train each variant with', least=0)
@@ -89,7 +90,7 @@ def measure(variant, seed, settings, checkpoint, *, script=scripts.run):
   training = [f'--net={network_name(mistakes)}', f'--dataset={name}', f'--skip={settings.skip}', f'--seed={seed}',
               f'--checkpoint={checkpoint}', f'--max_steps={settings.steps}', f'--run_dir={run_dir}', *trained_on,
               *common, *TRAINING.split(), *(SQUASHED.split() if 'squashed' in mistakes else ()),
-              *shlex.split(command_line(settings.held))]
+              *command_words(settings.held)]
   scoring = [f'--ckpt={run_dir}', f'--split={settings.split}', *data, *common]
   with open(f'{run_dir}.log', 'a', encoding='utf-8') as log:
     return all(script(PROGRAM, [action, settings.dataset, variant, *words], log) == 0
@@ -133,14 +134,14 @@ def study(settings, *, script=scripts.run):
   checkpoint = settings.checkpoint or checkpoints.pretrained_checkpoint(NET)
   runs = [(variant, seed) for seed in settings.seeds for variant in settings.only or VARIANTS]
   path = os.path.join(settings.output_dir, f'course-{settings.split}.md')
+  claim([path], overwrite=settings.overwrite)
   with ended_by_sigterm(), Progress(len(runs), 'trainings', interval=0.0) as progress:
     for variant, seed in runs:
       if measure(variant, seed, settings, checkpoint, script=script):
-        with replacing(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
-          file.write(table(collect(settings)) + '\n')
+        write_text(path, table(collect(settings)))
       else:
         log = os.path.join(settings.output_dir, f'{variant}-{seed}.log')
-        print(f'{variant}, seed {seed}: failed; {log} says why', flush=True)
+        print(f'{variant}, seed {seed}: failed; {shown(log)} says why', flush=True)
       progress.update()
       print(table(collect(settings)), flush=True)
 

@@ -20,7 +20,7 @@ from datasets.hold_out import HoldOut
 from nets import NETWORKS
 from nets.fcn import fcn
 from utils.compat import slim, tf
-from utils.errors import UserError
+from utils.errors import UserError, shown
 from utils.evaluation import metrics
 from utils.exits import guarded
 from utils.files import write_json
@@ -229,7 +229,7 @@ def score(settings, *, dataset, mistakes):
             'course': course.result()}
   path = os.path.join(settings.ckpt, SCORES.format(settings.split))
   write_json(path, scores)
-  print(f'{path}: {scores}')
+  print(f'{shown(path)}: {scores}')
 
 
 def main(argv=None):

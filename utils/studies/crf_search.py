@@ -19,10 +19,10 @@ import numpy as np
 from datasets import pipeline
 from datasets.hold_out import NOTHING
 from utils import settings as settings_lib
-from utils.errors import UserError
+from utils.errors import UserError, shown
 from utils.evaluation import metrics
 from utils.evaluation.data import open_split
-from utils.files import make_folder, write_json
+from utils.files import claim, make_folder, write_json
 from utils.inference import crf, stream
 from utils.inference.crf import Crf
 from utils.inference.predictor import Predictor
@@ -30,7 +30,7 @@ from utils.inference.temperature import stored_temperature
 from utils.progress import Progress
 from utils.runs import load_run
 from utils.session import Device
-from utils.settings import Settings, flag, group
+from utils.settings import Settings, flag, group, overwrite_flag
 from utils.workers import default_workers, ordered_map
 
 START = Crf(gaussian_xy=3.0, gaussian_weight=1.0, bilateral_xy=50.0, bilateral_rgb=5.0, bilateral_weight=2.0,
@@ -239,6 +239,7 @@ class SearchSettings(Settings):
   rounds: int = flag(2, 'passes through the parameters', least=1)
   num_workers: int = flag(0, 'processes for the CRF; 0: one per core', least=0)
   output: str | None = flag(None, "JSON to write; default: crf-search-SPLIT.json in the run's folder", path=True)
+  overwrite: bool = overwrite_flag()
   device: Device = group(Device)
 
 
@@ -251,8 +252,9 @@ def search_run(settings):
     raise UserError(f'split {settings.split!r} in {data_dir} has {num_images} image; a search needs 2')
   path = settings.output or os.path.join(run.results, f'crf-search-{settings.split}.json')
   make_folder(os.path.dirname(os.path.abspath(path)))
+  claim([path], overwrite=settings.overwrite)
   run_search(settings, run, data_dir, num_images, functools.partial(write_json, path), held=held)
-  print(f'written: {path}')
+  print(f'written: {shown(path)}')
 
 
 def main(argv=None):

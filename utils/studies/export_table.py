@@ -17,7 +17,7 @@ from datasets.convert import convert
 from nets import NETWORKS, get_network
 from utils.compat import tf
 from utils.export.formats import FORMATS
-from utils.files import make_folder, read_json, write_json
+from utils.files import claim, make_folder, read_json, write_json
 from utils.runs import make_config
 from utils.settings import Settings, flag, run
 from utils.studies import scripts
@@ -101,15 +101,17 @@ def measure(settings):
   """Exports the networks of a TableSettings and prints the table."""
   dataset, data_dir = get_dataset(DATASET), os.path.join(settings.work_dir, 'data')
   make_folder(settings.work_dir)
+  path = os.path.join(settings.work_dir, 'export-table.json')
+  claim([path])
   if not os.path.exists(records.stats_path(data_dir, SPLIT)):
     convert(dataset, SPLIT, source_dir=None, data_dir=data_dir)
-  path = os.path.join(settings.work_dir, 'export-table.json')
   found = read_json(path) if os.path.exists(path) else {}
   for name in settings.net or NETWORKS:
     if name in found:
       continue
     print(f'{name}: exporting', flush=True)
-    folder, log = (os.path.join(settings.work_dir, f'{name}{end}') for end in ('', '.log'))
+    folder = os.path.join(settings.work_dir, name)
+    log = os.path.join(folder, 'export.log')
     if not os.path.exists(folder):
       random_run(folder, name, dataset, data_dir)
     with open(log, 'w', encoding='utf-8') as file:

@@ -32,11 +32,11 @@ from utils.best import BEST, best_checkpoint
 from utils.checkpoint_files import newest_checkpoint, read_step
 from utils.errors import UserError, brief
 from utils.exits import CORRECT, DONE, ended_by_sigterm
-from utils.files import commit, file_digest, read_json, replacing, text_of, write_json
+from utils.files import claim, commit, file_digest, read_json, text_of, write_json, write_text
 from utils.installation import versions
 from utils.packages import CONFIG
 from utils.progress import Progress
-from utils.settings import Settings, flag, run
+from utils.settings import Settings, flag, overwrite_flag, run
 from utils.studies import scripts
 
 FAULTS = ('disk full', 'read-only', 'permission', 'memory', 'clock', 'GPU', 'worker')
@@ -62,6 +62,7 @@ class FaultSettings(Settings):
   seed: int = flag(0, 'random seed of these places', least=0)
   net: str = flag('segnet_basic', 'network that is trained, without pretrained weights')
   output: str = flag('faults.json', 'JSON to write; the table goes beside it, as .md', path=True)
+  overwrite: bool = overwrite_flag()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -445,6 +446,7 @@ def campaign(settings):
   wanted = [(program, fault, share) for program in settings.programs for fault in settings.faults
             if program not in WITHOUT.get(fault, ())
             for share in rng.uniform(size=settings.positions if fault in AT_PLACES else 1).round(3).tolist()]
+  claim([settings.output, path], overwrite=settings.overwrite)
   with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix='faults-') as folder:
     place = prepared(settings, folder)
     found = functools.lru_cache(functools.partial(without_fault, place))
@@ -453,8 +455,7 @@ def campaign(settings):
         cases.append(examined(place, program, fault, share, *found(program)))
         write_json(settings.output, {'settings': dataclasses.asdict(settings), 'commit': commit(), **versions(),
                                      'cases': cases})
-        with replacing(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
-          file.write(table(cases))
+        write_text(path, table(cases))
         for phrase in cases[-1]['wrong']:
           print(f'{fault}, {program}, at {share}: {brief(phrase)}', flush=True)
         progress.update()

@@ -23,7 +23,7 @@ from utils.files import ROOT
 from utils.inference.predictor import Predictor, constant_network
 from utils.rewritings import rewritings
 from utils.session import chosen_precision, device_type, session_config
-from utils.settings import Settings, flag, parse
+from utils.settings import Settings, flag, overwrite_flag, parse
 from utils.studies import benchmark, conversion, step_profile
 from utils.studies.benchmark import GIB, Setup, in_turn
 from utils.studies.results import row
@@ -63,9 +63,10 @@ class GpuSettings(Settings):
   part_seconds: float = flag(120.0, 'seconds after which a part is ended; the rows until then count', least=1)
   minutes: float = flag(9.0, 'minutes after which the program is to be at its end', least=0.1)
   pytorch_library_path: str | None = flag(
-      None, "LD_LIBRARY_PATH of PyTorch's parts, if its CUDA libraries are others than TensorFlow's")
+      None, "LD_LIBRARY_PATH of PyTorch's parts, if its CUDA libraries are others than TensorFlow's", path=True)
   output: str = flag('benchmark-gpu.json', 'JSON to write', path=True)
   resume: bool = flag(False, 'keep the parts that have ended in --output, measured with the same settings')
+  overwrite: bool = overwrite_flag()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +74,7 @@ class PartSettings(GpuSettings):
   """Flags of the process of a part."""
   part: str = flag(None, 'the part to measure', choices=TENSORFLOW + PYTORCH, required=True)
   work_dir: str = flag(None, 'folder that `make_work_dir` has filled', required=True, path=True)
-  rows: str = flag(None, 'file to which rows are appended as they come, a line of JSON each', required=True)
+  rows: str = flag(None, 'file to which rows are appended as they come, a line of JSON each', required=True, path=True)
 
 
 def make_work_dir(folder, settings):

@@ -22,8 +22,9 @@ import numpy as np
 
 from nets import get_network
 from utils.errors import UserError, listed
-from utils.files import make_folder, replacing, write_json
-from utils.settings import Settings, flag, run
+from utils.exits import ended_by_sigterm
+from utils.files import claim, make_folder, write_json, write_text
+from utils.settings import Settings, flag, overwrite_flag, run
 from utils.studies import conversion, kill_jobs, scripts
 
 KINDS = ('train', 'evaluate', 'inference', 'convert', 'download')
@@ -44,6 +45,7 @@ class KillSettings(Settings):
   max_steps: int = flag(16, 'steps of a training', least=2)
   seed: int = flag(0, 'random seed of the moments', least=0)
   output: str = flag('kills.json', 'JSON to write; the table goes beside it', path=True)
+  overwrite: bool = overwrite_flag()
 
   def check(self):
     """Raises UserError if a setting is not valid."""
@@ -192,7 +194,7 @@ def table(found):
 
 def kill(settings):
   """Does the work; `settings` is a KillSettings. Returns 1 if a result was another than without kills, else 0."""
-  begin, played = time.monotonic(), {}
+  begin, played, beside = time.monotonic(), {}, f'{os.path.splitext(settings.output)[0]}.md'
 
   def report(name, one):
     played.setdefault(name, []).append(one)
@@ -201,14 +203,13 @@ def kill(settings):
         'net': settings.net, 'max_steps': settings.max_steps, 'seed': settings.seed,
         'kills': sum(one['kills'] for one in found.values()), 'seconds': time.monotonic() - begin,
         'cpu_seconds': scripts.cpu_seconds(), 'jobs': found})
-    with replacing(f'{os.path.splitext(settings.output)[0]}.md') as temporary, open(
-        temporary, 'w', encoding='utf-8') as file:
-      file.write(table(found) + '\n')
+    write_text(beside, table(found))
     print(f'{name}: {len(one["kills"])} kills, '
           + (f'DIFFERENT: {listed(one["different"])}' if one['different'] else 'same to the bit'), flush=True)
 
   make_folder(os.path.dirname(os.path.abspath(settings.output)))
-  with scripts.ended_by_sigterm(), tempfile.TemporaryDirectory() as folder:
+  claim([settings.output, beside], overwrite=settings.overwrite)
+  with ended_by_sigterm(), tempfile.TemporaryDirectory() as folder:
     rounds(settings, folder, report)
   print(table({name: summary(every) for name, every in played.items()}))
   return int(any(one['different'] for every in played.values() for one in every))

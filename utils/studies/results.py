@@ -16,11 +16,11 @@ import os
 
 import numpy as np
 
-from utils.errors import UserError, brief
-from utils.files import make_folder, read_json, write_json
+from utils.errors import UserError, brief, shown
+from utils.files import claim, make_folder, read_json, write_json
 
 STOPPED = 'stopped before its end'
-FREE = ('output', 'resume', 'what', 'timeline')  # flags that may differ from those of the file that --resume takes up
+FREE = ('output', 'resume', 'overwrite', 'what', 'timeline')  # flags that may differ from those of --resume's file
 _FREE = ('command', 'load_average_before', 'nvidia_smi')  # entries of the file that may differ
 
 
@@ -54,13 +54,14 @@ def _beside(line):
   return ', '.join(f'{value:.3g} {unit}' for unit, value in line.get('beside', {}).items())
 
 
-def begin(path, about, *, resume=False):
+def begin(path, about, *, resume=False, overwrite=False):
   """Begins a JSON of results, or takes up one.
 
   Args:
     path: the JSON.
     about: dict of all that the figures depend on.
     resume: whether to keep the parts that have ended in an earlier JSON at `path`.
+    overwrite: whether a file that this program did not write may be replaced.
 
   Returns:
     the dict that `add` extends, whose `parts` are those kept.
@@ -79,6 +80,7 @@ def begin(path, about, *, resume=False):
       if 'failed' not in part:
         result['parts'][name] = part
         result['results'] += own
+  claim([path], overwrite=overwrite)
   write_json(path, result)  # an unwritable file ends the program now
   return result
 
@@ -108,7 +110,7 @@ def missing(path, result, names):
   """Yields those of some parts, each once, that `result`, of `begin`, does not have yet; says so of every part."""
   for name in dict.fromkeys(names):
     if name in result['parts']:
-      print(f'{name} is in {path} already', flush=True)
+      print(f'{name} is in {shown(path)} already', flush=True)
     else:
       print(f'measuring: {name}', flush=True)
       yield name

@@ -17,6 +17,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 import re
 import sys
@@ -26,7 +27,8 @@ import numpy as np
 from utils.compat import tf
 from utils.drawing import canvas
 from utils.drawing.colors import write_png
-from utils.files import replacing
+from utils.errors import shown
+from utils.files import claim, write_json
 from utils.runs import AVERAGE
 from utils.session import session_config
 from utils.settings import flag, run
@@ -234,8 +236,7 @@ def write_timeline(path, step_stats):
   """Writes a step's ops as a trace for Chrome."""
   from tensorflow.python.client import timeline  # has no public name
 
-  with replacing(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
-    file.write(timeline.Timeline(step_stats).generate_chrome_trace_format())
+  write_json(path, json.loads(timeline.Timeline(step_stats).generate_chrome_trace_format()))
 
 
 def text(summary):
@@ -292,17 +293,19 @@ class ProfileSettings(benchmark.MeasureSettings):
 def work(settings):
   """Profiles a step in every precision; `settings` is a ProfileSettings."""
   stem = os.path.splitext(settings.output)[0]
+  traces = [f'{stem}-{precision}-timeline.json' for precision in settings.precisions if settings.timeline]
+  claim([f'{stem}.png', *traces], overwrite=settings.overwrite)
   with benchmark.prepared(settings, 'utils.studies.step_profile', data=False) as (setup, result):
     for precision in setup.precisions:
       if precision in result['parts']:
-        print(f'{precision} is in {settings.output} already', flush=True)
+        print(f'{precision} is in {shown(settings.output)} already', flush=True)
         continue
       rows, summary = profile(setup, precision, product_size=settings.product_size,
                               timeline=f'{stem}-{precision}-timeline.json' if settings.timeline else None)
       results.add(settings.output, result, precision, rows, summary=summary)
       print(f'{text(summary)}\n', flush=True)
       write_png(f'{stem}.png', chart([part['summary'] for part in result['parts'].values()]))
-  print(f'{results.table(result["results"])}\nwritten to {settings.output} and {stem}.png')
+  print(f'{results.table(result["results"])}\nwritten to {shown(settings.output)} and {stem}.png')
 
 
 def main(argv=None):

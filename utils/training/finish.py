@@ -8,8 +8,7 @@ import sys
 from datasets import records
 from datasets.hold_out import HELD_OUT
 from utils.best import BEST, evaluated_step, no_better_since, read_best
-from utils.errors import UserError
-from utils.exits import quoted
+from utils.errors import UserError, quoted
 from utils.files import ROOT
 from utils.installation import PACKAGE
 

@@ -13,9 +13,9 @@ import numpy as np
 from utils.compat import tf
 from utils.drawing import canvas
 from utils.drawing.colors import write_png
-from utils.errors import UserError
-from utils.files import tensorflow_path
-from utils.settings import Settings, flag, run
+from utils.errors import UserError, shown
+from utils.files import claim, tensorflow_path
+from utils.settings import Settings, flag, overwrite_flag, run
 from utils.training.summaries import RATIO_PREFIX
 
 ROW, WIDTH = 26, 720  # pixels: height of a row, width of all columns
@@ -93,12 +93,14 @@ class GradientChartSettings(Settings):
   """Flags of this program."""
   run_dir: str | None = flag(None, "run's folder", required=True, path=True)
   output: str = flag('gradients.png', 'picture to write', path=True)
+  overwrite: bool = overwrite_flag()
 
 
 def work(settings):
   """Draws the chart of a run; `settings` is a GradientChartSettings."""
+  claim([settings.output], overwrite=settings.overwrite)
   write_png(settings.output, gradient_chart(*read_ratios(settings.run_dir)))
-  print(f'{settings.output} shows which layer of {settings.run_dir} got gradient when')
+  print(f'{shown(settings.output)} shows which layer of {shown(settings.run_dir)} got gradient when')
 
 
 def main(argv=None):

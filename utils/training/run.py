@@ -132,6 +132,8 @@ def train(settings):
     clusters.wait(cluster, settings.workers.wait_minutes, numbers=[0])
   run_dir = settings.resolved(get_dataset(settings.data.dataset)).run_dir
   with runs.locked(run_dir) if cluster is None or cluster.is_chief else contextlib.nullcontext():
+    if cluster is None or cluster.is_chief:
+      runs.refuse_foreign(run_dir)
     training, run_config = prepared(settings, cluster, replicas)
     ended = finish.ended(training.settings, training.start_step) if training.resumed else None
     if ended:

@@ -88,7 +88,8 @@ class CheckpointFolder:
   def _list(self):
     """Writes the list of the checkpoints, the newest first, as TensorFlow does; names only, since a run may move."""
     names = [os.path.basename(prefix) for prefix in self._kept[-self._keep:]]
-    with replacing(os.path.join(self._folder, LIST)) as temporary:
+    # A list of whoever: the folder is a run's.
+    with replacing(os.path.join(self._folder, LIST), own=os.path.isfile) as temporary:
       with open(temporary, 'w', encoding='utf-8') as file:
         file.write(f'model_checkpoint_path: "{names[-1]}"\n')
         file.writelines(f'all_model_checkpoint_paths: "{name}"\n' for name in names)
