@@ -21,7 +21,7 @@ from PIL import Image
 
 from datasets import DATASETS, bands, get_dataset, images, records
 from datasets.reading import Reading
-from utils.errors import UserError, shown
+from utils.errors import UserError, listed, shown
 from utils.files import claim, ends_all, make_folder, write_bytes
 from utils.labels import IGNORE_LABEL
 from utils.settings import Settings, flag, run
@@ -95,7 +95,8 @@ def export(dataset, data_dir, *, split, output_dir, count=None, labels=False, ov
     for name, data in about.items():
       _written({os.path.join(output_dir, name): data}, left_out, overwrite, originals)
   if left_out:
-    raise UserError(f'{len(paths)} images of {split} are in {output_dir}; left out:', *left_out)
+    raise UserError(f'{len(paths)} images of {split} are in {output_dir}; left out: '
+                    f'{listed(left_out, most=10, separator="; ")}')
   return list(paths.values())
 
 

@@ -4,6 +4,7 @@ The image of a record is a JPEG or a PNG; of a dataset with bands, its raw value
 of a pixel side by side, compressed by zlib.
 """
 
+import functools
 import glob
 import os
 import re
@@ -20,6 +21,7 @@ from utils.labels import IGNORE_LABEL
 from utils.session import cpu_config
 
 _MOST_SHARDS = 10_000  # of a split; the converter makes 512 at most
+_MOST_BYTES = 2**31  # of a record, a protocol buffer
 VERSION = 1  # format of the records; converted data of another version is stale
 _FEATURES = {
     'image/encoded': tf.io.FixedLenFeature([], tf.string),
@@ -58,7 +60,7 @@ def serialize(pair):
       'label/encoded': pair.label,
   }
   features = tf.train.Features(feature={key: feature(value) for key, value in values.items()})
-  return tf.train.Example(features=features).SerializeToString()
+  return tf.train.Example(features=features).SerializeToString(deterministic=True)  # else in any order
 
 
 def is_shard(path):
@@ -91,11 +93,11 @@ def parse(serialized, reading=Reading()):  # noqa: B008, the record is frozen
   return {'image': image, 'label': tf.cast(label, tf.int32), 'name': features['image/name']}
 
 
-def decoded(encoded):
-  """Decodes a JPEG or PNG, a string scalar, in the graph: uint8 [H, W, 3] RGB."""
+def decoded(encoded, ratio=1):
+  """Decodes a JPEG or PNG, a string scalar, in the graph: uint8 [H, W, 3] RGB; a JPEG smaller by a ratio, 1 to 8."""
   # decode_jpeg reads PNGs too. With INTEGER_ACCURATE the pixels of a JPEG equal Pillow's, which inference has; without
   # it some differ by 17.
-  return tf.io.decode_jpeg(encoded, channels=3, dct_method='INTEGER_ACCURATE')
+  return tf.io.decode_jpeg(encoded, channels=3, ratio=ratio, dct_method='INTEGER_ACCURATE')
 
 
 def parse_name(serialized):
@@ -137,7 +139,8 @@ def _is_stats(value):
           and isinstance(names, list) and all(isinstance(name, str) for name in names)
           and counts(value.get('class_pixels')) and len(value['class_pixels']) == len(names) <= IGNORE_LABEL
           and all(counts(value.get(key, [])) for key in ('class_image_pixels', 'shard_bytes'))
-          and isinstance(value.get('reading') or {}, dict))
+          and all(isinstance(value.get(key) or {}, dict) for key in ('reading', 'sanity'))
+          and isinstance((value.get('sanity') or {}).get('digests', {}), dict))
 
 
 def read_reading(data_dir, split):
@@ -235,7 +238,35 @@ def shard_paths(data_dir, split):
       verify([path])  # names the record; a shard cut between two records passes
       raise UserError(f'{path} has {os.path.getsize(path)} bytes where {split}.json says {size}; '
                       'python -m datasets.convert makes it again')
+  for path in paths:
+    _check_lengths(path)
   return paths
+
+
+def _check_lengths(path):
+  """Raises UserError if a record claims a length that none has: TensorFlow would ask for the memory, and end."""
+  try:
+    status = os.stat(path)
+    number, length = _first_without_end(path, status.st_size, status.st_mtime_ns)
+  except OSError:  # who reads it says so
+    return
+  if length:
+    raise UserError(f'{path}: record {number} is corrupt (it claims {length} bytes)')
+
+
+@functools.lru_cache(maxsize=2**16)
+def _first_without_end(path, size, time):
+  """The number of the first record that claims more than _MOST_BYTES, and its length; (0, 0) without one."""
+  del time  # a changed file is read again
+  number = place = 0
+  with open(path, 'rb') as file:
+    while place + 8 <= size:
+      file.seek(place)
+      length = int.from_bytes(file.read(8), 'little')
+      if length > _MOST_BYTES:
+        return number, length
+      number, place = number + 1, place + length + 16  # with the length itself and two checksums
+  return 0, 0
 
 
 def encoded_examples(paths):
@@ -337,6 +368,7 @@ def _reading_beside(paths):
 
 def _records(path):
   """Yields a shard's serialized records. Raises UserError with the number of the record where reading fails."""
+  _check_lengths(path)
   number = 0
   try:
     for record in tf.io.tf_record_iterator(tensorflow_path(path)):

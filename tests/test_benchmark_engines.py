@@ -61,7 +61,7 @@ def test_every_side_is_timed_and_scored(measured, tmp_path):
   lines = (tmp_path / 'out.md').read_text().splitlines()
   assert lines[0] == ('|  | batch 1, images/s | times PyTorch | batch 2, images/s | times PyTorch '
                       '| mean IoU, val, 2 images | PyTorch of |')
-  assert [line.split('|')[1].strip() for line in lines[2:]] == ['TensorFlow float32', 'litert float32']
+  assert [line.split('|')[1].strip() for line in lines[2:-1]] == ['TensorFlow float32', 'litert float32']
 
 
 def test_what_is_measured_stays(measured, monkeypatch):
@@ -71,6 +71,11 @@ def test_what_is_measured_stays(measured, monkeypatch):
   result, after = measured('--resume')
   assert result.returncode == 0 and result.stdout.count(' already\n') == 4 and after['results'] == before['results']
   assert_refused(measured('--resume', '--repeats=3')[0], 'was measured with flags.repeats 2, and here it is 3')
+
+
+def test_some_images_of_the_split(measured):
+  _, value = measured('--num_images=1', '--batch_sizes=1')
+  assert [line['num_images'] for line in value['results'] if line['what'] == SCORE] == [1, 1]
 
 
 def test_files_that_are_not_there(folder, tmp_path):

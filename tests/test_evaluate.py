@@ -251,7 +251,7 @@ def test_a_label_out_of_range_is_named_with_its_record(run, tmp_path):
 
 @pytest.mark.parametrize('change,message', [
     ({'class_names': [*CAMVID.classes[:-1], 'unicorn']}, "class 10 is 'unicorn' in"),
-    ({'class_names': ['a', 'b']}, 'has 2 classes and'),
+    ({'class_names': ['a', 'b'], 'class_pixels': [1, 2], 'class_image_pixels': [3, 3]}, 'has 2 classes and'),
     ({'split': 'test'}, "no split 'test' in"),
 ])
 def test_data_that_does_not_fit_the_run_is_one_line(run, tmp_path, change, message):

@@ -141,6 +141,25 @@ def test_the_log_of_a_fault_lies_in_the_runs_folder(tmp_path, capsys):
   assert len(list(tmp_path.glob('fault-*.log'))) == 1
 
 
+def test_what_came_before_a_failing_cleanup_is_said(capsys):
+  def program():
+    try:
+      raise MemoryError('Unable to allocate')
+    finally:
+      fails()
+
+  assert exits.guarded(program) == 1
+  assert capsys.readouterr().err == 'error: not enough memory (Unable to allocate)\n'
+
+  def handled():
+    try:
+      raise PermissionError(errno.EACCES, 'Permission denied', 'x')
+    except PermissionError:
+      fails()  # a mistake beside what it handles
+
+  assert exits.guarded(handled) == 2
+
+
 def test_where_no_log_can_be_written_the_line_has_the_place(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(exits.tempfile, 'gettempdir', lambda: str(tmp_path / 'gone'))
   assert exits.guarded(fails) == 2
@@ -159,7 +178,8 @@ def test_an_interrupt_says_the_command(capsys):
 @pytest.mark.parametrize('code, number', [('pass', 0), ('return 7', 7), ('raise UserError("no")', 1), ('1 / 0', 2),
                                           ('os.kill(os.getpid(), 2)', 130), ('os.kill(os.getpid(), 15)', 143)])
 def test_codes_of_a_process(code, number, tmp_path):
-  script = (f'import os, sys, time\nfrom utils.errors import UserError\nfrom utils.exits import guarded\n'
+  script = ('import os, signal, sys, time\nsignal.signal(2, signal.default_int_handler)\n'  # of a job in the background
+            'from utils.errors import UserError\nfrom utils.exits import guarded\n'
             f'def program():\n  {code}\n  time.sleep({9 if "kill" in code else 0})\nsys.exit(guarded(program))\n')
   done = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True,
                         env={**os.environ, 'TMPDIR': str(tmp_path)})

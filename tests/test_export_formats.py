@@ -30,7 +30,7 @@ from utils.compat import tf
 from utils.export import artifact, onnx_file, tflite
 from utils.export.__main__ import main
 from utils.export.formats import FORMATS, Format
-from utils.files import ROOT
+from utils.files import ROOT, read_json
 from utils.inference.engines import open_engine
 from utils.inference.predictor import Predictor
 from utils.inference.tta import Views
@@ -105,7 +105,7 @@ def exported(result, path):
   """The content of the JSON beside a file that was exported well."""
   assert result.returncode == 0, result.stderr
   assert f'exported: {path}, ' in result.stdout and 'error' not in result.stderr
-  return json.loads(path.with_name(f'{path.name}.json').read_text())
+  return read_json(path.with_name(f'{path.name}.json'))
 
 
 def assert_same(engine, predictor, images=IMAGES):
@@ -228,7 +228,7 @@ def test_tensorflows_files_need_nothing_of_this_project(plain, predictor, out):
   smooth.save(out / 'pictures/0.jpg', quality=80)
   smooth.save(out / 'pictures/1.png')
   shown = subprocess.run([sys.executable, '-c', LOADED], cwd=out, check=True, stdout=subprocess.PIPE, text=True).stdout
-  batch = np.stack([np.asarray(smooth), np.asarray(smooth)[:, ::-1]])
+  batch = np.stack([np.asarray(smooth), np.asarray(smooth)[::-1]])
   for path in 'saved_model.npy', 'pb.npy', 'saved_model_cli/labels.npy':
     np.testing.assert_array_equal(np.load(out / path), predictor.labels(batch), strict=True)
   decoded = np.stack([np.asarray(Image.open(out / 'pictures' / name)) for name in ('0.jpg', '1.png')])
@@ -296,7 +296,7 @@ def rounded_channels(path):
 
   shapes = [layer.output(0).get_partial_shape() for layer in openvino.Core().read_model(path).get_ordered_ops()
             if layer.get_type_name() == 'FakeQuantize']
-  return [shape[1].get_length() for shape in shapes if len(shape) == 4]
+  return [shape[1].get_length() for shape in shapes if len(shape) == 4 and shape[1].is_static]
 
 
 @pytest.mark.parametrize('name, quantize', [
@@ -313,7 +313,7 @@ def test_fewer_bits_take_less_and_differ_a_little(export, plain, out, name, quan
   assert about['calibration'] == ({'split': 'train', 'num_images': 2} if quantize == 'int8' else None)
   if name == 'openvino':  # whose file is mostly the text of its graph here
     channels = rounded_channels(path_of(out, name, quantize))
-    assert len(channels) >= 5 and len(CAMVID.classes) not in channels  # scores are not rounded
+    assert len(channels) >= 3 and len(CAMVID.classes) not in channels  # scores are not rounded
   else:
     whole = exported(plain[0], path_of(plain[1], name))['files']
     assert sum(file['bytes'] for file in about['files'].values()) < 0.9 * sum(file['bytes'] for file in whole.values())

@@ -24,6 +24,7 @@ from utils.evaluation.settings import EvaluateSettings
 from utils.export.__main__ import main as export
 from utils.export.formats import FORMATS
 from utils.inference import exported
+from utils.inference.engines import STEADY
 from utils.inference.exported import FILES, EngineFlags, ExportedNetwork, find_artifact
 from utils.inference.predictor import Predictor
 from utils.inference.settings import InferenceSettings
@@ -164,6 +165,30 @@ def test_evaluation_has_a_name_of_its_own(folder, tmp_path, engine):
   assert value['precision'] == 'float32' and (tmp_path / f'confusion-val-{engine}.png').exists()
   error, other = (one['details']['calibration']['expected_calibration_error'] for one in (plain, value))
   assert error == pytest.approx(other, abs=1e-3)
+
+
+@pytest.mark.parametrize('engine', [case('openvino')])
+@pytest.mark.parametrize('fails', [False, True])
+def test_images_of_one_shape_get_a_model_of_their_own(folder, predictor, engine, fails, monkeypatch):
+  """Labels stay what they are, before, within and after; also where OpenVINO has no such model."""
+  shapes = [(1, 37, 53)] * (STEADY + 2) + [(2, 21, 30)] + [(1, 21, 30)] * (STEADY + 1) + [(1, 37, 53)]
+  with opened(folder, engine) as network:
+    only, own = network._engine._only, []
+
+    def watched(output, shape=None):
+      own.append(shape)
+      if fails and shape:
+        raise RuntimeError('no such kernel')
+      return only(output, shape)
+
+    monkeypatch.setattr(network._engine, '_only', watched)
+    for shape in shapes:
+      images = RNG.integers(0, 256, (*shape, 3)).astype(np.uint8)
+      assert (network.labels(images) == predictor.labels(images)).mean() > 0.999
+    assert [shape for shape in own if shape] == (
+        [(1, 37, 53, 3)] if fails else [(1, 37, 53, 3)] * 3 + [(1, 21, 30, 3)] * 2)
+    images = images[:, ::-1]
+    np.testing.assert_allclose(network.probabilities(images), predictor.probabilities(images), atol=1e-4)
 
 
 @pytest.mark.skipif(not supports_bfloat16(), reason='this CPU has no AVX512-BF16')

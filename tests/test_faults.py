@@ -153,6 +153,8 @@ def test_a_campaign_over_conversions(tmp_path):
     ('disk full', 0, '', 4, ['exit code 0, not 1', '0 lines of errors']),
     ('GPU', None, 'error: the GPU failed or is gone\n', 4, ['hangs']),
     ('memory', 1, 'Traceback\nerror: memory\nerror: memory\n', 4, ['prints a traceback', '2 lines of errors']),
+    ('memory', -6, 'terminate called after throwing std::bad_alloc\n', 4, []),
+    ('disk full', -6, 'error: No space left\n', 4, ['exit code -6, not 1']),
     ('read-only', 1, 'error: Read-only file system\n', 3, ['the checkpoint of step 4 is gone']),
 ])
 def test_what_is_wrong_is_found(fault, code, text, after, wrong):

@@ -1,5 +1,7 @@
 """Files with valid checksums around absurd content, which would end the process if TensorFlow opened them."""
 
+import json
+
 import hostile
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ pytestmark = pytest.mark.fast
 
 DATA = np.arange(4, dtype='<f4').tobytes()
 FLOAT, TEXT = 1, 7
+DATA_FILE = 'data-00000-of-00001'
 
 
 def write(folder, **entries):
@@ -27,20 +30,21 @@ def test_an_honest_index_is_read(tmp_path):
   assert found['a'].tolist() == [[0, 1], [2, 3]] and found['b'] == 1 and found['c'].shape == (0, 5)
 
 
-@pytest.mark.parametrize('entry, problem', [
-    ((FLOAT, [2**40], 0, 16), r"'a' has the shape \[1099511627776\] of float32 in 16 bytes"),
-    ((FLOAT, [10**9], 0, 16), 'of float32 in 16 bytes'), ((FLOAT, [3], 0, 16), 'of float32 in 16 bytes'),
-    ((FLOAT, [2**40], 0, 2**42), 'claims 4398046511104 bytes from 0 on, which its data file does not have'),
-    ((FLOAT, [4], 2**50, 16), 'claims 16 bytes from 1125899906842624 on'), ((FLOAT, [4], -16, 16), 'from -16 on'),
-    ((FLOAT, [4], 0, -1), 'claims -1 bytes'), ((FLOAT, [-5], 0, 16), r'has the shape \[-5\]'),
-    ((FLOAT, [2**40, 2**40], 0, 16), 'has the shape'), ((FLOAT, [2**62, 2**62, 0], 0, 0), 'has the shape'),
-    ((FLOAT, [1] * 300, 0, 4), 'has the shape'), ((99, [4], 0, 16), '99'), ((0, [4], 0, 16), '0'),
-    ((TEXT, [2**30], 0, 16), 'of string in 16 bytes')])
-def test_absurd_shapes(entry, problem, tmp_path):
+@pytest.mark.parametrize('entry, file, problem', [
+    ((FLOAT, [2**40], 0, 16), 'index', r"'a' has the shape \[1099511627776\] of float32 in 16 bytes"),
+    ((FLOAT, [10**9], 0, 16), 'index', 'of float32 in 16 bytes'), ((FLOAT, [3], 0, 16), 'index', 'in 16 bytes'),
+    ((FLOAT, [2**40], 0, 2**42), DATA_FILE, '4398046511104 bytes from 0 on are not there'),
+    ((FLOAT, [4], 2**50, 16), DATA_FILE, '16 bytes from 1125899906842624 on are not there'),
+    ((FLOAT, [4], -16, 16), 'index', '16 bytes from -16 on'), ((FLOAT, [4], 0, -1), 'index', '-1 bytes from 0 on'),
+    ((FLOAT, [-5], 0, 16), 'index', r'has the shape \[-5\]'), ((FLOAT, [2**40] * 2, 0, 16), 'index', 'has the shape'),
+    ((FLOAT, [2**62, 2**62, 0], 0, 0), 'index', 'has the shape'), ((FLOAT, [1] * 300, 0, 4), 'index', 'has the shape'),
+    ((20, [4], 0, 16), 'index', 'is no array'), ((99, [4], 0, 16), 'index', '99'), ((0, [4], 0, 16), 'index', '0'),
+    ((TEXT, [2**30], 0, 16), 'index', 'of string in 16 bytes')])
+def test_absurd_shapes(entry, file, problem, tmp_path):
   prefix = write(tmp_path, a=entry)
-  with pytest.raises(UserError, match=f'model.ckpt-1.index is damaged, or no index of a checkpoint: .*{problem}'):
+  with pytest.raises(UserError, match=f'^{prefix}.{file} is cut off or damaged: .*{problem}'):
     checkpoint_files.open_checkpoint(prefix)
-  assert checkpoint_files.problem(prefix) == f'{prefix}.index is cut off or damaged'
+  assert checkpoint_files.problem(prefix) == f'{prefix}.{file} is cut off or damaged'
   with pytest.raises(UserError, match='^--ckpt=.*cut off or damaged'):
     runs.load_run(prefix)
 
@@ -60,15 +64,22 @@ def test_an_index_damaged_anywhere(tmp_path):
   assert 0 < refused < 2 * len(whole)
   for length in range(len(whole)):
     path.write_bytes(whole[:length])
-    with pytest.raises(UserError, match='damaged, or no index'):
+    with pytest.raises(UserError, match='is cut off or damaged'):
       check_index(str(path), [f'{prefix}.data-00000-of-00001'])
 
 
 @pytest.mark.parametrize('length', [2**32, 2**40, 2**60, 2**63, 2**64 - 1])
 def test_lengths_of_records(length, tmp_path):
+  """Where the reader of a split looks before TensorFlow does, and where `verify` does."""
   path = tmp_path / 'train-00000-of-00001.tfrecord'
+  path.write_bytes(hostile.record(b'abc') + hostile.record(b'abc', length))
+  (tmp_path / 'train.json').write_text(json.dumps(
+      {'num_examples': 2, 'num_shards': 1, 'class_names': ['a'], 'class_pixels': [1],
+       'shard_bytes': [path.stat().st_size]}))
+  with pytest.raises(UserError, match=rf'{path}: record 1 is corrupt \(it claims {length} bytes\)'):
+    records.shard_paths(str(tmp_path), 'train')
   path.write_bytes(hostile.record(b'abc', length))
-  with pytest.raises(UserError, match=f'{path}: record 0 '):
+  with pytest.raises(UserError, match=rf'{path}: record 0 is corrupt \(it claims {length} bytes\)'):
     records.verify([str(path)])
 
 

@@ -83,7 +83,7 @@ def test_every_kind_of_picture_and_broken_ones(folder, predictor, tmp_path):
   skipped = [line.split(':')[0] for line in process.stderr.splitlines() if line.startswith('skipped')]
   assert sorted(os.path.basename(name) for name in skipped) == ['cut.png', 'empty.jpg', 'nowhere.png', 'text.jpg']
   assert 'error: 4 inputs skipped' in process.stderr
-  assert process.stdout.startswith('9 images labeled') and '(step 1234)' in process.stdout
+  assert process.stdout.startswith('9 images labeled') and '(step 1234, the latest)' in process.stdout
   assert f'{other} becomes {tmp_path / "out" / "one-2"}' in process.stderr
 
   sizes['one-2'] = (20, 30)

@@ -239,7 +239,7 @@ def test_a_file_is_owned_whether_a_kill_comes_before_or_after_it_gets_its_name(t
   path, replace = str(tmp_path / 'a.npy'), os.replace
 
   def write(text):
-    with marks.Ledger(str(tmp_path)).replacing(path) as temporary, open(temporary, 'w') as file:
+    with ledgers.Ledger(str(tmp_path)).replacing(path) as temporary, open(temporary, 'w') as file:
       file.write(text)
 
   def killed_after(source, target):
@@ -253,7 +253,7 @@ def test_a_file_is_owned_whether_a_kill_comes_before_or_after_it_gets_its_name(t
     monkeypatch.setattr(os, 'replace', killed)
     with pytest.raises(SystemExit):
       write(text)
-    assert (tmp_path / 'a.npy').read_text() == 'one' and marks.Ledger(str(tmp_path)).owns(path)
+    assert (tmp_path / 'a.npy').read_text() == 'one' and ledgers.Ledger(str(tmp_path)).owns(path)
 
 
 def test_the_ledger_knows_files_without_a_mark_until_they_change(tmp_path):

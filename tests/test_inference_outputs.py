@@ -278,7 +278,7 @@ def test_the_last_lines_count_what_was_skipped_and_why(infer, monkeypatch):
       file.write('none')
   result = infer('--output_dir=out', 'p', 'nowhere.jpg')
   assert result.returncode == 1
-  expected = (r'3 images labeled by \S+ \(step 1234\), [0-9.]+/s, 5 skipped \(2 .heic, 1 not found, '
+  expected = (r'3 images labeled by \S+ \(step 1234, the latest\), [0-9.]+/s, 5 skipped \(2 .heic, 1 not found, '
               r'2 unreadable\); pictures in out\n')
   assert re.fullmatch(expected, result.stdout), result.stdout
   lines = [line for line in result.stderr.splitlines() if line]

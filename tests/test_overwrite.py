@@ -18,7 +18,8 @@ from utils import files
 from utils.compat import tf
 from utils.errors import UserError
 from utils.export import artifact
-from utils.studies import gradient_chart, results
+from utils.studies import results
+from utils.training import gradient_chart
 
 CLASSES = tuple(get_dataset('shapes').classes)
 

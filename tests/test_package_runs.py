@@ -21,6 +21,7 @@ from datasets.readers.camvid import CAMVID
 from nets import get_network
 from utils.compat import tf
 from utils.errors import UserError
+from utils.files import read_json
 from utils.inference.predictor import Predictor
 from utils.packages import Package
 from utils.runs import AVERAGE, load_run
@@ -121,7 +122,7 @@ def test_evaluate_writes_beside_the_package_and_never_into_it(folder, data_dir, 
   assert result.stdout.startswith(f'{tmp_path}/run.zip (step 0) on the 2 images')
   assert (tmp_path / 'run.zip').read_bytes() == before and sorted(os.listdir(folder)) == there
   assert programs.run(evaluate.main, f'--ckpt={folder}').returncode == 0
-  one, other = (json.loads((tmp_path / name / 'metrics-val.json').read_text()) for name in ('run', 'run-results'))
+  one, other = (read_json(tmp_path / name / 'metrics-val.json') for name in ('run', 'run-results'))
   assert (one.pop('checkpoint'), other.pop('checkpoint')) == ('model.ckpt-0', 'run.zip') and one == other
 
 

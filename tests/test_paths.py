@@ -22,13 +22,14 @@ from utils.export.__main__ import main as export_run
 from utils.files import read_json
 from utils.inference.files import split_at_commas
 from utils.inference.settings import InferenceSettings
-from utils.studies import gradient_chart
+from utils.training import gradient_chart
 
 PATH = re.compile(r'(^|_)(dir|from|ckpt|input|output|images|paths|list|checkpoint|dataset)_?$')
 # Not paths: one of a few names; a number.
 CLOSED = {('datasets.submission', 'dataset'), ('utils.studies.course_project', 'dataset'),
           ('checkpoints.package', 'num_images'), ('utils.export.settings', 'num_images'),
-          ('utils.export.settings', 'calibration_images'), ('utils.studies.export_table', 'num_images')}
+          ('utils.export.settings', 'calibration_images'), ('utils.studies.export_table', 'num_images'),
+          ('utils.studies.benchmark_engines', 'num_images')}
 
 pytestmark = pytest.mark.usefixtures('tiny')
 
@@ -115,7 +116,7 @@ def test_every_flag_that_names_a_file_or_folder_is_a_path():
 # Flags of text that are no paths: names, numbers, patterns. A new flag of text is a path, or stands here.
 NO_PATHS = {'split', 'splits', 'hold_out', 'group_by', 'fold', 'folds', 'labels', 'workers', 'host', 'cors_origins',
             'gpu', 'only', 'net', 'skip', 'bands', 'checkpoint_exclude_scopes', 'trainable_scopes', 'loss',
-            'eval_split', 'train_split', 'engine'}
+            'eval_split', 'train_split', 'engine', 'kinds', 'index'}
 
 
 def test_every_flag_of_text_is_a_path_or_known_to_be_none():

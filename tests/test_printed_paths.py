@@ -9,7 +9,7 @@ from test_walls import MODULES, parsed
 pytestmark = pytest.mark.fast
 
 PATH = re.compile(r'(^|_|\.)(path|paths|dir|folder|root|ckpt|checkpoint|prefix|output|archive|target|place|list_)$|'
-                  r'^(dataset\.name|file_of\(.*\)|log|compare|settings\.run_dir\(.*\))$')
+                  r'^(resumed|dataset\.name|file_of\(.*\)|log|compare|settings\.run_dir\(.*\))$')
 SAFE = {'shown', 'quoted', 'listed', 'brief', 'len', 'json.dumps', '_command'}
 
 

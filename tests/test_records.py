@@ -255,7 +255,8 @@ def test_a_broken_json_is_named(text, problem, tmp_path):
     {'num_examples': True}, {'num_examples': 10**400}, {'class_names': 'ab'}, {'class_names': ['a', 1]},
     {'class_pixels': [1]}, {'class_pixels': [1, -2]}, {'class_pixels': {}}, {'class_names': ['a'] * 300,
                                                                             'class_pixels': [1] * 300},
-    {'shard_bytes': 5}, {'shard_bytes': [None]}, {'class_image_pixels': ['a']}, {'reading': 'text'}])
+    {'shard_bytes': 5}, {'shard_bytes': [None]}, {'class_image_pixels': ['a']}, {'reading': 'text'}, {'sanity': 5},
+    {'sanity': {'digests': 'text'}}])
 def test_a_json_of_other_types_is_refused(changed, tmp_path):
   """A number of shards without end must not be tried."""
   stats = {'num_examples': 1, 'num_shards': 1, 'class_names': ['a', 'b'], 'class_pixels': [1, 2]}

@@ -7,6 +7,7 @@ import shutil
 
 import programs
 import pytest
+from tensorflow.python.framework import config
 
 import train
 from datasets import convert, get_dataset
@@ -76,6 +77,23 @@ def test_a_run_that_crashed_ends_with_the_same_bits(crashes, data_dir, line, res
   assert [int(step) for step in re.findall(r'^step (\d+)  val', output, re.M)] == evaluated
   found = contents(folders[line], 6)
   assert len(found) == 5 and found == expected
+
+
+def test_ops_in_a_fixed_order_end_with_the_same_bits_too(data_dir, tmp_path):
+  """They add up in another order than without --deterministic: the bits are others than those of `crashes`."""
+  args, crash = ('--max_steps=4', '--eval_steps=2', '--deterministic'), tmp_path / 'crash'
+
+  def seen(text):
+    if 'step 3/4' in text and not crash.exists():
+      shutil.copytree(tmp_path / 'run', crash)
+
+  try:
+    run(tmp_path / 'run', data_dir, *args, seen=seen)
+    assert config.is_op_determinism_enabled()
+    assert 'resumed at step 2' in run(crash, data_dir, *args)
+  finally:
+    config.disable_op_determinism()
+  assert contents(crash, 4) == contents(tmp_path / 'run', 4)
 
 
 def test_a_larger_max_steps_goes_on_with_the_bits_of_a_run_that_did_not_crash(crashes, data_dir, tmp_path):

@@ -1,5 +1,6 @@
 """Archives for evaluation servers: files that a server would refuse are refused here, by name."""
 
+import functools
 import io
 import os
 import pathlib
@@ -14,6 +15,7 @@ from programs import assert_refused
 from datasets import DATASETS, submission
 from datasets.label_pictures import read_label
 from utils.errors import UserError
+from utils.files import replacing
 
 pytestmark = pytest.mark.fast
 
@@ -91,15 +93,16 @@ def test_a_bad_label_is_named_and_no_archive_is_written(tmp_path, dataset, data,
   path = os.path.join(submission.label_folder(dataset, str(tmp_path)), '2008_000006.png')
   archive = tmp_path / dataset.submission.archive
   archive.write_text('an older one')
+  own = functools.partial(replacing, own=os.path.isfile)  # as the ledger of the folder says
   if data is None:
     os.unlink(path)
     with pytest.raises(UserError, match='No such file'):
-      submission.pack(dataset, str(tmp_path), SIZES)
+      submission.pack(dataset, str(tmp_path), SIZES, own)
   else:
     with open(path, 'wb') as file:
       file.write(data)
     with pytest.raises(UserError, match=f'^{archive} is no submission for http.*: .*2008_000006.png {problem}[^;]*$'):
-      submission.pack(dataset, str(tmp_path), SIZES)
+      submission.pack(dataset, str(tmp_path), SIZES, own)
   with pytest.raises(UserError, match=f'^{tmp_path} is no submission for http.*: .*2008_000006.png {problem}'):
     submission.check(dataset, str(tmp_path), SIZES)
   assert archive.read_text() == 'an older one'

@@ -57,6 +57,40 @@ def test_same_logits(converted):
   np.testing.assert_allclose(found.permute(0, 2, 3, 1).numpy(), expected, rtol=1e-4, atol=1e-4 * abs(expected).max())
 
 
+@pytest.mark.parametrize('size', [(2 * SIZE[1] + 1, SIZE[2] // 2), (5, 97), SIZE[1:]])
+def test_resizing_is_tensorflow_2s(size):
+  with tf.Graph().as_default():
+    images = tf.placeholder(tf.float32, [*SIZE, 3])
+    resized = tf.compat.v2.image.resize(images, size, method='bilinear')
+    network, _ = torch_network.convert(resized + 1.0, images, {})
+    expected = benchmark_pytorch.tensorflow_answer(resized + 1.0, {images: pixels()}, {})
+  np.testing.assert_allclose(network(torch.from_numpy(pixels())).permute(0, 2, 3, 1).numpy(), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize('paddings', [((1, 0), (1, 2)), ((0, 1), (0, 0))])
+def test_symmetric_padding(paddings):
+  with tf.Graph().as_default():
+    images = tf.placeholder(tf.float32, [*SIZE, 3])
+    padded = tf.pad(images, [[0, 0], *paddings, [0, 0]], 'SYMMETRIC') + 1.0
+    network, _ = torch_network.convert(padded, images, {})
+  found = network(torch.from_numpy(pixels())).permute(0, 2, 3, 1).numpy()
+  np.testing.assert_array_equal(found, np.pad(pixels(), ((0, 0), *paddings, (0, 0)), 'symmetric') + 1)
+
+
+def test_mirroring_without_the_border_is_refused():
+  with tf.Graph().as_default():
+    images = tf.placeholder(tf.float32, [*SIZE, 3])
+    with pytest.raises(UserError, match='MirrorPad without the border pixels has no counterpart'):
+      torch_network.convert(tf.pad(images, [[0, 0], [1, 0], [0, 0], [0, 0]], 'REFLECT'), images, {})
+
+
+def test_resizing_of_tensorflow_1_is_refused():
+  with tf.Graph().as_default():
+    images = tf.placeholder(tf.float32, [*SIZE, 3])
+    with pytest.raises(UserError, match='ResizeBilinear of TensorFlow 1 has no counterpart'):
+      torch_network.convert(tf.image.resize_bilinear(images, (9, 9)), images, {})
+
+
 def test_same_gradients(converted):
   images, logits, values, network, parameters = converted
   labels = np.random.default_rng(2).integers(0, 4, SIZE)

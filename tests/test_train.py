@@ -21,6 +21,7 @@ import evaluate
 import inference
 import train
 from datasets import convert, export, get_dataset, records
+from utils.best import best_checkpoint
 from utils.compat import tf
 from utils.files import ROOT
 from utils.runs import load_run
@@ -237,7 +238,7 @@ def test_what_shapes_the_network_reaches_inference(data_dir, tmp_path):
   succeed(programs.run(evaluate.main, f'--ckpt={run_dir}'))
   after = json.loads((run_dir / 'metrics-val.json').read_text())['mean_iou']
   assert after == pytest.approx(during, abs=1e-4)
-  checkpoint = tf.train.load_checkpoint(str(run_dir / 'best'))
+  checkpoint = tf.train.load_checkpoint(best_checkpoint(str(run_dir / 'best')))
   name = 'fcn/score_16/weights'
   raw, average = checkpoint.get_tensor(name), checkpoint.get_tensor(f'{name}/ExponentialMovingAverage')
   assert np.abs(raw - average).max() > 1e-5

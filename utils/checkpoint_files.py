@@ -103,8 +103,8 @@ def problem(prefix):
   index = f'{prefix}.index' if os.path.exists(f'{prefix}.index') else prefix
   try:
     reader = open_checkpoint(prefix)
-  except UserError:
-    return f'{index} is cut off or damaged' + (', or no checkpoint' if index == prefix else '')
+  except UserError as error:
+    return f'{getattr(error, "path", index)} is cut off or damaged' + (', or no checkpoint' if index == prefix else '')
   data = _data_files(prefix) or [prefix]
   try:
     for name in reader.get_variable_to_shape_map():

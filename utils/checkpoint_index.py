@@ -20,6 +20,14 @@ _TRAILER = 5  # bytes behind a block: its compression, and a checksum
 _MOST_DIMS = 254  # that TensorFlow knows
 
 
+class Damaged(UserError):
+  """A file of a checkpoint that is damaged: its `path`."""
+
+  def __init__(self, path, reason):
+    super().__init__(f'{path} is cut off or damaged: {reason}')
+    self.path = path
+
+
 def check_index(path, data_files):
   """Checks that an index claims no more than its data files hold.
 
@@ -28,7 +36,8 @@ def check_index(path, data_files):
     data_files: paths of the data files, in their order.
 
   Raises:
-    UserError: if it claims what cannot be, naming the variable; or is damaged.
+    Damaged: if it claims what cannot be, naming the variable, or is no index; or a data file is shorter than it claims.
+    UserError: if it cannot be read, or is too large.
   """
   try:
     with open(path, 'rb') as file:
@@ -45,22 +54,26 @@ def check_index(path, data_files):
     for _, handle in _rows(data, _handle(data, place)[0]):
       for name, value in _rows(data, _handle(handle, 0)[0]):
         if name:  # the empty name is the header
-          _check_entry(name.decode('utf-8', 'replace'), BundleEntry.FromString(value), sizes)
+          entry = BundleEntry.FromString(value)
+          _check_entry(name.decode('utf-8', 'replace'), entry, len(sizes))
+          if entry.offset + entry.size > sizes[entry.shard_id]:
+            raise Damaged(data_files[entry.shard_id], f'{entry.size} bytes from {entry.offset} on are not there')
   except (ValueError, IndexError, TypeError, DecodeError) as error:
-    raise UserError(f'{path} is damaged, or no index of a checkpoint: {error}') from error
+    raise Damaged(path, error) from error
 
 
-def _check_entry(name, entry, sizes):
-  """Raises ValueError or TypeError if an entry claims what data files of these sizes cannot hold."""
+def _check_entry(name, entry, num_files):
+  """Raises ValueError or TypeError if an entry contradicts itself, or is of none of the data files."""
   dims, kind = [dim.size for dim in entry.shape.dim], tf.as_dtype(entry.dtype)  # TypeError: no such type
   if entry.shape.unknown_rank or len(dims) > _MOST_DIMS or min(dims, default=0) < 0 or (
       math.prod(max(dim, 1) for dim in dims) >= 2**63):
     raise ValueError(f'{name!r} has the shape {dims[:8]}')
+  if kind in (tf.resource, tf.variant):
+    raise ValueError(f'{name!r} is no array')
   if entry.slices:
     raise ValueError(f'{name!r} is stored in slices, which are not read here')
-  if not 0 <= entry.shard_id < len(sizes) or entry.offset < 0 or not (
-      0 <= entry.size <= sizes[entry.shard_id] - entry.offset):
-    raise ValueError(f'{name!r} claims {entry.size} bytes from {entry.offset} on, which its data file does not have')
+  if not 0 <= entry.shard_id < num_files or min(entry.offset, entry.size) < 0:
+    raise ValueError(f'{name!r} is said to have {entry.size} bytes from {entry.offset} on in file {entry.shard_id}')
   wanted = math.prod(dims) * max(kind.size or 1, 1)  # texts have a byte each at least, for their length
   if wanted > entry.size or (kind.size and wanted != entry.size):
     raise ValueError(f'{name!r} has the shape {dims[:8]} of {kind.name} in {entry.size} bytes')

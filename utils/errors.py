@@ -3,15 +3,22 @@
 import os
 import shlex
 
+_MOST_LINE = 2000  # characters of a line of an error
+
 
 class UserError(Exception):
   """An error that a user can correct: the message names file, record or flag, the bad value and the valid values.
 
-  Its arguments are the lines of the message, mostly one. Each stays one line, whatever names are in it; see `shown`.
+  Its arguments are the lines of the message, mostly one. Each stays one line, whatever names are in it (see `shown`),
+  and is cut where values in it are long.
   """
 
   def __str__(self):
-    return '\n'.join(shown(str(line)) for line in self.args)
+    return '\n'.join(_cut(shown(str(line))) for line in self.args)
+
+
+def _cut(line):
+  return line if len(line) <= _MOST_LINE else f'{line[:_MOST_LINE - 3]}...'
 
 
 def listed(names, most=5, separator=', '):

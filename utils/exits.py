@@ -168,21 +168,36 @@ def _threads_without_traceback():
 
 
 def problem(error):
-  """What is wrong with the machine, by an exception: a phrase with what the system said; None if that is not it."""
+  """What is wrong with the machine, by an exception: a phrase with what the system said; None if that is not it.
+
+  Cleaning up may fail as well where memory or threads are wanting: then what came first is said.
+  """
+  first, found = error.__context__, None
+  while first is not None and found is None:
+    found, first = _wanting(first), first.__context__
+  return _wanting(error) or _of_the_machine(error) or found
+
+
+def _wanting(error):
+  """As `problem`, of memory and threads alone."""
   if isinstance(error, MemoryError):
     return 'not enough memory' + _in_brackets(str(error))
+  if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+    return "no more threads can be started: the system's limit, or its memory, is reached"
+  return None
+
+
+def _of_the_machine(error):
+  """As `problem`, of all else."""
   if isinstance(error, OSError):
     if error.errno not in _OF_THE_MACHINE:
       return None
     names = [shown(os.fspath(name)) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
     return f'cannot use {" or ".join(names)}: {error.strerror}' if names else f'the system said: {error.strerror}'
-  text = str(error)
-  if isinstance(error, RuntimeError) and "can't start new thread" in text:
-    return "no more threads can be started: the system's limit, or its memory, is reached"
   if not type(error).__module__.startswith('tensorflow'):
     return None
   for what, pattern in _IN_MESSAGES.items():
-    found = re.search(f'.*({pattern}).*', text)
+    found = re.search(f'.*({pattern}).*', str(error))
     if found:
       return what + _in_brackets(found[0])
   return None

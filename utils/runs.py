@@ -10,14 +10,14 @@ import types
 import numpy as np
 
 from utils.best import BEST, best_checkpoint, described, read_best, scored_on
-from utils.checkpoint_files import folder_named, newest_checkpoint, problem, read_step, steps_of, without_suffix
+from utils.checkpoint_files import LIST, folder_named, newest_checkpoint, problem, read_step, steps_of, without_suffix
 from utils.errors import UserError, listed, shown
 from utils.exits import works_in
 from utils.files import commit, make_folder, read_json, take_lock, write_json
 from utils.installation import versions
 from utils.packages import CONFIG, Package, is_package
 
-LOCK, CHECKPOINTS = 'lock', 'checkpoint'  # files in a run's folder; the latter is TensorFlow's list
+LOCK = 'lock'
 _TEXTS = (('network', 'name'), ('dataset', 'name'), ('flags', 'data_dir'))  # texts in config.json, where they are there
 AVERAGE = '/ExponentialMovingAverage'  # suffix of tf.train.ExponentialMovingAverage to a variable's name
 
@@ -200,7 +200,7 @@ def refuse_foreign(folder):
       raise UserError(f'{os.path.join(folder, CONFIG)} was not written by train.py; give this run another --run_dir')
     return
   names = os.listdir(folder) if os.path.isdir(folder) else ()
-  taken = sorted(name for name in names if name in (CHECKPOINTS, BEST) or name.startswith('model.ckpt-'))
+  taken = sorted(name for name in names if name in (LIST, BEST) or name.startswith('model.ckpt-'))
   if taken:
     raise UserError(f'{folder} holds {listed(taken)} but no {CONFIG}; give this run another --run_dir')
 

@@ -19,7 +19,7 @@ import re
 
 from datasets import reading
 from datasets.readers import own_labels
-from utils.errors import UserError
+from utils.errors import UserError, brief
 from utils.files import read_json
 from utils.settings import Settings, flag
 
@@ -75,7 +75,7 @@ def read(root):
     return {}
   for key in content:
     if key not in KEYS:
-      raise UserError(f'{path}: unknown key {key!r}; valid are {", ".join(KEYS)}')
+      raise UserError(f'{path}: unknown key {brief(key)}; valid are {", ".join(KEYS)}')
   return checked(content, path)
 
 
@@ -99,7 +99,7 @@ def checked(content, where):
     try:
       found[key] = checks.get(key, _text)(value)
     except ValueError as error:
-      raise UserError(f'{where}: {key} is {value!r}; {error}') from error
+      raise UserError(f'{where}: {key} is {brief(value)}; {error}') from error
   return found
 
 
@@ -148,7 +148,7 @@ def _labels(value):
   found = {}
   for number, name in value.items():
     if not re.fullmatch(r'\d{1,3}', number) or int(number) > 255 or not isinstance(name, str):
-      raise ValueError(f'{number!r}: {name!r} is not a value of 0 to 255 and the name of a class or "ignore"')
+      raise ValueError(f'{brief(number)}: {brief(name)} is not a value of 0 to 255 and the name of a class or "ignore"')
     found[int(number)] = name
   return found
 
@@ -161,7 +161,7 @@ def _splits(value):
   for split, patterns in value.items():
     patterns = [patterns] if isinstance(patterns, str) else patterns
     if not re.fullmatch(r'[a-z0-9_]+', split) or split == 'all':
-      raise ValueError(f'{split!r} is no name of a split: small letters, digits and _, and not "all"')
+      raise ValueError(f'{brief(split)} is no name of a split: small letters, digits and _, and not "all"')
     if not isinstance(patterns, list) or not patterns or not all(isinstance(item, str) and item for item in patterns):
       raise ValueError(f'the patterns of {split} are no list of texts')
     found[split] = patterns

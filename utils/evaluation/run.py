@@ -66,6 +66,8 @@ def evaluate(settings):
     raise UserError(f'{error}; {"the temperature is kept there" if settings.fit_temperature else how}') from error
   settings = settings.with_temperature_of(run)
   asked = settings.corruption
+  if asked.names:
+    _refuse_bands(run)
   with settings.labelling.open_predictor(run, num_images * (1 + len(asked.names) * len(asked.severities)),
                                          sizes(data_dir, settings.split, held)) as predictor:
     claim_results(run, settings, output_dir, predictor.artifact)
@@ -248,12 +250,16 @@ def _results(settings, output_dir, name, artifact):
   return os.path.join(output_dir, name.format(suffix))
 
 
-def _before(run, settings, output_dir, artifact):
-  """Content of the JSON that --compare names; None without. Raises UserError for a run that cannot be corrupted."""
+def _refuse_bands(run):
+  """Raises UserError for a run whose images cannot be corrupted."""
   reading = Input.from_config(run.config).reading
   if not reading.is_plain:
     raise UserError(f'--corruptions: they are of photographs, red, green and blue in 8 bits; {run.folder} sees bands '
                     f'of {reading.dtype}: {listed(reading.names)}')
+
+
+def _before(run, settings, output_dir, artifact):
+  """Content of the JSON that --compare names; None without. Raises UserError if it cannot be compared with."""
   compare = settings.corruption.compare
   return compare and robustness_report.read_before(
       compare, _results(settings, output_dir, 'metrics-{}.json', artifact), settings.corruption, run.classes)

@@ -38,8 +38,8 @@ def quantized(model, images, num_classes):
   """The model in int8, by ranges from images [H, W, N].
 
   Two parts stay as they are. Scores, from the layers that make them to the last sum: steps of 1/255 of their range
-  cost most of what int8 costs (docs/export.md). The products that upsample: where they have constants (--size),
-  OpenVINO's CPU plugin fails on what NNCF makes of them.
+  change labels (docs/export.md), and these layers are small. The products that upsample: where they have constants
+  (--size), OpenVINO's CPU plugin fails on what NNCF makes of them.
   """
   import nncf
 

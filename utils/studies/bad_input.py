@@ -16,6 +16,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import importlib
 import json
 import os
 import re
@@ -28,10 +29,8 @@ import zlib
 
 import numpy as np
 
-import evaluate
-import inference
-from checkpoints import card, package
-from utils.errors import UserError, guarded, listed
+from utils.errors import UserError, listed
+from utils.exits import guarded
 from utils.files import claim, make_folder, read_json, text_of, write_json, write_text
 from utils.progress import Progress
 from utils.settings import Settings, flag, run
@@ -43,9 +42,9 @@ SECONDS = 10.0  # more than the good file takes
 MEMORY = 2**30  # bytes more than the good file takes
 MOST = 2**34  # bytes that making good input may take
 _PREPARING = 600.0  # seconds to make a kind's good input
-_MOST_LINE = 1000  # characters of a line on stderr
+_MOST_LINE = 2010  # characters of a line on stderr
 _LOOK = 0.01  # seconds between two looks at a process
-_PROGRAMS = (card, evaluate, inference, package)  # imported once, before the forks
+_PROGRAMS = ('checkpoints.card', 'checkpoints.package', 'datasets.convert', 'evaluate', 'inference')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,6 +294,8 @@ def table(results):
 
 def campaign(settings):
   """Runs the cases that are not in the JSON yet; returns the exit code, 1 after failures."""
+  for program in _PROGRAMS:
+    importlib.import_module(program)  # once, before the forks
   work_dir = os.path.abspath(settings.work_dir)
   make_folder(work_dir)
   kinds, output, place = chosen(settings), os.path.join(work_dir, 'bad-input.json'), os.path.join(work_dir, 'case')

@@ -20,6 +20,7 @@ differently.
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -31,11 +32,12 @@ from datasets.inputs import Input
 from nets import get_network
 from nets.network import Mode
 from utils.cpu import supports_bfloat16
-from utils.errors import UserError
+from utils.errors import UserError, shown
 from utils.evaluation.data import open_split
 from utils.evaluation.scorer import Scorer
 from utils.export.about import versions
 from utils.files import claim, commit, write_text
+from utils.inference.engines import STEADY
 from utils.inference.exported import FILES, FOLDER, EngineFlags, ExportedNetwork, find_artifact
 from utils.inference.labeler import PLAIN
 from utils.inference.predictor import Predictor, network_weights
@@ -64,8 +66,9 @@ class EnginesSettings(Settings):
   width: int = flag(480, 'width of these images', least=1)
   batch_sizes: tuple[int, ...] = flag((1, 8), 'images that go through the network together', least=1)
   repeats: int = flag(30, 'timed calls of each side', least=1)
-  warmup: int = flag(3, 'calls of each side before them', least=0)
+  warmup: int = flag(STEADY, 'calls of each side before them', least=0)
   split: str = flag('val', 'split on which mean IoU is measured')
+  num_images: int = flag(0, 'images of it, evenly spaced; 0: all', least=0)
   data_dir: str | None = flag(None, "folder with the TFRecords; default: the training's own", path=True)
   output: str = flag('benchmark-engines.json', 'JSON to write; the table stands beside it, as .md', path=True)
   overwrite: bool = overwrite_flag()
@@ -139,7 +142,7 @@ def artifacts(trained, files):
     except UserError as error:  # not installed
       if files:
         raise
-      print(f'{path} is left out: {error}', flush=True)
+      print(f'{shown(path)} is left out: {error}', flush=True)
     else:
       found.append(find_artifact(trained, chosen, PLAIN, temperature))
   return found
@@ -180,9 +183,8 @@ def torch_network_of(trained, size, batch_size):
     raise UserError(f'{trained.folder} sees bands, and {PYTORCH} is compared on photographs alone')
   config = trained.config['network']
   network = get_network(config['name'])
-  logits, images = benchmark_pytorch.graph_of(
-      network, len(trained.classes), [batch_size, *size, 3], Mode(is_training=True, dropout=False,
-                                                                 freeze_batch_norm=True), **network.shape(config))
+  logits, images = benchmark_pytorch.graph_of(network, len(trained.classes), [batch_size, *size, 3],
+                                              Mode(fold_batch_norm=False), **network.shape(config))
   return benchmark_pytorch.torch_network.convert(logits, images, network_weights(trained))[0]
 
 
@@ -252,16 +254,16 @@ def score(side, trained, place):
   Args:
     side: a Side.
     trained: the runs.Run.
-    place: `(data_dir, split, num_images, held)`, see open_split.
+    place: `(data_dir, split, held, chosen)`: folder and HoldOut of the split, and the slice of its images.
   """
-  data_dir, split, num_images, held = place
+  data_dir, split, held, chosen = place
   scorer = Scorer(trained.classes, where=f'{data_dir}, {split}')
-  with _skipped(f'{SCORE}, {side.name}'), side.open(1) as labels, Progress(
-      num_images, 'images', label=side.name) as progress:
-    for name, image, truth in pipeline.examples(data_dir, split, held):
+  with _skipped(f'{SCORE}, {side.name}'), side.open(1) as labels, Progress(None, 'images', label=side.name) as progress:
+    for name, image, truth in itertools.islice(
+        pipeline.examples(data_dir, split, held), chosen.start, chosen.stop, chosen.step):
       scorer.add(name, truth, labels(image[np.newaxis])[0])
       progress.update()
-    return [row(SCORE, side.name, '%', [100 * scorer.result()['mean_iou']], split=split, num_images=num_images)]
+    return [row(SCORE, side.name, '%', [100 * scorer.result()['mean_iou']], split=split, num_images=progress.done)]
   return []
 
 
@@ -301,7 +303,9 @@ def measure(settings):
     artifact.check_sizes([size])
   measured = sides(trained, found, size)
   data_dir, num_images, held = open_split(trained, settings.split, settings.data_dir)
-  place = data_dir, settings.split, num_images, held
+  count = min(settings.num_images or num_images, num_images)
+  step = num_images // count
+  place = data_dir, settings.split, held, slice(0, step * count, step)
   load = os.getloadavg()[0]
   if load > 0.5:
     print(f'something else is running here (load average {load:.1f}): rely on no figure but {SCORE}', flush=True)
@@ -319,7 +323,7 @@ def measure(settings):
       results.add(settings.output, result, name, parts[name]())
   text = table(result['results'], list(dict.fromkeys(settings.batch_sizes)))
   write_text(beside, text)
-  print(f'{text}\nwritten to {settings.output} and {beside}')
+  print(f'{text}\nwritten to {shown(settings.output)} and {shown(beside)}')
 
 
 def main(argv=None):

@@ -54,7 +54,7 @@ def graph_of(network, num_classes, shape, mode, **options):
     network: a Network.
     num_classes: number of classes.
     shape: [B, H, W, N] of the images.
-    mode: a Mode; torch_network.convert takes graphs of training, with frozen batch norms.
+    mode: a Mode; torch_network.convert takes graphs whose batch norms keep their statistics.
     **options: further keywords of the network's `logits`.
 
   Returns:

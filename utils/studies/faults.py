@@ -30,7 +30,7 @@ from PIL import Image
 from datasets import records
 from utils.best import BEST, best_checkpoint
 from utils.checkpoint_files import newest_checkpoint, read_step
-from utils.errors import UserError, brief
+from utils.errors import UserError, brief, shown
 from utils.exits import CORRECT, DONE, ended_by_sigterm
 from utils.files import claim, commit, file_digest, read_json, text_of, write_json, write_text
 from utils.installation import versions
@@ -48,6 +48,7 @@ YEARS = 60 * 365.25 * 86400  # seconds that the clock jumps, as on a board witho
 SAYS = {'disk full': r'No space left|File too large', 'read-only': 'Read-only|not writable',
         'permission': r'Permission denied|not writable', 'memory': 'memory|threads', 'GPU': 'the GPU failed or is gone',
         'worker': 'worker process was killed'}
+ABORTED = (-signal.SIGABRT, -signal.SIGSEGV)  # ends of TensorFlow's own where some of its allocations fail
 _DAC_OVERRIDE, _DAC_READ_SEARCH, _PR_CAPBSET_DROP = 1, 2, 24  # of Linux
 
 
@@ -67,7 +68,7 @@ class FaultSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """Bytes that a program writes to new files: in all, and to the largest."""
+  """Bytes that a program adds to what is there, and those of the largest file that it writes."""
   total: int
   largest: int
 
@@ -360,14 +361,14 @@ def complaints(fault, code, text, before, after, left):
   """
   found = list(left)
   lines = [line for line in text.splitlines() if line.startswith(('error: ', 'fault: '))]
-  wanted = DONE if fault == 'clock' else CORRECT
+  wanted = DONE if fault == 'clock' else code if fault == 'memory' and code in ABORTED else CORRECT
   if code != wanted:
     found.append('hangs' if code is None else f'exit code {code}, not {wanted}')
   if 'Traceback' in text or 'Exception ignored' in text or 'Exception in thread' in text:
     found.append('prints a traceback')
-  if wanted and len(lines) != 1:
+  if wanted == CORRECT and len(lines) != 1:
     found.append(f'{len(lines)} lines of errors')
-  elif wanted and not re.search(SAYS[fault], lines[0]):
+  elif wanted == CORRECT and not re.search(SAYS[fault], lines[0]):
     found.append(f'does not name the fault: {lines[0]}')
   if after < before:
     found.append(f'the checkpoint of step {before} is gone')
@@ -386,8 +387,8 @@ def examined(place, program, fault, share, reference, size):
     size: the Sizes of what it writes without one.
 
   Returns:
-    dict for the JSON: `fault`, `program`, `share`, `code`, `line` (the last of its output), `wrong` (list of phrases),
-    `skipped` (why; '' if it was made).
+    dict for the JSON: `fault`, `program`, `share`, `code`, `line` (about the fault), `output` (its end, if something is
+    wrong), `wrong` (list of phrases), `skipped` (why; '' if it was made).
   """
   case = {'fault': fault, 'program': program, 'share': share, 'code': None, 'line': '', 'wrong': [], 'skipped': ''}
   with small_disk(place) as allowed:
@@ -405,21 +406,23 @@ def examined(place, program, fault, share, reference, size):
       wrong.append(f'started again it ends with {again}: {(said.strip() or "no output").splitlines()[-1]}')
     elif not reference.items() <= results(out).items() or broken(out):
       wrong.append('started again it leaves other files than without the fault')
-    return {**case, 'code': code, 'line': lines[-1].replace(place.folder, '.') if lines else '', 'wrong': wrong}
+    return {**case, 'code': code, 'line': lines[-1].replace(place.folder, '.') if lines else '', 'wrong': wrong,
+            'output': text[-4000:] if wrong else ''}
 
 
 def without_fault(place, program):
   """Runs a program without a fault; returns (`results`, the Sizes of what it writes)."""
   place.populate(program)
-  before = set(files_below(place.path('out')))
+  before = {path: os.path.getsize(path) for path in files_below(place.path('out'))}
   code, text = ended(place.words(program))
   if code:
     raise UserError(f'{program} fails without any fault: {(text.strip() or "no output").splitlines()[-1]}')
   found = results(place.path('out'))
-  sizes = [os.path.getsize(path) for path in files_below(place.path('out')) if path not in before]
+  after = {path: os.path.getsize(path) for path in files_below(place.path('out'))}
   shutil.rmtree(place.path('out'))
   os.makedirs(place.path('out'))
-  return found, Sizes(sum(sizes), max(sizes))
+  largest = max(after[path] for path in after.keys() - before.keys())
+  return found, Sizes(sum(after.values()) - sum(before.values()), largest)
 
 
 def table(cases):
@@ -460,7 +463,7 @@ def campaign(settings):
           print(f'{fault}, {program}, at {share}: {brief(phrase)}', flush=True)
         progress.update()
   wrong = sum(bool(case['wrong']) for case in cases)
-  print(f'{len(cases)} cases, {wrong} of them wrong; {settings.output} and {path} have them')
+  print(f'{len(cases)} cases, {wrong} of them wrong; {shown(settings.output)} and {shown(path)} have them')
   return CORRECT if wrong else DONE
 
 

@@ -242,7 +242,7 @@ def evaluation(run_dir):
     return settings.run(evaluate, EvaluateSettings, [
         f'--ckpt={run_dir}', '--split=train', f'--output_dir={folder}/scores', '--details'])
 
-  return Job('evaluate.py', work, _anywhere(), lambda folder: digests(folder, '^scores/'))
+  return Job('evaluate.py', work, _anywhere(), lambda folder: digests(folder, r'^scores/[^.]'))
 
 
 def labelling(run_dir, photos):
@@ -251,7 +251,7 @@ def labelling(run_dir, photos):
     return settings.run(label, InferenceSettings, [
         f'--ckpt={run_dir}', f'--output_dir={folder}/labels', '--probabilities', photos])
 
-  return Job('inference.py', work, _anywhere(), lambda folder: digests(folder, '^labels/'))
+  return Job('inference.py', work, _anywhere(), lambda folder: digests(folder, r'^labels/[^.]'))
 
 
 def converting(data):

@@ -3,10 +3,10 @@
     python -m utils.studies.soak --minutes=60 --net=inception_v3
 
 `inference`: inference.py labels many pictures of many sizes, in one process. `training`: train.py trains, evaluates,
-writes summaries and saves. Both start from random weights; each is ended by SIGTERM after --minutes, and has to end
-with 143. A sample is taken every few seconds; what counts is the median of the last quarter of them beside that of the
-second (scripts.growth). More than --most_growth of memory, or more than --most_handles open files or threads gained,
-is an error. Needs Linux.
+writes summaries and saves. Both start from random weights; each is ended by SIGTERM after --minutes from its first
+pictures or its first evaluation on, and has to end with 143. A sample is taken every few seconds; what counts is the
+median of the last quarter of them beside that of the second (scripts.growth). More than --most_growth of memory, or
+more than --most_handles open files or threads gained, is an error. Needs Linux.
 """
 
 import dataclasses
@@ -23,7 +23,6 @@ from PIL import Image
 from utils.errors import UserError
 from utils.exits import TERMINATED
 from utils.files import text_of
-from utils.progress import STEP_LINE
 from utils.settings import flag, run
 from utils.studies import benchmark, scripts
 from utils.studies.benchmark import MIB, MeasureSettings, script_command, train_command
@@ -33,6 +32,7 @@ WHAT = ('inference', 'training')
 PICTURES = 200  # different ones, of as many sizes
 SIDES = (40, 400)  # least and greatest height and width in pixels
 THINNED = 200  # samples that the JSON keeps
+EVALUATED = ': mean IoU '  # in the line about an evaluation
 END_SECONDS = 300  # that a program may take to end
 
 
@@ -173,7 +173,7 @@ def soak_training(setup, settings):
   with tempfile.TemporaryDirectory(prefix='soak-') as folder:
     words = train_command(setup, setup.precisions[0], folder, max_steps=10**8, log_steps=10, summary_steps=20,
                           eval_steps=50, save_minutes=0.5)
-    samples = soaked(words, 60 * settings.minutes, STEP_LINE)
+    samples = soaked(words, 60 * settings.minutes, EVALUATED)  # which takes threads and memory of its own
   yield from judged('training', samples, settings)
 
 

@@ -176,6 +176,21 @@ def _relu(build, op, features):
   return build.layer(op, torch.nn.ReLU(inplace=len(op.inputs[0].consumers()) == 1), features)
 
 
+def _mirror_pad(build, op, features, paddings):
+  """Padding of rows and columns by their mirror images, the border pixels included."""
+  if op.get_attr('mode') != b'SYMMETRIC' or np.any(paddings[[0, 3]]):
+    raise _no_counterpart(op, ' without the border pixels')
+  return build.call(_symmetric, features, tuple(map(tuple, np.array(paddings)[1:3].tolist())))
+
+
+def _symmetric(features, paddings):
+  """Pads rows and columns by ((above, below), (left, right))."""
+  for axis, (before, after) in enumerate(paddings, start=2):
+    ends = features.narrow(axis, 0, before), features.narrow(axis, features.shape[axis] - after, after)
+    features = torch.cat([ends[0].flip(axis), features, ends[1].flip(axis)], dim=axis)
+  return features
+
+
 def _max_pool(build, op, features):
   window = _inner(op, 'ksize')
   features, padding = _padded(build, op, features, kernel=window, value=-np.inf)
@@ -218,6 +233,14 @@ def _operand(build, op, value):
 def _concatenation(build, op, *inputs):
   *features, axis = inputs
   return build.call(torch.cat, list(features), dim=_AXES.index(int(axis) % 4))
+
+
+def _resized(build, op, images, size):
+  """A bilinear resizing that samples at the centers of pixels, TensorFlow 2's."""
+  if op.get_attr('align_corners') or not op.get_attr('half_pixel_centers'):
+    raise _no_counterpart(op, ' of TensorFlow 1')
+  size = tuple(int(length) for length in size)
+  return build.call(torch.nn.functional.interpolate, images, size, mode='bilinear', align_corners=False)
 
 
 def _slice(build, op, features, begin, end, strides):
@@ -278,11 +301,13 @@ _COUNTERPARTS = {
     'GatherV2': _gather,
     'Identity': lambda build, op, value: value,
     'MaxPool': _max_pool,
+    'MirrorPad': _mirror_pad,
     'Mul': _elementwise(operator.mul),
     'RandomUniform': _random,
     'ReadVariableOp': lambda build, op, weight: weight,
     'RealDiv': _elementwise(operator.truediv),
     'Relu': _relu,
+    'ResizeBilinear': _resized,
     'Reshape': _reshape,
     'StridedSlice': _slice,
     'Sub': _elementwise(operator.sub),

@@ -17,7 +17,7 @@ from datasets.inputs import Input
 from utils import runs
 from utils.checkpoint_files import folder_named, newest_checkpoint, open_checkpoint, without_suffix
 from utils.compat import slim, tf
-from utils.errors import UserError, listed
+from utils.errors import UserError, listed, shown
 from utils.training import loss_scale, warm_start
 
 LAGGING = 0.05  # share of their start in batch norm's averages from which scores are clearly too low
@@ -62,7 +62,7 @@ def choose(settings, network, *, resumed, start_step, seen=Input(), absent=()): 
     UserError: if the checkpoint is missing, cannot be downloaded, or does not fit the network.
   """
   if resumed:
-    print(f'resumed at step {start_step} from {resumed}', flush=True)
+    print(f'resumed at step {start_step} from {shown(resumed)}', flush=True)
     return warm_start.restore_without(resumed, loss_scale.SCOPE), []
   if settings.init_from:
     run = runs.load_run(settings.init_from, flag='init_from')

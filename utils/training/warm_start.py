@@ -14,7 +14,7 @@ import numpy as np
 from datasets.reading import COLORS, colors_of
 from utils.checkpoint_files import RestoringAlone, open_checkpoint, read_tensors
 from utils.compat import slim, tf
-from utils.errors import UserError, listed
+from utils.errors import UserError, listed, shown
 from utils.files import tensorflow_path
 from utils.packages import is_package
 from utils.runs import AVERAGE
@@ -186,7 +186,7 @@ def restore_from_run(prefix, variables=None, new_scopes=('fcn',)):
 def start_line(names, path):
   """Line about the source of the weights, e.g. 'warm-started 376 variables under InceptionV3 from PATH'."""
   tops = ', '.join(sorted({name.split('/')[0] for name in names}))
-  return f'warm-started {len(names)} variables under {tops or "no scope"} from {path}'
+  return f'warm-started {len(names)} variables under {tops or "no scope"} from {shown(path)}'
 
 
 def _by_name(variables):
