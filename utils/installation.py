@@ -11,15 +11,13 @@ from utils.errors import UserError, listed
 
 NAME = 'fcn-googlenet'  # for pip
 PACKAGE = __name__.rpartition('utils.installation')[0].rstrip('.')  # 'fcn_googlenet'; '' in a checkout
-
-
 PACKAGES = ('tensorflow', 'tf-slim', 'tf-keras', 'numpy')  # those whose versions change what is computed
 
 
-def versions():
-  """Dict from 'python' and PACKAGES to their versions; None for a package that is not installed."""
+def versions(names=PACKAGES):
+  """Dict from 'python' and names of packages to their versions; None for a package that is not installed."""
   found = {'python': sys.version.split()[0]}
-  for name in PACKAGES:
+  for name in names:
     try:
       found[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -1,14 +1,11 @@
 """What a file says of itself: classes, colors, scores, input and output, and where it comes from."""
 
-import importlib.metadata
-import sys
-
 from checkpoints.metadata import metadata
+from utils import installation
 from utils.files import commit
 from utils.inference.engines import INPUT
 from utils.inference.exported import FORMAT
 from utils.inference.predictor import weights_of
-from utils.installation import PACKAGES
 
 VERSION = 1
 TOOLS = ('tf2onnx', 'onnx', 'onnxruntime', 'openvino', 'nncf', 'ai-edge-litert')
@@ -56,10 +53,4 @@ def about(run, *, size, flip, temperature, quantize, calibration):
 
 def versions():
   """Versions of Python and of the packages that make exported files, those that are installed."""
-  found = {'python': sys.version.split()[0]}
-  for name in (*PACKAGES, *TOOLS):
-    try:
-      found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return found
+  return {name: version for name, version in installation.versions((*installation.PACKAGES, *TOOLS)).items() if version}
