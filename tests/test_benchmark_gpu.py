@@ -249,7 +249,7 @@ def test_rows_of_a_process_come_whole(tmp_path):
 
 
 @pytest.mark.parametrize('code, reason', [
-    (WRITES + 'print("x"); sys.exit("error: out of luck")', 'out of luck'),
+    (WRITES + 'print("x", flush=True); sys.exit("error: out of luck")', 'out of luck'),
     (WRITES + 'import os; os.kill(os.getpid(), 9)', 'it printed nothing'),
     (WRITES + '1 / 0', 'ZeroDivisionError: division by zero')])
 def test_a_process_that_fails_leaves_its_rows(code, reason, tmp_path):

@@ -28,9 +28,9 @@ FIRST_WORDS = {'utils.studies.course_variant': ['train', 'camvid', 'baseline']}
 def all_programs():
   """Names of the modules that run `main` when they are started."""
   for path in sorted(pathlib.Path(ROOT).glob('**/*.py')):
-    name = '.'.join(path.relative_to(ROOT).with_suffix('').parts)
-    if name.split('.')[0] not in ('tests', 'setup', '.venv', 'build') and 'main())' in path.read_text(encoding='utf-8'):
-      yield name
+    parts = path.relative_to(ROOT).with_suffix('').parts
+    if parts[0] not in ('tests', 'setup', '.venv', 'build') and 'main())' in path.read_text(encoding='utf-8'):
+      yield '.'.join(parts)
 
 
 PROGRAMS = list(all_programs())

@@ -20,7 +20,6 @@ import urllib.error
 import urllib.request
 
 from packaging.utils import canonicalize_name
-from pip._internal.models.index import PyPI
 
 from utils.errors import UserError, listed, shown
 from utils.files import ROOT
@@ -35,7 +34,7 @@ _REQUESTS = 4  # at a time
 @dataclasses.dataclass(frozen=True)
 class AuditSettings(Settings):
   """Flags of this program."""
-  index: str = flag(PyPI.pypi_url, 'address of the JSON of packages')
+  index: str | None = flag(None, "address of the JSON of packages; default: that of pip's index")
   installed: bool = flag(True, 'look at all that is installed here, too, not at the pins alone')
 
 
@@ -102,11 +101,19 @@ def holes(index, name, version):
   return lines
 
 
+def pip_index():
+  """The address of the JSON of packages of the index that pip asks by default."""
+  from pip._internal.models.index import PyPI  # not at the top: it imports distutils, before which setuptools must come
+
+  return PyPI.pypi_url
+
+
 def audit(settings):
   """Prints every known hole; returns the exit code."""
+  index = settings.index or pip_index()
   versions = {**(installed() if settings.installed else {}), **pins()}
   with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
-    answers = dict(zip(versions, pool.map(lambda key: holes(settings.index, *key), versions)))
+    answers = dict(zip(versions, pool.map(lambda key: holes(index, *key), versions)))
   for (name, version), found in answers.items():
     for line in found or ():
       print(f'{name} {version} ({versions[name, version]}): {line}')

@@ -15,6 +15,7 @@ the case's name. A study that was stopped goes on; results are in bad-input.json
 import collections
 import contextlib
 import dataclasses
+import faulthandler
 import functools
 import importlib
 import json
@@ -114,6 +115,7 @@ def forked(function, place, *, seconds, peak):
 def _child(function, place):
   """Ends this process with what a function returns; 70 after an exception."""
   code = 70
+  faulthandler.disable()  # pytest's would write to its own output
   try:
     os.setsid()
     for number, name in ((1, 'stdout'), (2, 'stderr')):
