@@ -11,6 +11,7 @@ import os
 
 import numpy as np
 
+from utils import varint
 from utils.errors import UserError
 
 _VARINT, _EIGHT_BYTES, _SPAN, _FOUR_BYTES = 0, 1, 2, 5  # wire types
@@ -109,7 +110,7 @@ def _dims(message, what):
       continue
     position = 0
     while position < len(value):
-      dim, position = _varint(value, position)
+      dim, position = varint.read(value, position)
       dims.append(dim)
   return tuple(dims)
 
@@ -130,14 +131,14 @@ def _fields(message, numbers, wire_types):
   """
   position = 0
   while position < len(message):
-    tag, position = _varint(message, position)
+    tag, position = varint.read(message, position)
     number, wire_type = tag >> 3, tag & 7
     if wire_type == _VARINT:
-      value, position = _varint(message, position)
+      value, position = varint.read(message, position)
     elif wire_type == _SPAN or wire_type in _FIXED_SIZES:
       size = _FIXED_SIZES.get(wire_type)
       if size is None:
-        size, position = _varint(message, position)
+        size, position = varint.read(message, position)
       if size > len(message) - position:
         raise ValueError(f'a field claims {size} bytes and {len(message) - position} are left')
       value = message[position:position + size]
@@ -146,13 +147,3 @@ def _fields(message, numbers, wire_types):
       raise ValueError(f'unknown wire type {wire_type}')
     if number in numbers and wire_type in wire_types:
       yield number, value
-
-
-def _varint(message, position):
-  """Decodes the variable-length integer at `position`; returns (value, position behind it)."""
-  value = 0
-  for index, byte in enumerate(message[position:position + 10]):
-    value |= (byte & 127) << (7 * index)
-    if byte < 128:
-      return value, position + index + 1
-  raise ValueError('a number without an end')

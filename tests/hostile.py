@@ -2,6 +2,8 @@
 
 import struct
 
+from utils.varint import encoded as varint
+
 _TABLE = []
 for _byte in range(256):
   for _ in range(8):
@@ -22,15 +24,6 @@ def record(data, length=None):
   """A TFRecord of bytes, which claims another length if one is given."""
   head = struct.pack('<Q', len(data) if length is None else length)
   return head + struct.pack('<I', crc(head)) + data + struct.pack('<I', crc(data))
-
-
-def varint(value):
-  found = bytearray()
-  value &= 2**64 - 1  # negative numbers have ten bytes
-  while value > 127:
-    found.append(value & 127 | 128)
-    value >>= 7
-  return bytes([*found, value])
 
 
 def _block(entries):

@@ -37,3 +37,14 @@ def write_run(folder, classes, *, network='inception_v3', skip='8s', seed=0, dat
       tf.train.Saver(save_relative_paths=True).save(
           session, str(folder / 'model.ckpt'), global_step=step, write_meta_graph=False)
   return folder
+
+
+def write_run_with_data(base, network):
+  """As `write_run` in `base`/run of a network for CamVid's classes, with random train and val in `base`/data."""
+  from random_split import drawn_sources, write_split
+
+  from datasets.readers.camvid import CAMVID
+
+  for split in ('train', 'val'):
+    write_split(base / 'data', drawn_sources(), split=split)
+  return write_run(base / 'run', CAMVID.classes, network=network, data_dir=base / 'data')

@@ -6,12 +6,10 @@ import json
 import numpy as np
 import pytest
 from programs import assert_refused, run
-from random_run import write_run
-from random_split import drawn_sources, write_split
+from random_run import write_run_with_data
 from test_benchmark_pytorch import make_setup, needs_torch
 
 import nets
-from datasets.readers.camvid import CAMVID
 from utils.export.__main__ import main as export
 from utils.inference.predictor import Predictor
 from utils.runs import load_run
@@ -22,10 +20,7 @@ from utils.studies.benchmark_engines import SCORE, SPEED, Side, main, speed, tab
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory, tiny):
   """A run with its data, exported for LiteRT."""
-  base = tmp_path_factory.mktemp('made')
-  for split in ('train', 'val'):
-    write_split(base / 'data', drawn_sources(), split=split)
-  made = write_run(base / 'run', CAMVID.classes, network=tiny, data_dir=base / 'data')
+  made = write_run_with_data(tmp_path_factory.mktemp('made'), tiny)
   assert run(export, f'--ckpt={made}', '--format=tflite').returncode == 0
   return made
 

@@ -8,6 +8,7 @@ from vgg_files import net_message, write_caffemodel
 
 from checkpoints.caffe import read_caffemodel
 from utils.errors import UserError
+from utils.varint import encoded as varint
 
 pytestmark = pytest.mark.fast
 
@@ -32,14 +33,6 @@ def test_what_another_writer_wrote(tmp_path, v1, packed, double):
 
 def field(number, wire_type, content):
   return varint(number << 3 | wire_type) + content
-
-
-def varint(value):
-  content = b''
-  while value > 127:
-    content += bytes([value & 127 | 128])
-    value >>= 7
-  return content + bytes([value])
 
 
 def span(number, content, claimed=None):

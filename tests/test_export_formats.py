@@ -14,9 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from programs import assert_refused, run
-from random_run import random_values
-from random_run import write_run as write_random_run
-from random_split import drawn_sources, write_split
+from random_run import random_values, write_run_with_data
 from test_bands_runs import FIELD, NAMES, READING
 
 from checkpoints import package
@@ -62,10 +60,7 @@ def path_of(out, name, *parts):
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory, tiny):
   """A run, and its data: two pictures as train and as val."""
-  base = tmp_path_factory.mktemp('made')
-  for split in ('train', 'val'):
-    write_split(base / 'data', drawn_sources(), split=split)
-  return write_random_run(base / 'run', CAMVID.classes, network=tiny, data_dir=base / 'data')
+  return write_run_with_data(tmp_path_factory.mktemp('made'), tiny)
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from programs import assert_refused, run
-from random_run import write_run
-from random_split import drawn_sources, write_split
+from random_run import write_run, write_run_with_data
 
 import evaluate
 import inference
@@ -51,10 +50,7 @@ LITERT = 'litert'  # needs nothing but TensorFlow
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory, tiny):
   """A run with its data, and its exports for the engines that are installed."""
-  base = tmp_path_factory.mktemp('made')
-  for split in ('train', 'val'):
-    write_split(base / 'data', drawn_sources(), split=split)
-  made = write_run(base / 'run', CAMVID.classes, network=tiny, data_dir=base / 'data')
+  made = write_run_with_data(tmp_path_factory.mktemp('made'), tiny)
   forms = [form for form, _ in FILES.values() if all(map(importlib.util.find_spec, FORMATS[form].packages))]
   result = run(export, f'--ckpt={made}', f'--format={",".join(forms)}')
   assert result.returncode == 0, result.stderr

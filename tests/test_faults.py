@@ -1,6 +1,5 @@
 """Faults of the machine: in training as users run it, and the study that makes them."""
 
-import dataclasses
 import functools
 import json
 import os
@@ -14,12 +13,12 @@ import zipfile
 import numpy as np
 import programs
 import pytest
+from few_shapes import convert_shapes
 from PIL import Image
 from programs import assert_refused
 from tensorflow.python.client import session
 
 import train
-from datasets import convert, get_dataset
 from utils import exits
 from utils.checkpoint_files import newest_checkpoint, read_step, steps_of
 from utils.compat import tf
@@ -37,11 +36,7 @@ pytestmark = pytest.mark.usefixtures('tiny')
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
   """Six shapes to train on and two to evaluate."""
-  folder, shapes, counts = str(tmp_path_factory.mktemp('shapes')), get_dataset('shapes'), {'train': 6, 'val': 2}
-  few = dataclasses.replace(shapes, sources=lambda where, split: shapes.sources(where, split)[:counts[split]])
-  for split in counts:
-    convert.convert(few, split, source_dir=None, data_dir=folder, num_shards=1, num_workers=1, progress=False)
-  return folder
+  return convert_shapes(str(tmp_path_factory.mktemp('shapes')), train=6, val=2, num_shards=1)
 
 
 @pytest.fixture

@@ -1,16 +1,16 @@
 """train.py and evaluate.py with images held out, on a few of the built-in shapes: what is trained on, kept, refused."""
 
-import dataclasses
 import json
 
 import numpy as np
 import programs
 import pytest
+from few_shapes import convert_shapes
 from programs import assert_refused
 
 import evaluate
 import train
-from datasets import convert, get_dataset, hold_out
+from datasets import hold_out
 from datasets.hold_out import HoldOut
 from utils.evaluation.run import variant
 from utils.evaluation.settings import EvaluateSettings
@@ -30,11 +30,7 @@ pytestmark = pytest.mark.usefixtures('tiny')
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
   """Eight shapes to train on and two to evaluate."""
-  folder, shapes, counts = str(tmp_path_factory.mktemp('shapes')), get_dataset('shapes'), {'train': 8, 'val': 2}
-  few = dataclasses.replace(shapes, sources=lambda where, split: shapes.sources(where, split)[:counts[split]])
-  for split in counts:
-    convert.convert(few, split, source_dir=None, data_dir=folder, num_shards=2, num_workers=1, progress=False)
-  return folder
+  return convert_shapes(str(tmp_path_factory.mktemp('shapes')), train=8, val=2)
 
 
 def run(run_dir, data_dir, *words):

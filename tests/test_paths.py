@@ -9,6 +9,7 @@ import sys
 
 import programs
 import pytest
+from few_shapes import convert_shapes
 from test_walls import MODULES
 from tiny import NAME
 
@@ -16,7 +17,7 @@ import evaluate
 import inference
 import train
 from checkpoints import card, package
-from datasets import convert, export, get_dataset, inspection
+from datasets import convert, export, inspection
 from utils import settings
 from utils.export.__main__ import main as export_run
 from utils.files import read_json
@@ -34,14 +35,6 @@ CLOSED = {('datasets.submission', 'dataset'), ('utils.studies.course_project', '
 pytestmark = pytest.mark.usefixtures('tiny')
 
 
-def few_shapes(data_dir):
-  """Four shapes to train on, two to evaluate."""
-  shapes, counts = get_dataset('shapes'), {'train': 4, 'val': 2}
-  few = dataclasses.replace(shapes, sources=lambda where, split: shapes.sources(where, split)[:counts[split]])
-  for split in counts:
-    convert.convert(few, split, source_dir=None, data_dir=data_dir, num_shards=1, num_workers=1, progress=False)
-
-
 def succeed(main, *words):
   result = programs.run(main, *words)
   assert result.returncode == 0, result.stdout + result.stderr
@@ -55,7 +48,7 @@ def test_training_resuming_evaluation_and_inference_in_any_folder(name, tmp_path
   """Two of three checkpoints are kept; the event file and all results lie in the folder, and nothing beside it."""
   monkeypatch.chdir(tmp_path)
   data_dir, run_dir = os.path.join(name, 'data'), os.path.join(name, 'run')
-  few_shapes(data_dir)
+  convert_shapes(data_dir, train=4, val=2, num_shards=1)
   args = (f'--net={NAME}', '--checkpoint=none', '--crop_size=31,31', '--batch_size=2', '--save_minutes=0',
           '--keep_checkpoints=2', '--summary_steps=1', '--eval_steps=1', f'--run_dir={run_dir}',
           f'--data_dir={data_dir}', '--summarize_gradients')

@@ -1,6 +1,5 @@
 """train.py as users run it, on a few of the built-in shapes: start, resume, refuse, and what it leaves behind."""
 
-import dataclasses
 import json
 import os
 import re
@@ -14,13 +13,14 @@ import imageio.v3 as imageio
 import numpy as np
 import programs
 import pytest
+from few_shapes import convert_shapes
 from programs import assert_refused
 from tensorflow.python.client import session
 
 import evaluate
 import inference
 import train
-from datasets import convert, export, get_dataset, records
+from datasets import export, get_dataset, records
 from utils.best import best_checkpoint
 from utils.compat import tf
 from utils.files import ROOT
@@ -39,13 +39,7 @@ pytestmark = pytest.mark.usefixtures('tiny')
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
   """Eight shapes to train on and two to evaluate."""
-  folder = str(tmp_path_factory.mktemp('shapes'))
-  shapes = get_dataset('shapes')
-  counts = {'train': 8, 'val': 2}
-  few = dataclasses.replace(shapes, sources=lambda where, split: shapes.sources(where, split)[:counts[split]])
-  for split in ('train', 'val'):
-    convert.convert(few, split, source_dir=None, data_dir=folder, num_shards=2, num_workers=1, progress=False)
-  return folder
+  return convert_shapes(str(tmp_path_factory.mktemp('shapes')), train=8, val=2)
 
 
 def run(run_dir, data_dir, *args, **options):

@@ -1,6 +1,5 @@
 """train.py on several machines, as processes on loopback, and on several devices of one: the run of a single device."""
 
-import dataclasses
 import json
 import pathlib
 import re
@@ -9,11 +8,11 @@ import signal
 import numpy as np
 import programs
 import pytest
+from few_shapes import convert_shapes
 from machines import started
 from test_replicas import on_cpus
 
 import train
-from datasets import convert, get_dataset
 from utils.checkpoint_files import newest_checkpoint, open_checkpoint
 from utils.training import run as training_run
 
@@ -31,12 +30,7 @@ pytestmark = pytest.mark.usefixtures('tiny')
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
   """Nine shapes to train on, and three to evaluate, which two devices cannot share equally."""
-  folder = str(tmp_path_factory.mktemp('shapes'))
-  shapes = get_dataset('shapes')
-  for split, count in (('train', 9), ('val', 3)):
-    few = dataclasses.replace(shapes, sources=lambda where, part, count=count: shapes.sources(where, part)[:count])
-    convert.convert(few, split, source_dir=None, data_dir=folder, num_shards=2, num_workers=1, progress=False)
-  return folder
+  return convert_shapes(str(tmp_path_factory.mktemp('shapes')), train=9, val=3)
 
 
 def flags(run_dir, data_dir, *more):

@@ -10,6 +10,7 @@ import os
 
 from google.protobuf.message import DecodeError
 
+from utils import varint
 from utils.compat import BundleEntry, tf
 from utils.errors import UserError
 
@@ -91,9 +92,9 @@ def _rows(data, handle):
   if end < 0:
     raise ValueError('a part of it is cut off')
   while place < end:
-    shared, place = _varint(block, place)
-    rest, place = _varint(block, place)
-    length, place = _varint(block, place)
+    shared, place = varint.read(block, place)
+    rest, place = varint.read(block, place)
+    length, place = varint.read(block, place)
     if shared > len(key) or place + rest + length > end:
       raise ValueError('a name in it is cut off')
     key = key[:shared] + block[place:place + rest]
@@ -106,16 +107,6 @@ def _rows(data, handle):
 
 def _handle(data, place):
   """Reads a handle: ((offset, size), place behind it)."""
-  offset, place = _varint(data, place)
-  size, place = _varint(data, place)
+  offset, place = varint.read(data, place)
+  size, place = varint.read(data, place)
   return (offset, size), place
-
-
-def _varint(data, place):
-  """Reads a number: (value, place behind it)."""
-  value = 0
-  for index, byte in enumerate(data[place:place + 10]):
-    value |= (byte & 127) << (7 * index)
-    if byte < 128:
-      return value, place + index + 1
-  raise ValueError('a number in it has no end')

@@ -26,6 +26,7 @@ from checkpoints.convert import convert as convert_weights
 from checkpoints.slim_vgg import Vgg
 from datasets import get_dataset, records
 from datasets.convert import convert
+from utils import varint
 from utils.compat import tf
 from utils.download import extract
 from utils.errors import UserError
@@ -272,16 +273,9 @@ EVALUATE = Program('evaluate', '--ckpt={}/run', '--data_dir={}/data', '--output_
 
 # --- weights of other frameworks, and archives ---
 
-def _varint(value):
-  found = bytearray()
-  while value > 127:
-    found.append(value & 127 | 128)
-    value >>= 7
-  return bytes([*found, value])
-
 
 def _span(number, content):
-  return _varint(number << 3 | 2) + _varint(len(content)) + content
+  return varint.encoded(number << 3 | 2) + varint.encoded(len(content)) + content
 
 
 def _caffe(folder):
@@ -290,7 +284,7 @@ def _caffe(folder):
   for name, (height, width, depth, outputs) in VGG.shapes().items():
     blobs = b''
     for shape in ((outputs, depth, height, width), (outputs,)):
-      blobs += _span(7, _span(7, _span(1, b''.join(map(_varint, shape))))
+      blobs += _span(7, _span(7, _span(1, b''.join(map(varint.encoded, shape))))
                      + _span(5, rng.normal(size=shape).astype('<f4').tobytes()))
     layers += _span(100, _span(1, name.encode()) + _span(2, b'Convolution') + blobs)
   write(folder, 'weights.caffemodel', layers)
