@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from utils import checkpoint_files
+from utils import checkpoint_files, files
 from utils.compat import tf
 from utils.errors import UserError
 from utils.training import hooks, saving
@@ -77,7 +77,8 @@ def test_each_step_is_on_the_disk_before_the_next(tmp_path, monkeypatch):
 
   recorded('replace', os.replace)
   recorded('unlink', os.unlink)
-  monkeypatch.setattr(saving, 'sync', lambda path: calls.append(('sync', os.path.basename(path))))
+  for module in (saving, files):
+    monkeypatch.setattr(module, 'sync', lambda path: calls.append(('sync', os.path.basename(path))))
   with checkpoints(tmp_path / 'run', keep=1) as (_, save):
     save(3)
     calls.clear()

@@ -8,7 +8,7 @@ import sys
 from datasets import records
 from datasets.hold_out import HELD_OUT
 from utils.best import BEST, evaluated_step, no_better_since, read_best
-from utils.errors import UserError, quoted
+from utils.errors import UserError, quoted, shown
 from utils.files import ROOT
 from utils.installation import PACKAGE
 
@@ -30,11 +30,11 @@ def ended(settings, step):
     if (is_last or step % keeping.eval_steps == 0) and evaluated_step(best, keeping.eval_split, step) < step:
       return None
   if is_last:
-    return f'{settings.run_dir} has reached step {step} already; a larger --max_steps continues it'
+    return f'{shown(settings.run_dir)} has reached step {step} already; a larger --max_steps continues it'
   if not best or (best.get('split'), best.get('evaluated')) != (keeping.eval_split, step):
     return None
   reason = no_better_since(best, step, every_steps=keeping.eval_steps, early_stop=keeping.early_stop)
-  return reason and f'{settings.run_dir} has stopped early: {reason}; a larger --early_stop continues it'
+  return reason and f'{shown(settings.run_dir)} has stopped early: {reason}; a larger --early_stop continues it'
 
 
 def next_line(settings):

@@ -9,7 +9,7 @@ import os
 import shutil
 
 from utils.checkpoint_files import LIST, files_of, kept, problem
-from utils.files import replacing, sync, tensorflow_path
+from utils.files import sync, tensorflow_path, write_bytes
 
 SAVING = '.saving'  # subfolder of a checkpoint that is being written; what a crash leaves there goes with the next one
 _NAME = 'model.ckpt'
@@ -88,12 +88,9 @@ class CheckpointFolder:
   def _list(self):
     """Writes the list of the checkpoints, the newest first, as TensorFlow does; names only, since a run may move."""
     names = [os.path.basename(prefix) for prefix in self._kept[-self._keep:]]
+    lines = [f'model_checkpoint_path: "{names[-1]}"\n', *(f'all_model_checkpoint_paths: "{name}"\n' for name in names)]
     # A list of whoever: the folder is a run's.
-    with replacing(os.path.join(self._folder, LIST), own=os.path.isfile) as temporary:
-      with open(temporary, 'w', encoding='utf-8') as file:
-        file.write(f'model_checkpoint_path: "{names[-1]}"\n')
-        file.writelines(f'all_model_checkpoint_paths: "{name}"\n' for name in names)
-      sync(temporary)
+    write_bytes(os.path.join(self._folder, LIST), ''.join(lines).encode(), own=os.path.isfile)
     sync(self._folder)
 
   def _drop(self):
