@@ -8,8 +8,8 @@ import threading
 
 import programs
 import pytest
+from few_shapes import convert_shapes
 from random_run import write_run
-from test_paths import few_shapes
 
 import evaluate
 import inference
@@ -50,7 +50,7 @@ def hold():
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
   folder = tmp_path_factory.mktemp('data') / 'shapes'
-  few_shapes(str(folder))
+  convert_shapes(str(folder), train=4, val=2, num_shards=1)
   return folder
 
 

@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import programs
 import pytest
+from few_shapes import convert_shapes
 from random_run import write_run
-from test_paths import few_shapes
 
 import evaluate
 import train
@@ -27,7 +27,7 @@ CLASSES = tuple(get_dataset('shapes').classes)
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
   folder = tmp_path_factory.mktemp('data') / 'shapes'
-  few_shapes(str(folder))
+  convert_shapes(str(folder), train=4, val=2, num_shards=1)
   return folder
 
 
@@ -128,7 +128,7 @@ def test_training_leaves_files_of_others(name, content, tiny, data_dir, tmp_path
   assert content is None or (tmp_path / name).read_text() == content
 
 
-def convert_shapes(folder):
+def run_conversion(folder):
   return programs.run(convert.main, '--dataset=shapes', f'--data_dir={folder}', '--splits=val', '--num_shards=2',
                       '--num_workers=1')
 
@@ -154,7 +154,7 @@ def test_conversion_leaves_files_of_others(name, tmp_path):
   make, name = FOREIGN[name], name.partition(':')[0]
   make(tmp_path / name)
   before = (tmp_path / name).read_bytes()
-  programs.assert_refused(convert_shapes(tmp_path), f'{name} is there already', 'another --data_dir')
+  programs.assert_refused(run_conversion(tmp_path), f'{name} is there already', 'another --data_dir')
   assert os.listdir(tmp_path) == [name] and (tmp_path / name).read_bytes() == before
 
 
@@ -165,7 +165,7 @@ def test_conversion_replaces_its_own_files_of_another_number_and_those_of_a_kill
     if text:
       (tmp_path / 'val.json').write_text(text)
       (tmp_path / 'val-00000-of-00002.tfrecord').unlink()
-    result = convert_shapes(tmp_path)
+    result = run_conversion(tmp_path)
     assert result.returncode == 0, result.stderr
     assert sorted(os.listdir(tmp_path)) == ['val-00000-of-00002.tfrecord', 'val-00001-of-00002.tfrecord', 'val.json']
 

@@ -88,10 +88,10 @@ class _Decoder:
 
   def stop(self):
     """Ends the process."""
-    self._connection.close()
-    self._process.kill()
+    self._process.kill()  # before its connection goes, about which it would print a traceback
     self._process.join()
     self._process.close()
+    self._connection.close()
 
   def decode(self, body, content_type, deadline, most_seconds):
     """As Decoders.decode; the picture has `most_seconds` from when the process is ready."""
