@@ -99,6 +99,14 @@ def test_other_settings_are_refused_and_changeable_ones_are_not(folder):
   runs.check_config(str(folder), runs.saved_config(str(folder)), other, may_differ=['log_steps'])
 
 
+def test_a_run_of_before_a_flag_has_its_default(folder):
+  now = {**CONFIG, 'flags': {**CONFIG['flags'], 'train_split': 'train'}}
+  runs.check_config(str(folder), CONFIG, now, defaults={'train_split': 'train'})
+  now['flags']['train_split'] = 'trainval'
+  with pytest.raises(UserError, match=r'--train_split \(train there, trainval here\)'):
+    runs.check_config(str(folder), CONFIG, now, defaults={'train_split': 'train'})
+
+
 def test_numbers_in_lists_may_have_been_kept_as_text(folder):
   saved = {**CONFIG, 'flags': {**CONFIG['flags'], 'crop_size': ['319', '415'], 'scale_range': ['0.7', '2']}}
   now = {**CONFIG, 'flags': {**CONFIG['flags'], 'crop_size': [319, 415], 'scale_range': [0.7, 2.0]}}

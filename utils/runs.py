@@ -254,7 +254,7 @@ def saved_config(folder):
   return read_json(path)
 
 
-def check_config(folder, saved, config, may_differ=()):
+def check_config(folder, saved, config, may_differ=(), defaults=None):
   """Checks that a resumed run has the settings of its first start.
 
   Args:
@@ -262,6 +262,8 @@ def check_config(folder, saved, config, may_differ=()):
     saved: contents of its config.json, from saved_config.
     config: contents of the new config.json, from make_config.
     may_differ: names of flags that may change when a run is resumed.
+    defaults: dict from flag to what a run of an earlier version was trained with, which did not have the flag; None
+      where it is not in the dict.
 
   Raises:
     UserError: if the classes or any other flags differ, naming them.
@@ -269,7 +271,7 @@ def check_config(folder, saved, config, may_differ=()):
   if saved['dataset']['classes'] != config['dataset']['classes']:
     raise UserError(f'{folder} holds a run on other classes: {", ".join(saved["dataset"]["classes"])} there, '
                     f'{", ".join(config["dataset"]["classes"])} here; give this run another --run_dir')
-  there, here = saved['flags'], config['flags']
+  there, here = (defaults or {}) | saved['flags'], config['flags']
   differing = [name for name in here if name not in may_differ and _plain(there.get(name)) != _plain(here[name])]
   if differing:
     text = ', '.join(f'--{name} ({_shown(there.get(name))} there, {_shown(here[name])} here)' for name in differing)

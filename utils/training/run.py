@@ -180,7 +180,7 @@ def prepared(settings, cluster, replicas):
   resolved = settings.resolved(dataset, saved and saved['flags'])
   config = runs.make_config(to_dict(resolved), dataset, network, command=settings.command)
   if saved:
-    runs.check_config(run_dir, saved, config, may_differ=changeable(TrainSettings))
+    runs.check_config(run_dir, saved, config, may_differ=changeable(TrainSettings), defaults=to_dict(TrainSettings))
   absent = saved['network'].get('absent_scopes', ()) if saved else start.absent_scopes(resolved.start, network)
   config['network'] |= {'absent_scopes': list(absent)} if absent else {}
   prepare.prepare(dataset, resolved.data.data_dir, source_dir=resolved.data.source_dir, splits=resolved.splits,
