@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 
+from forks import Fork
+
 from utils.files import ROOT
 from utils.studies.scripts import free_addresses
 
@@ -19,21 +21,22 @@ class Machine:
   """A process of which all output is kept.
 
   Attributes:
-    process: the subprocess.Popen.
+    process: the subprocess.Popen or Fork.
     stdout: list of the lines on stdout so far.
     stderr: list of the lines on stderr so far.
   """
 
-  def __init__(self, words, environ):
+  def __init__(self, words, environ, fork):
     """Starts the process, in a process group of its own.
 
     Args:
-      words: list of str, the command.
+      words: list of str, the words after `python`.
       environ: dict, environment variables beside those of the tests.
+      fork: whether it is a Fork.
     """
-    self.process = subprocess.Popen(
-        words, cwd=ROOT, env={**os.environ, 'PYTHONUNBUFFERED': '1', **environ}, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, errors='backslashreplace', start_new_session=True)
+    self.process = Fork(*words, environ=environ) if fork else subprocess.Popen(
+        [sys.executable, *words], cwd=ROOT, env={**os.environ, 'PYTHONUNBUFFERED': '1', **environ},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors='backslashreplace', start_new_session=True)
     self.stdout, self.stderr = [], []
     self._readers = [threading.Thread(target=self._read, args=pair, daemon=True) for pair in (
         (self.process.stdout, self.stdout), (self.process.stderr, self.stderr))]
@@ -82,11 +85,12 @@ class Machine:
     """Kills the process and its children, also if they are stopped."""
     with contextlib.suppress(ProcessLookupError):
       os.killpg(self.process.pid, signal.SIGKILL)
+    self.process.kill()  # if it has no group yet
     self.process.wait()
 
 
 @contextlib.contextmanager
-def started(count, *words, each=lambda number: [], environ=None, tf_config=False):
+def started(count, *words, each=lambda number: [], environ=None, tf_config=False, fork=True):
   """Starts machines; kills those that still run at the end of the block.
 
   Args:
@@ -95,6 +99,7 @@ def started(count, *words, each=lambda number: [], environ=None, tf_config=False
     each: `each(number)` returns a list of further flags of a machine.
     environ: dict, environment variables beside those of the tests.
     tf_config: whether TF_CONFIG tells the machines their addresses, instead of --workers and --worker.
+    fork: whether they are Forks; others start slowly, and end as a user's do.
 
   Yields:
     list of Machine.
@@ -105,8 +110,8 @@ def started(count, *words, each=lambda number: [], environ=None, tf_config=False
       flags = [f'--workers={",".join(addresses)}', f'--worker={number}']
       config = json.dumps({'cluster': {'worker': addresses}, 'task': {'type': 'worker', 'index': number}})
       machines.append(Machine(
-          [sys.executable, *map(str, [*words, *each(number), *([] if tf_config else flags)])],
-          {**(environ or {}), **({'TF_CONFIG': config} if tf_config else {})}))
+          [*map(str, [*words, *each(number), *([] if tf_config else flags)])],
+          {**(environ or {}), **({'TF_CONFIG': config} if tf_config else {})}, fork))
     yield machines
   finally:
     for machine in machines:

@@ -19,7 +19,7 @@ QUICK = ('--interval=0.3', '--ask=1', '--grace=0.5', '--linger=0.5')  # a watchd
 def test_workers_add_up_exactly_and_stop_at_the_same_step():
   """A proxy that the environment names is not asked: nothing answers there."""
   environ = {'http_proxy': 'http://127.0.0.1:9', 'https_proxy': 'http://127.0.0.1:9'}
-  with started(2, WORKER, '--steps=10000', '--pause=0.02', environ=environ) as machines:
+  with started(2, WORKER, '--steps=10000', '--pause=0.02', environ=environ, fork=False) as machines:
     machines[1].seen('step 3: 6')  # each worker adds one at each step
     machines[1].signal(signal.SIGTERM)
     sent = time.monotonic()

@@ -3,14 +3,13 @@
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import time
 
+import forks
 import pytest
 
 from utils.errors import UserError
-from utils.files import ROOT
 from utils.settings import parse
 from utils.studies import bad_input, bad_input_kinds
 from utils.studies.damage import WAYS, damaged
@@ -92,9 +91,8 @@ def test_cases_are_shared_out_evenly():
 
 def test_a_small_campaign(tmp_path):
   """Every way of damage to kinds that need no network, in a process of its own: it forks."""
-  result = subprocess.run(
-      [sys.executable, '-m', 'utils.studies.bad_input', f'--work_dir={tmp_path}', f'--kinds={",".join(KINDS)}',
-       f'--cases={9 * len(KINDS) + 1}'], cwd=ROOT, capture_output=True, text=True)
+  result = forks.run('-m', 'utils.studies.bad_input', f'--work_dir={tmp_path}', f'--kinds={",".join(KINDS)}',
+                     f'--cases={9 * len(KINDS) + 1}')
   assert result.returncode == 0, result.stdout + result.stderr
   value = json.loads((tmp_path / 'bad-input.json').read_text())
   assert len(value['results']) == 9 * len(KINDS) + 1 and not (tmp_path / 'failures').exists()

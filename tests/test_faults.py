@@ -14,6 +14,7 @@ import numpy as np
 import programs
 import pytest
 from few_shapes import convert_shapes
+from forks import Fork
 from PIL import Image
 from programs import assert_refused
 from tensorflow.python.client import session
@@ -127,6 +128,20 @@ def test_a_full_disk_leaves_whole_checkpoints(training, tmp_path, monkeypatch):
 # The study -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def fast_starts(monkeypatch):
+  """What the study starts are Forks, but for programs that it prepares, and those of the system."""
+  own = subprocess.Popen
+
+  def launch(words, *, preexec_fn=None, **options):
+    if words[0] == sys.executable and not preexec_fn:
+      return Fork(*words[1:], output=options['stdout'])
+    return own(words, preexec_fn=preexec_fn, **options)
+
+  monkeypatch.setattr(subprocess, 'Popen', launch)
+
+
+@pytest.mark.usefixtures('fast_starts')
 def test_a_campaign_over_conversions(tmp_path):
   """Two faults of one program in processes of its own, as the study makes them all."""
   output = tmp_path / 'faults.json'

@@ -8,11 +8,11 @@ import subprocess
 import sys
 import time
 
+import forks
 import numpy as np
 import pytest
 
 from utils.errors import UserError
-from utils.files import ROOT
 from utils.studies import kill_jobs, kills
 
 IN_A_PROCESS = ('import sys, tiny\nfrom utils.studies import kills\nwith tiny.registered():\n'
@@ -111,9 +111,7 @@ def test_a_killed_download_goes_on(tmp_path):
 ])
 def test_killed_programs_end_as_those_that_were_not(arguments, tmp_path):
   """In a process of its own, since a fork takes no threads along."""
-  places = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), os.path.dirname(__file__)])}
-  done = subprocess.run([sys.executable, '-c', IN_A_PROCESS, *arguments, f'--output={tmp_path}/kills.json',
-                         '--max_steps=8'], env=places, capture_output=True, text=True, check=False)
+  done = forks.run('-c', IN_A_PROCESS, *arguments, f'--output={tmp_path}/kills.json', '--max_steps=8')
   assert done.returncode == 0, done.stdout + done.stderr
   found = json.loads((tmp_path / 'kills.json').read_text())
   assert found['kills'] == int(arguments[-2].rpartition('=')[2])

@@ -2,13 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 
 import programs
 import pytest
 from few_shapes import convert_shapes
+from forks import Fork
 from random_run import write_run
 
 import evaluate
@@ -35,8 +34,7 @@ def hold():
   started = []
 
   def start(kind, folder):
-    process = subprocess.Popen([sys.executable, '-c', HOLD, kind, folder], cwd=files.ROOT, stdout=subprocess.PIPE,
-                               text=True)
+    process = Fork('-c', HOLD, kind, folder)
     started.append(process)
     assert process.stdout.readline() == 'held\n'
     return process

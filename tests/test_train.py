@@ -6,14 +6,13 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 
 import imageio.v3 as imageio
 import numpy as np
 import programs
 import pytest
 from few_shapes import convert_shapes
+from forks import Fork
 from programs import assert_refused
 from tensorflow.python.client import session
 
@@ -158,13 +157,10 @@ def test_killed_it_resumes_with_weights_optimizer_and_data(whole, data_dir, tmp_
   """SIGKILL after step 3, the same command again: the losses, weights and Adam's slots of a run without the break."""
   run_dir = tmp_path / 'killed'
   args = ('--max_steps=6', '--eval_steps=0', '--save_minutes=0')
-  command = [sys.executable, '-c', IN_A_PROCESS, *SHORT, f'--run_dir={run_dir}', f'--data_dir={data_dir}', *args]
-  places = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), os.path.dirname(__file__)])}
-  with subprocess.Popen(command, env=places, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-    for line in process.stdout:
-      if line.startswith('step 3/'):
-        process.kill()
-        break
+  process = Fork('-c', IN_A_PROCESS, *SHORT, f'--run_dir={run_dir}', f'--data_dir={data_dir}', *args)
+  assert any(line.startswith('step 3/') for line in process.stdout)
+  process.kill()
+  process.wait()
   result = succeed(run(run_dir, data_dir, *args))
   resumed_at = int(re.search(r'^resumed at step (\d+) from', result.stdout, re.M).group(1))
   assert 2 <= resumed_at <= 4

@@ -109,7 +109,7 @@ def ended(machines):
 
 
 def test_two_machines_train_as_one(alone, data_dir, tmp_path):
-  with machines_of(tmp_path, data_dir, f'--max_steps={STEPS}', '--eval_steps=3') as machines:
+  with machines_of(tmp_path, data_dir, f'--max_steps={STEPS}', '--eval_steps=3', fork=False) as machines:
     codes, output = ended(machines)
     assert codes == [0, 0] and not losses('\n'.join(machines[1].stdout))
   assert_equal_run(tmp_path, output, alone)
