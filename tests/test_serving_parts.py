@@ -1,11 +1,11 @@
 """The parts of the server: batches, and the processes that decode."""
 
-import os
 import threading
 import time
 
 import numpy as np
 import pytest
+from bad_decoders import dies_or_hangs, starts_slowly
 from running_server import encoded, form, pixels
 
 pytest.importorskip('python_multipart', reason='needs requirements-serve.txt')
@@ -118,33 +118,14 @@ def test_close_labels_what_waits():
     made.submit(image(7), None)
 
 
-def dies_or_hangs(connection, reading, max_pixels):
-  """Takes the place of uploads.answer: a process that crashes, hangs, or answers nonsense, as the picture asks."""
-  connection.send_bytes(uploads.READY)
-  while True:
-    try:
-      _, body = connection.recv_bytes(), connection.recv_bytes()
-    except EOFError:
-      return
-    if body == b'die':
-      os._exit(11)
-    if body == b'hang':
-      time.sleep(60)
-    if body == b'nonsense':
-      connection.send_bytes(b'[' * 100)
-    else:
-      connection.send_bytes(b'{"shape": [1, 1, 3], "dtype": "uint8"}')
-      connection.send_bytes(b'\x01\x02\x03')
-
-
 def decode(decoders, body, seconds=30.0):
   return decoders.decode(body, '', time.monotonic() + seconds)
 
 
 def test_a_decoder_that_crashes_or_hangs_costs_one_picture():
-  decoders = Decoders(1, Reading(), 100, seconds=5.0, work=dies_or_hangs)
+  decoders = Decoders(1, Reading(), 100, seconds=2.0, work=dies_or_hangs)
   try:
-    for body, part in ((b'die', 'crashed'), (b'nonsense', 'crashed'), (b'hang', 'more than 5 s')):
+    for body, part in ((b'die', 'crashed'), (b'nonsense', 'crashed'), (b'hang', 'more than 2 s')):
       with pytest.raises(Refused, match=part) as error:
         decode(decoders, body)
       assert error.value.status == 422
@@ -154,11 +135,6 @@ def test_a_decoder_that_crashes_or_hangs_costs_one_picture():
     assert decode(decoders, b'good').tolist() == [[[1, 2, 3]]]
   finally:
     decoders.close()
-
-
-def starts_slowly(connection, *arguments):
-  time.sleep(1.5)
-  dies_or_hangs(connection, *arguments)
 
 
 def test_the_start_of_a_decoder_is_not_the_pictures_time():
