@@ -168,15 +168,23 @@ def test_slow_bodies_and_heads_are_given_up(server):
       time.sleep(0.5)
 
 
+@pytest.fixture(scope='module')
+def made():
+  return malformed.Pictures()
+
+
 @pytest.mark.parametrize('kind', malformed.KINDS)
-def test_malformed_requests_are_refused_and_leave_nothing(server, predictor, kind):
-  made, image = malformed.Pictures(), pixels(40, 52)
+def test_malformed_requests_are_refused_and_leave_nothing(server, predictor, made, kind):
+  image = pixels(40, 52)
   server.ask('/label', encoded(image))
   files = len(os.listdir('/proc/self/fd'))
-  rng = np.random.default_rng(3)
-  for _ in range(4 if 'slow' in kind else 12):
-    status, reason = malformed.answer(('127.0.0.1', server.port), malformed.KINDS[kind](rng, made))
-    assert status is not None and 400 <= status < 500 and reason, (kind, status, reason)
+
+  def answer(number):
+    return malformed.answer(('127.0.0.1', server.port), malformed.KINDS[kind](np.random.default_rng(number), made))
+
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    for status, reason in pool.map(answer, range(4 if 'slow' in kind else 12)):
+      assert status is not None and 400 <= status < 500 and reason, (kind, status, reason)
   server.wait(lambda: server.metric('fcn_requests_in_work') == 0)
   np.testing.assert_array_equal(decoded(server.ask('/label', encoded(image))[1]), predictor.labels(image[None])[0])
   server.wait(lambda: len(os.listdir('/proc/self/fd')) <= files)

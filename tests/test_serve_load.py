@@ -16,7 +16,7 @@ from utils.studies import malformed, serve_load
 def test_all_of_it_once(tmp_path, run_program):
   output = tmp_path / 'out.json'
   result = run_program(
-      serve_load.main, '--net=enet', '--height=48', '--width=64', '--precisions=float32', '--steps=2',
+      serve_load.main, '--net=segnet_basic', '--height=48', '--width=64', '--precisions=float32', '--steps=2',
       '--warmup_steps=1', '--batch_size=2', '--requests=4', '--clients=2', f'--malformed={2 * len(malformed.KINDS)}',
       f'--output={output}')
   assert result.returncode == 0, result.stderr

@@ -29,7 +29,7 @@ class Pictures:
   def __init__(self, size=(60, 80)):
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     self.png, self.jpeg = (_encoded(Image.fromarray(pixels), form) for form in ('PNG', 'JPEG'))
-    self.bomb = _encoded(Image.new('1', (SIDE, SIDE)), 'PNG')
+    self.bomb = _png(SIDE, SIDE, bits=1, color=0, data=bytes(SIDE * (1 + SIDE // 8)))
 
 
 def _encoded(image, form):
@@ -38,12 +38,11 @@ def _encoded(image, form):
   return file.getvalue()
 
 
-def _png(width, height):
-  """A PNG whose header is all there is to it."""
-  head = b'IHDR' + struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
-  data = b'IDAT' + zlib.compress(b'\0' * 1000)
+def _png(width, height, *, bits=8, color=2, data=bytes(1000)):
+  """A PNG; unless its rows are given as `data`, its header is all there is to it."""
+  head = b'IHDR' + struct.pack('>IIBBBBB', width, height, bits, color, 0, 0, 0)
   chunks = (struct.pack('>I', len(chunk) - 4) + chunk + struct.pack('>I', zlib.crc32(chunk))
-            for chunk in (head, data, b'IEND'))
+            for chunk in (head, b'IDAT' + zlib.compress(data), b'IEND'))
   return b'\x89PNG\r\n\x1a\n' + b''.join(chunks)
 
 
