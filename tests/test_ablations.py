@@ -1,6 +1,5 @@
 """The study of choices: its flags are train.py's, its runs can be taken up again, its table and chart are right."""
 
-import dataclasses
 import functools
 import json
 import os
@@ -9,10 +8,11 @@ import signal
 
 import numpy as np
 import pytest
+from few_shapes import convert_shapes
 from programs import assert_refused
 from script_flags import assert_flags
 
-from datasets import convert, get_dataset, pipeline
+from datasets import pipeline
 from utils import settings
 from utils.drawing import canvas
 from utils.errors import UserError
@@ -90,11 +90,7 @@ def test_every_choice_has_flags_that_train_knows(name):
 
 def test_a_choice_is_trained_and_scored_once(tmp_path, monkeypatch):
   """The one test that runs the scripts themselves. The fold is not trained on, and what is held out is scored."""
-  shapes = get_dataset('shapes')
-  few = dataclasses.replace(shapes, sources=lambda where, split: shapes.sources(where, split)[:3])
-  for split in ('train', 'val'):
-    convert.convert(few, split, source_dir=None, data_dir=str(tmp_path / 'data'), num_shards=1, num_workers=1,
-                    progress=False)
+  convert_shapes(str(tmp_path / 'data'), train=3, val=3, num_shards=1)
   fold = next(name for name, _, _ in pipeline.examples(str(tmp_path / 'data'), 'train'))
   monkeypatch.setitem(ablations.STUDIES, 'choices', ablations.Study(
       '--dataset=shapes --net=segnet_basic --crop_size=31,63 --batch_size=1 --eval_steps=0 --max_steps=1',

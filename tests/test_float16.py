@@ -3,10 +3,11 @@
 import re
 
 import pytest
+from few_shapes import convert_shapes
 
 import evaluate
 import train
-from datasets import convert, get_dataset, pipeline
+from datasets import pipeline
 from utils.checkpoint_files import open_checkpoint
 from utils.compat import tf
 
@@ -31,11 +32,7 @@ def gpu(monkeypatch):
 
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
-  folder = str(tmp_path_factory.mktemp('shapes'))
-  shapes = get_dataset('shapes')
-  for split in ('train', 'val'):
-    convert.convert(shapes, split, source_dir=None, data_dir=folder, num_shards=1, num_workers=1, progress=False)
-  return folder
+  return convert_shapes(str(tmp_path_factory.mktemp('shapes')), train=7, val=3, num_shards=1)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import programs
 import pytest
-from few_shapes import convert_shapes
+from few_shapes import convert_shapes, few_shapes
 from random_run import write_run
 
 import evaluate
@@ -129,8 +129,9 @@ def test_training_leaves_files_of_others(name, content, tiny, data_dir, tmp_path
 
 
 def run_conversion(folder):
-  return programs.run(convert.main, '--dataset=shapes', f'--data_dir={folder}', '--splits=val', '--num_shards=2',
-                      '--num_workers=1')
+  with few_shapes(val=5):
+    return programs.run(convert.main, '--dataset=shapes', f'--data_dir={folder}', '--splits=val', '--num_shards=2',
+                        '--num_workers=1')
 
 
 def tfrecord(path, record=b'mine'):

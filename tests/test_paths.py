@@ -9,7 +9,7 @@ import sys
 
 import programs
 import pytest
-from few_shapes import convert_shapes
+from few_shapes import convert_shapes, few_shapes
 from test_walls import MODULES
 from tiny import NAME
 
@@ -196,7 +196,8 @@ def test_a_file_that_is_there_keeps_its_dollar(home, tmp_path):
 
 
 def test_programs_understand_home(home, tmp_path):
-  succeed(convert.main, '--dataset=shapes', '--data_dir=~/data', '--splits=val', '--num_workers=1')
+  with few_shapes(val=3):
+    succeed(convert.main, '--dataset=shapes', '--data_dir=~/data', '--splits=val', '--num_workers=1')
   succeed(export.main, '--data_dir=$HOME/data', '--output_dir=~/photos', '--count=1')
   assert sorted(os.listdir(home)) == ['data', 'photos']
   programs.assert_refused(programs.run(evaluate.main, '--ckpt=~/gone'), f'{home}/gone')

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from fake_clock import FakeClock
+from few_shapes import few_shapes
 from PIL import Image
 from test_scripts import FakeProcess
 
@@ -85,14 +86,16 @@ def test_pictures_are_many_of_many_sizes(tmp_path):
   assert len(paths) == 250 and len(sizes) > 150 and max(map(max, sizes)) <= soak.SIDES[1]
 
 
-def test_a_short_soak(tmp_path):
+def test_a_short_soak(tmp_path, monkeypatch):
   """Both programs in processes of their own, for some seconds; of so short a time no growth is judged."""
+  monkeypatch.setattr(soak.scripts, 'SAMPLE_SECONDS', 0.1)
   output = tmp_path / 'soak.json'
-  settings = soak.SoakSettings(minutes=0.1, pictures=200, net='segnet_basic', height=64, width=64, batch_size=2,
+  settings = soak.SoakSettings(minutes=0.03, pictures=200, net='segnet_basic', height=64, width=64, batch_size=2,
                                most_growth=1e6, most_handles=1000, output=str(output))
-  soak.work(settings)
+  with few_shapes(train=7, val=3):
+    soak.work(settings)
   value = json.loads(output.read_text())
   assert set(value['parts']) == {'inference', 'training'}
   values = {(row['what'], row['case']): row['median'] for row in value['results']}
   assert values['inference', 'pictures labeled'] > 0 and values['training', 'threads'] > 1
-  assert 3 < values['training', 'time'] < 60 and 3 < values['inference', 'time'] < 60
+  assert 1 < values['training', 'time'] < 60 and 1 < values['inference', 'time'] < 60

@@ -1,15 +1,14 @@
 """Starts from VGG-16's convolutions alone: what is restored, what is new, and at which rates they learn."""
 
-import dataclasses
 import json
 
 import numpy as np
 import programs
 import pytest
+from few_shapes import convert_shapes
 from programs import assert_refused
 
 import train
-from datasets import convert, get_dataset
 from nets import backbones, deconvnet, get_network, vgg_encoder
 from nets.network import Mode
 from utils.compat import tf
@@ -32,10 +31,7 @@ def thin():
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
   """Two shapes to train on."""
-  folder, shapes = str(tmp_path_factory.mktemp('shapes')), get_dataset('shapes')
-  few = dataclasses.replace(shapes, sources=lambda where, split: shapes.sources(where, split)[:2])
-  convert.convert(few, 'train', source_dir=None, data_dir=folder, num_shards=1, num_workers=1, progress=False)
-  return folder
+  return convert_shapes(str(tmp_path_factory.mktemp('shapes')), train=2, val=1, num_shards=1)
 
 
 def saved(path, net, left_out=()):

@@ -5,10 +5,10 @@ import re
 
 import numpy as np
 import pytest
+from few_shapes import convert_shapes
 from programs import assert_refused
 
 import train
-from datasets import convert, get_dataset
 from nets import NETWORKS, get_network
 from nets.dropout import dropout
 from nets.network import Mode
@@ -205,11 +205,7 @@ def test_float16_on_a_gpu_reaches_the_compiled_step(graph):
 
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
-  folder = str(tmp_path_factory.mktemp('shapes'))
-  for split in ('train', 'val'):
-    convert.convert(get_dataset('shapes'), split, source_dir=None, data_dir=folder, num_shards=1, num_workers=1,
-                    progress=False)
-  return folder
+  return convert_shapes(str(tmp_path_factory.mktemp('shapes')), train=7, val=1, num_shards=1)
 
 
 @pytest.fixture
