@@ -1,5 +1,6 @@
 """A headless Chromium for tests of pages, where playwright and a Chromium are installed."""
 
+import base64
 import contextlib
 import os
 import shutil
@@ -55,11 +56,12 @@ class Page:
   def drop(self, name, data, kind='image/png'):
     """Drops a file on the page."""
     transfer = self.tab.evaluate_handle(
-        '''([name, bytes, kind]) => {
+        '''([name, text, kind]) => {
           const transfer = new DataTransfer();
-          transfer.items.add(new File([new Uint8Array(bytes)], name, {type: kind}));
+          const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+          transfer.items.add(new File([bytes], name, {type: kind}));
           return transfer;
-        }''', [name, list(data), kind])
+        }''', [name, base64.b64encode(data).decode(), kind])
     for event in ('dragenter', 'dragover', 'drop'):
       self.tab.dispatch_event('main', event, {'dataTransfer': transfer})
 
