@@ -269,7 +269,7 @@ def test_an_installation_works_where_nothing_of_the_checkout_is(installed, elsew
   assert {path.name for path in installed.site.iterdir()} == {
       'others.pth', 'fcn_googlenet', f'fcn_googlenet-{metadata_version(installed)}.dist-info'}
   version = f'version {metadata_version(installed)}'
-  done = call(installed.bin / 'fcn-train', '--flagfile=demo.flags', '--dataset=photos', '--net=enet', '--skip=',
+  done = call(installed.bin / 'fcn-train', '--flagfile=demo.flags', '--dataset=photos', '--net=segnet_basic', '--skip=',
               '--crop_size=32,32', '--batch_size=1', '--max_steps=2', '--run_dir=run')
   config = read_json('run/config.json')
   assert config['commit'] == version and config['command'].startswith('fcn-train --dataset=photos ')

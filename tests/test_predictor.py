@@ -127,8 +127,8 @@ def test_tiles_with_much_overlap_give_what_the_whole_image_gives(predictor):
     assert (steps <= 1.25 * expected + 1e-4).all()
 
 
-def test_inception_v3_frozen_computes_the_same_with_all_batch_norms_folded(tmp_path):
-  expected = _write_run(tmp_path, get_network('inception_v3'))
+def test_inception_v1_frozen_computes_the_same_with_all_batch_norms_folded(tmp_path):
+  expected = _write_run(tmp_path, get_network('inception_v1'))
   run = load_run(str(tmp_path))
   with Predictor(run) as made:
     np.testing.assert_allclose(made.probabilities(IMAGES), expected, atol=1e-4)
@@ -136,7 +136,7 @@ def test_inception_v3_frozen_computes_the_same_with_all_batch_norms_folded(tmp_p
       needed = tf.graph_util.extract_sub_graph(session.graph.as_graph_def(), ['labels', 'probabilities'])
     ops = [node.op for node in needed.node]
   assert expected.max() - expected.min() > 0.3
-  assert ops.count('Conv2D') == 94 + 3
+  assert ops.count('Conv2D') == 57 + 3
   assert not {'FusedBatchNormV3', 'VarHandleOp', 'ReadVariableOp'}.intersection(ops)
   if supports_bfloat16():
     with Predictor(run, 'bfloat16') as low:
