@@ -45,7 +45,7 @@ def saved(path, net, left_out=()):
       if variable.op.name.endswith('biases'):
         variable.load(np.random.default_rng(1).normal(size=variable.shape).astype(np.float32), session)
     prefix = tf.train.Saver(variables).save(session, str(path / 'vgg.ckpt'), write_meta_graph=False)
-    return prefix, {v.op.name: session.run(v) for v in variables}
+    return prefix, session.run({v.op.name: v for v in variables})
 
 
 @pytest.fixture(scope='module')
