@@ -108,8 +108,16 @@ class Fork:
     if self.poll() is None:
       os.kill(self.pid, number)
 
+  def terminate(self):
+    self.send_signal(signal.SIGTERM)
+
   def kill(self):
     self.send_signal(signal.SIGKILL)
+
+
+def launch(words, *, stdout, **options):
+  """Takes the place of subprocess.Popen where a study starts `python WORDS` and reads the output from a file."""
+  return Fork(*words[1:], output=stdout)
 
 
 def run(*words):

@@ -10,11 +10,11 @@ import sys
 import time
 import zipfile
 
+import forks
 import numpy as np
 import programs
 import pytest
 from few_shapes import convert_shapes
-from forks import Fork
 from PIL import Image
 from programs import assert_refused
 from tensorflow.python.client import session
@@ -135,7 +135,7 @@ def fast_starts(monkeypatch):
 
   def launch(words, *, preexec_fn=None, **options):
     if words[0] == sys.executable and not preexec_fn:
-      return Fork(*words[1:], output=options['stdout'])
+      return forks.launch(words, **options)
     return own(words, preexec_fn=preexec_fn, **options)
 
   monkeypatch.setattr(subprocess, 'Popen', launch)

@@ -1,8 +1,10 @@
 """The soak: what it samples, how it judges, and a short one of inference and training."""
 
 import dataclasses
+import functools
 import json
 
+import forks
 import numpy as np
 import pytest
 from fake_clock import FakeClock
@@ -89,6 +91,7 @@ def test_pictures_are_many_of_many_sizes(tmp_path):
 def test_a_short_soak(tmp_path, monkeypatch):
   """Both programs in processes of their own, for some seconds; of so short a time no growth is judged."""
   monkeypatch.setattr(soak.scripts, 'SAMPLE_SECONDS', 0.1)
+  monkeypatch.setattr(soak, 'soaked', functools.partial(soak.soaked, launch=forks.launch))
   output = tmp_path / 'soak.json'
   settings = soak.SoakSettings(minutes=0.03, pictures=200, net='segnet_basic', height=64, width=64, batch_size=2,
                                most_growth=1e6, most_handles=1000, output=str(output))
