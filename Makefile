@@ -9,6 +9,13 @@ DEMO_DATA := data/shapes
 DEMO_RUN := runs/shapes-demo
 DEMO_EXPECTED := 55 to 58 %
 
+# Bytecode is made by all cores after the installation: pip makes it by one. Some packages have files of other Pythons.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile
+COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
+# Tests skip without these; browser needs a Chromium too, and crf a compiler.
+OPTIONAL := crf video serve browser export
+WHEELS := --find-links .venv/wheels --only-binary pydensecrf2
+
 .PHONY: demo test check lint audit clean
 demo: .venv/demo-ready
 	$(BIN)/python train.py --flagfile=demo.flags --data_dir=$(DEMO_DATA) --run_dir=$(DEMO_RUN)
@@ -31,18 +38,25 @@ lint: .venv/test-ready
 audit: .venv/test-ready
 	$(BIN)/python -m utils.studies.audit
 
-.venv/demo-ready: requirements.txt
+.venv/made:
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	touch $@
 
-.venv/test-ready: $(wildcard requirements-*.txt) .venv/demo-ready
-	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
-	-$(BIN)/python -m pip install --quiet --requirement requirements-crf.txt  # built here; its tests skip without it
-	-$(BIN)/python -m pip install --quiet --requirement requirements-video.txt  # the same
-	-$(BIN)/python -m pip install --quiet --requirement requirements-serve.txt  # the same
-	-$(BIN)/python -m pip install --quiet --requirement requirements-browser.txt  # the same; they need a Chromium too
-	-$(BIN)/python -m pip install --quiet --requirement requirements-export.txt  # the same
+.venv/demo-ready: requirements.txt | .venv/made
+	$(INSTALL) --requirement requirements.txt
+	$(COMPILE)
+	touch $@
+
+.venv/wheels: requirements-crf.txt | .venv/made
+	-$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $@ --requirement requirements-crf.txt
+	mkdir -p $@ && touch $@
+
+# The CRF is built, which takes half a minute, while TensorFlow is installed.
+.venv/test-ready: $(wildcard requirements*.txt)
+	$(MAKE) --no-print-directory -j 2 .venv/demo-ready .venv/wheels
+	$(INSTALL) --requirement requirements-dev.txt
+	-for name in $(OPTIONAL); do $(INSTALL) $(WHEELS) --requirement requirements-$$name.txt; done
+	$(COMPILE)
 	touch $@
 
 clean:
