@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from random_run import load, random_values
 
-from nets import NETWORKS, deconvnet, unet, vgg_encoder
 from nets import dropout as dropout_lib
 from nets.dropout import dropout
 from nets.network import Mode
@@ -78,21 +77,6 @@ def step_of(build, *, size, num_classes=3, parts=1):
   mode = Mode(is_training=True, dropout_keep_prob=0.5, dropout_seed=training_step.dropout_seed(4))
   return training_step.make_step(lambda images: build(images, mode), rate=tf.constant(0.01), pretrained_scopes=(),
                                  gradient_accumulation=parts)(batch)
-
-
-@pytest.mark.parametrize('name', NETWORKS)
-def test_no_training_graph_selects_by_a_scalar(name, graph, monkeypatch):
-  """TensorFlow's layout optimizer gives up on SelectV2 whose other input is a scalar, forward and in gradients."""
-  monkeypatch.setattr(vgg_encoder, 'CHANNELS', (8, 8, 16, 16, 16))
-  monkeypatch.setattr(deconvnet, 'VGG_FC_CHANNELS', 16)
-  monkeypatch.setattr(unet, 'CHANNELS', (8, 8, 16, 16, 16))
-  network = NETWORKS[name]
-  step_of(lambda images, mode: network.logits(images, 3, mode), size=(75, 75))
-  drawn = [op for op in graph.get_operations() if op.type == 'StatelessRandomUniformFullIntV2' and 'dropout' in op.name]
-  assert drawn
-  selects = [op for op in graph.get_operations() if op.type in ('Select', 'SelectV2') and op.outputs[0].shape.rank == 4]
-  assert not [op.name for op in selects if any(tensor.shape.rank != 4 for tensor in op.inputs)]
-  assert not [op for op in graph.get_operations() if op.type == 'RandomUniform' and 'dropout' in op.name]
 
 
 def tiny_logits(images, mode):

@@ -163,13 +163,17 @@ COMPILED = {
 }
 
 
-@pytest.mark.parametrize('name', NETWORKS)
-def test_networks_have_only_ops_that_xla_compiles(name, graph):
+@pytest.mark.parametrize('name', [name for name in NETWORKS if name not in ('resnet_v1_101', 'vgg_19')])
+def test_networks_have_only_ops_that_compilers_take(name, graph):
+  """XLA knows all of them. TensorFlow's layout optimizer gives up on SelectV2 whose other input is a scalar.
+
+  The two networks left out have more of the layers of resnet_v1_50 and vgg_16.
+  """
   network = get_network(name)
   batch, _ = batch_of((64, 64))
   chosen = rewritings('CPU')
-  mode = Mode(is_training=True, dropout_seed=dropout_seed(0), freeze_batch_norm=network.pretrained_batch_norm,
-              fold_batch_norm=chosen.fold_batch_norm)
+  mode = Mode(is_training=True, dropout_keep_prob=0.5, dropout_seed=dropout_seed(0),
+              freeze_batch_norm=network.pretrained_batch_norm, fold_batch_norm=chosen.fold_batch_norm)
   with gradients.fast_gradients(chosen.products):
     logits, _ = network.logits(batch['image'], CLASSES, mode)
   loss = losses.segmentation_loss(logits, batch['label'])
@@ -177,6 +181,12 @@ def test_networks_have_only_ops_that_xla_compiles(name, graph):
   split = compiled._split(compiled._ancestors([loss, *(slope for slope in slopes if slope is not None)]))
   assert split.after == [] and len(split.inside) > 100
   assert {op.type for op in split.inside} - COMPILED == set()
+
+  ops = graph.get_operations()
+  assert any(op.type == 'StatelessRandomUniformFullIntV2' and 'dropout' in op.name for op in ops)
+  assert not [op for op in ops if op.type == 'RandomUniform' and 'dropout' in op.name]
+  selects = [op for op in ops if op.type in ('Select', 'SelectV2') and op.outputs[0].shape.rank == 4]
+  assert not [op.name for op in selects if any(tensor.shape.rank != 4 for tensor in op.inputs)]
 
 
 def gpu_rewritten(graph, fetch):
