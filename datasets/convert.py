@@ -27,7 +27,7 @@ from datasets.readers.own import OwnDataset, check_told, decided, originals
 from datasets.reading import Reading
 from utils.compat import tf
 from utils.errors import UserError, shown
-from utils.files import locked_folder, read_json, tensorflow_path, write_json
+from utils.files import locked_folder, read_json, sync, tensorflow_path, write_json
 from utils.labels import IGNORE_LABEL
 from utils.progress import Progress
 from utils.settings import Settings, flag, group, run
@@ -321,15 +321,23 @@ def _refuse_bad(bad, what, *, total, skip_bad):
 
 
 def _publish(stats, data_dir):
-  """Gives the shards their names and removes those of an earlier conversion; the JSON goes first and comes last."""
+  """Gives the shards their names and removes those of an earlier conversion; the JSON goes first and comes last.
+
+  Each step is on the disk before the next: a power cut leaves no JSON beside shards that are not whole.
+  """
   split, num_shards = stats['split'], stats['num_shards']
   names = [records.shard_name(split, index, num_shards) for index in range(num_shards)]
+  for index in range(num_shards):
+    sync(_temporary(data_dir, split, index))
   _remove([records.stats_path(data_dir, split)])
+  sync(data_dir)
   for index, name in enumerate(names):
     os.replace(_temporary(data_dir, split, index), os.path.join(data_dir, name))
   _remove(os.path.join(data_dir, name) for name in records.list_shards(data_dir, split) if name not in names)
   stats['shard_bytes'] = [os.path.getsize(os.path.join(data_dir, name)) for name in names]
+  sync(data_dir)
   write_json(records.stats_path(data_dir, split), stats)
+  sync(data_dir)
 
 
 def _remove(paths):

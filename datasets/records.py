@@ -4,8 +4,10 @@ The image of a record is a JPEG or a PNG; of a dataset with bands, its raw value
 of a pixel side by side, compressed by zlib.
 """
 
+import contextlib
 import functools
 import glob
+import math
 import os
 import re
 import zlib
@@ -19,9 +21,11 @@ from utils.errors import UserError, listed, shown
 from utils.files import read_json, tensorflow_path
 from utils.labels import IGNORE_LABEL
 from utils.session import cpu_config
+from utils.workers import threaded_map
 
 _MOST_SHARDS = 10_000  # of a split; the converter makes 512 at most
 _MOST_BYTES = 2**31  # of a record, a protocol buffer
+_MOST_THREADS = 16  # that look at shards at a time
 VERSION = 1  # format of the records; converted data of another version is stale
 _FEATURES = {
     'image/encoded': tf.io.FixedLenFeature([], tf.string),
@@ -87,8 +91,10 @@ def parse(serialized, reading=Reading()):  # noqa: B008, the record is frozen
   if reading.is_plain:
     image = decoded(features['image/encoded'])
   else:
-    values = tf.io.decode_raw(tf.io.decode_compressed(features['image/encoded'], 'ZLIB'), tf.as_dtype(reading.dtype))
-    image = tf.reshape(values, [features['image/height'], features['image/width'], len(reading.bands)])
+    # TensorFlow's own op inflates whatever is there, which may be a thousand times the record.
+    image = tf.numpy_function(functools.partial(_bands, reading=reading), [
+        features['image/encoded'], features['image/height'], features['image/width']], tf.as_dtype(reading.dtype))
+    image.set_shape([None, None, len(reading.bands)])
   label = tf.io.decode_png(features['label/encoded'], channels=1)[..., 0]
   return {'image': image, 'label': tf.cast(label, tf.int32), 'name': features['image/name']}
 
@@ -238,8 +244,8 @@ def shard_paths(data_dir, split):
       verify([path])  # names the record; a shard cut between two records passes
       raise UserError(f'{path} has {os.path.getsize(path)} bytes where {split}.json says {size}; '
                       'python -m datasets.convert makes it again')
-  for path in paths:
-    _check_lengths(path)
+  for _ in threaded_map(_check_lengths, paths, _MOST_THREADS):  # it waits for the disk at every record
+    pass
   return paths
 
 
@@ -259,10 +265,9 @@ def _first_without_end(path, size, time):
   """The number of the first record that claims more than _MOST_BYTES, and its length; (0, 0) without one."""
   del time  # a changed file is read again
   number = place = 0
-  with open(path, 'rb') as file:
+  with open(path, 'rb', buffering=0) as file:
     while place + 8 <= size:
-      file.seek(place)
-      length = int.from_bytes(file.read(8), 'little')
+      length = int.from_bytes(os.pread(file.fileno(), 8, place), 'little')
       if length > _MOST_BYTES:
         return number, length
       number, place = number + 1, place + length + 16  # with the length itself and two checksums
@@ -287,6 +292,8 @@ def encoded_examples(paths):
         feature = tf.train.Example.FromString(record).features.feature
         name, image, image_format, label = (feature[key].bytes_list.value[0] for key in (
             'image/name', 'image/encoded', 'image/format', 'label/encoded'))
+        if image_format not in (b'jpeg', b'png', b'raw'):
+          raise DecodeError
       except (DecodeError, IndexError) as error:
         verify([path])  # names a feature that is missing
         raise UserError(f'{path}: record {number} is no record of this format') from error
@@ -308,6 +315,14 @@ def sizes(data_dir, split):
         yield None
 
 
+def _bands(encoded, height, width, *, reading):
+  """As `raw_image`, for TensorFlow, to which a ValueError is an argument that is not valid."""
+  try:
+    return raw_image(encoded, (int(height), int(width)), reading)
+  except UserError as error:
+    raise ValueError(str(error)) from error
+
+
 def raw_image(encoded, size, reading):
   """Decodes a record's raw image outside of a graph.
 
@@ -318,9 +333,20 @@ def raw_image(encoded, size, reading):
 
   Returns:
     [H, W, N] of the reading's dtype.
+
+  Raises:
+    UserError: if the record holds more, or less, or is too large.
   """
-  values = np.frombuffer(zlib.decompress(encoded), np.dtype(reading.dtype).newbyteorder('<'))
-  return values.reshape(*size, len(reading.bands)).astype(reading.dtype, copy=False)
+  kind = np.dtype(reading.dtype).newbyteorder('<')
+  wanted = math.prod(size) * len(reading.bands) * kind.itemsize
+  stream, data = zlib.decompressobj(), b''
+  if wanted < _MOST_BYTES:
+    with contextlib.suppress(zlib.error):
+      data = stream.decompress(encoded, wanted + 1)
+  if len(data) != wanted or not stream.eof:
+    raise UserError(f'a record is corrupt: its image is not one of {size[1]}x{size[0]} pixels in {len(reading.bands)} '
+                    'bands')
+  return np.frombuffer(data, kind).reshape(*size, len(reading.bands)).astype(reading.dtype, copy=False)
 
 
 def verify(paths, num_classes=None):

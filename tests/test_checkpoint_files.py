@@ -86,6 +86,9 @@ def test_the_newest_is_used_without_a_word(folder, capsys):
     (b'\xff\xfe\x00', 'checkpoint names no checkpoint'),
     (b'model_checkpoint_path: "model.ck', 'checkpoint names no checkpoint'),
     (b'{"json": 1}', 'checkpoint names no checkpoint'),
+    (b'model_checkpoint_path: "model.\0\0\0pt-12"\n', 'checkpoint names no checkpoint'),
+    (b'model_checkpoint_path: "model.\\000pt-12"\n', 'checkpoint names no checkpoint'),
+    (b'model_checkpoint_path: "model.ckpt-12/"\n', 'checkpoint names no checkpoint'),
     (b'model_checkpoint_path: "model.ckpt-15"\n', 'checkpoint names model.ckpt-15, which is not there'),
     (b'model_checkpoint_path: "../../etc/model.ckpt-15"\n', 'names model.ckpt-15, which is not there'),
     (b'model_checkpoint_path: "/home/x/runs/y/model.ckpt-12"\n', None),  # of another machine
@@ -147,6 +150,10 @@ def test_broken_ones_are_named_and_the_newest_whole_one_is_used(folder, capsys):
   (folder / f'model.ckpt-3{DATA}').unlink()
   with pytest.raises(UserError, match=r'run holds no whole checkpoint: .*ckpt-12.*; .*ckpt-9.*; .*ckpt-3.* is missing'):
     checkpoint_files.newest_checkpoint(str(folder))
+
+
+def test_a_name_that_no_file_has_is_no_checkpoint():
+  assert checkpoint_files.problem('a\0b') == 'no checkpoint at a\0b'
 
 
 def test_a_folder_without_checkpoints(tmp_path):

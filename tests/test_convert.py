@@ -18,6 +18,7 @@ from datasets import export, get_dataset, images, records
 from datasets.convert import BadFiles, convert
 from datasets.dataset import Dataset, Source, colormap, label_map
 from datasets.readers.own import own_dataset
+from utils import files
 from utils.compat import tf
 from utils.errors import UserError
 from utils.files import read_json
@@ -222,6 +223,30 @@ def test_leftovers_of_a_killed_conversion_are_removed(tmp_path):
   (tmp_path / 'data/notes.txt').write_text('mine')
   _convert(tmp_path)
   assert not (tmp_path / 'data/train-7.tfrecord.tmp').exists() and (tmp_path / 'data/notes.txt').exists()
+
+
+def test_each_step_is_on_the_disk_before_the_next(tmp_path, monkeypatch):
+  """So that a power cut leaves no JSON beside shards that are not whole, of a second conversion too."""
+  _convert(_originals(tmp_path))
+  (tmp_path / 'train/0.png').touch()
+  calls = []
+
+  def recorded(name, real):
+    def call(path, *more):
+      calls.append((name, 'JSON' if os.path.basename(path).startswith('.') else os.path.basename(path)))
+      return real(path, *more)
+    return call
+
+  monkeypatch.setattr(os, 'replace', recorded('replace', os.replace))
+  for module in (converter, files):
+    monkeypatch.setattr(module, 'sync', recorded('sync', files.sync))
+  monkeypatch.setattr(converter, '_remove', lambda paths: [
+      calls.append(('remove', os.path.basename(path))) or os.unlink(path) for path in paths])
+  _convert(tmp_path)
+  shards = [f'train-{number}.tfrecord.tmp' for number in range(2)]
+  assert calls == [*(('sync', shard) for shard in shards), ('remove', 'train.json'), ('sync', 'data'),
+                   *(('replace', shard) for shard in shards), ('sync', 'data'), ('sync', 'JSON'), ('replace', 'JSON'),
+                   ('sync', 'data')]
 
 
 def test_splits_live_side_by_side(tmp_path):

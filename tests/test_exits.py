@@ -52,6 +52,8 @@ ENDS = {  # name -> (what happens in the program, exit code, parts of the line)
                            ['error: not enough memory (', 'OOM when allocating tensor with shape[9,9])']),
   'disk of TensorFlow': (op_error(tf.errors.ResourceExhaustedError, '/a/x.tmp; No space left on device'), 1,
                          ['error: the disk is full (/a/x.tmp; No space left on device)']),
+  'disk of TensorBoard': (RuntimeError('/a/events; No space left on device\n\tFailed to flush 3 events'), 1,
+                          ['error: the disk is full (/a/events; No space left on device)']),
   'GPU': (op_error(tf.errors.InternalError, 'Failed to copy: CUDA_ERROR_LAUNCH_FAILED: a failure'), 1,
           ['error: the GPU failed or is gone (', 'CUDA_ERROR_LAUNCH_FAILED']),
   'threads': (RuntimeError("can't start new thread"), 1, ['error: no more threads']),
@@ -185,6 +187,27 @@ def test_codes_of_a_process(code, number, tmp_path):
                         env={**os.environ, 'TMPDIR': str(tmp_path)})
   assert done.returncode == number and 'Traceback' not in done.stderr
   assert ('to go on: ' in done.stderr) == (number > 100)
+
+
+@pytest.mark.parametrize('inside, code, parts', [
+    ('with ended_at_once():\n', 130, ['interrupted; to go on: ', 'python']),
+    ('with ended_at_once():\n  pass\nif True:\n', -2, ['KeyboardInterrupt'])])
+def test_ctrl_c_in_an_import(inside, code, parts, tmp_path):
+  """Inside the block it is a line, though what is imported holds stderr back; behind it all is as before."""
+  (tmp_path / 'program.py').write_text(
+      'import os, signal, time\nsignal.signal(2, signal.default_int_handler)\nfrom utils.exits import ended_at_once\n'
+      + inside + '  stderr = os.dup(2)\n  os.dup2(os.open(os.devnull, 1), 2)\n  try:\n    os.kill(os.getpid(), 2)\n'
+      '    time.sleep(9)\n  finally:\n    os.dup2(stderr, 2)\n')
+  done = subprocess.run([sys.executable, tmp_path / 'program.py'], capture_output=True, text=True,
+                        env={**os.environ, 'PYTHONPATH': ROOT})
+  assert done.returncode == code and all(part in done.stderr for part in parts)
+  assert ('Traceback' in done.stderr) == (code != 130)
+
+
+def test_tensorflow_is_imported_so_that_ctrl_c_is_a_line():
+  lines = pathlib.Path(ROOT, 'utils/compat.py').read_text(encoding='utf-8').splitlines()
+  imports = [line for line in lines if line.startswith('with ') and '_quiet_import()' in line]
+  assert imports and all('ended_at_once(), ' in line for line in imports)
 
 
 @pytest.mark.parametrize('stream', ['stdout', 'stderr'])

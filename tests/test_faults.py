@@ -125,6 +125,24 @@ def test_a_full_disk_leaves_whole_checkpoints(training, tmp_path, monkeypatch):
   assert training().returncode == 0 and read_step(newest_checkpoint(f'{tmp_path}/run')) == 4
 
 
+@pytest.mark.parametrize('checkpoints', [True, False])
+def test_a_disk_that_is_full_for_the_event_file_too(checkpoints, training, tmp_path, monkeypatch):
+  """TensorFlow's writer fails again at the end, which must not hide what failed first."""
+  def full_for_events():
+    raise RuntimeError('/a/events; No space left on device\n\tFailed to flush 3 events')
+
+  def full(path):
+    raise OSError(28, 'No space left on device', path)
+
+  if checkpoints:
+    monkeypatch.setattr(saving, 'sync', full)
+  with monkeypatch.context() as patch:
+    patch.setattr(tf.summary.FileWriterCache, 'clear', full_for_events)
+    line = error_of(training())
+  tf.summary.FileWriterCache.clear()
+  assert ('cannot write the checkpoint of step' if checkpoints else '/a/events; No space left on device') in line
+
+
 # The study -----------------------------------------------------------------------------------------------------------
 
 

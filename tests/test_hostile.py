@@ -1,14 +1,17 @@
 """Files with valid checksums around absurd content, which would end the process if TensorFlow opened them."""
 
 import json
+import tracemalloc
+import zlib
 
 import hostile
 import numpy as np
 import pytest
 
 from datasets import records
+from datasets.reading import Reading
 from utils import checkpoint_files, runs
-from utils.checkpoint_index import check_index
+from utils.checkpoint_index import check_index, check_old
 from utils.compat import tf
 from utils.errors import UserError
 
@@ -49,6 +52,36 @@ def test_absurd_shapes(entry, file, problem, tmp_path):
     runs.load_run(prefix)
 
 
+@pytest.mark.parametrize('restarts, problem', [((5,), 'its first name is left out'), ((), 'its first name'),
+                                               ((0, 5), 'from the middle of a name on')])
+def test_an_index_that_is_read_from_elsewhere_on(restarts, problem, tmp_path):
+  """Its rows are honest, but TensorFlow would begin in the middle of one, and take what is there for another."""
+  hostile.write_checkpoint(tmp_path / 'model.ckpt-1', {'a': (FLOAT, [2, 2], 0, 16)}, DATA, restarts)
+  with pytest.raises(UserError, match=f'index is cut off or damaged: .*{problem}'):
+    checkpoint_files.open_checkpoint(str(tmp_path / 'model.ckpt-1'))
+
+
+@pytest.mark.parametrize('entry, problem', [
+    ((FLOAT, [2**40]), r"'a' has the shape \[1099511627776\] in a file of"), ((FLOAT, [10**4]), 'in a file of'),
+    ((FLOAT, [-5]), r'has the shape \[-5\]'), ((FLOAT, [2**40] * 2), 'has the shape'), ((20, [4]), 'is no array'),
+    ((FLOAT, [1] * 300), 'has the shape'), ((99, [4]), '99'), ((0, [4]), '0')])
+def test_absurd_shapes_in_old_checkpoints(entry, problem, tmp_path):
+  path = tmp_path / 'model.ckpt-1'
+  hostile.write_old_checkpoint(path, {'a': entry})
+  with pytest.raises(UserError, match=f'^{path} is cut off or damaged: .*{problem}'):
+    checkpoint_files.open_checkpoint(str(path))
+  assert checkpoint_files.problem(str(path)) == f'{path} is cut off or damaged, or no checkpoint'
+
+
+@pytest.mark.parametrize('restarts, cut', [((1,), None), ((0,), 60), ((0,), 0), ((0,), -1)])
+def test_old_checkpoints_without_a_beginning(restarts, cut, tmp_path):
+  path = tmp_path / 'model.ckpt-1'
+  hostile.write_old_checkpoint(path, {'a': (FLOAT, [4])}, restarts)
+  path.write_bytes(path.read_bytes()[:cut])
+  with pytest.raises(UserError, match=f'^{path} is cut off or damaged: '):
+    check_old(str(path))
+
+
 def test_an_index_damaged_anywhere(tmp_path):
   """Whatever a checksum would find, a reader that looks at none must end with an error of one kind."""
   prefix = write(tmp_path, **{f'layer{number}': (FLOAT, [2], 8, 8) for number in range(5)})
@@ -81,6 +114,21 @@ def test_lengths_of_records(length, tmp_path):
   path.write_bytes(hostile.record(b'abc', length))
   with pytest.raises(UserError, match=rf'{path}: record 0 is corrupt \(it claims {length} bytes\)'):
     records.verify([str(path)])
+
+
+@pytest.mark.parametrize('data, size', [
+    (zlib.compress(bytes(2**28)), (4, 5)), (zlib.compress(bytes(60)), (2**31, 2**31)), (b'no', (4, 5)),
+    (zlib.compress(bytes(59)), (4, 5)), (zlib.compress(bytes(61)), (4, 5)), (zlib.compress(bytes(60))[:9], (4, 5))])
+def test_bands_of_another_size_are_refused_without_making_room_for_them(data, size):
+  reading = Reading(bands=('a', 'b', 'c'))
+  assert records.raw_image(zlib.compress(bytes(60)), (4, 5), reading).shape == (4, 5, 3)
+  tracemalloc.start()
+  try:
+    with pytest.raises(UserError, match=f'not one of {size[1]}x{size[0]} pixels in 3 bands'):
+      records.raw_image(data, size, reading)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+  finally:
+    tracemalloc.stop()
 
 
 def test_the_checksum_is_tensorflows(tmp_path):

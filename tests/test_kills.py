@@ -83,11 +83,12 @@ def test_a_process_that_stays_behind_is_counted_and_ended(tmp_path):
 @pytest.mark.fast
 def test_the_table_has_a_line_for_each_job():
   played = [{'kills': ['save', 'save', 'step'], 'lost': [0, 2, 1], 'orphans': 0, 'different': [], 'leftovers': []},
-            {'kills': ['end'], 'lost': [3], 'orphans': 1, 'different': ['best/best.json'], 'leftovers': ['.1.tmp']}]
+            {'kills': ['end'], 'lost': [3], 'orphans': 1, 'different': ['best/best.json'],
+             'leftovers': ['a/.0123456789ab.tmp', 'a/.ba9876543210.tmp']}]
   found = kills.summary(played)
   assert found['moments'] == {'save': 2, 'step': 1, 'end': 1} and found['most_steps_lost'] == 3
   assert kills.table({'train': found}).splitlines()[2] == (
-      '| train | 2 | 4 | save 2, step 1, end 1 | 1 of 2 | 1.5 (3) | .1.tmp (1); 1 processes |')
+      '| train | 2 | 4 | save 2, step 1, end 1 | 1 of 2 | 1.5 (3) | a/.*.tmp (2); 1 processes |')
 
 
 def test_a_killed_download_goes_on(tmp_path):

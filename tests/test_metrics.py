@@ -95,6 +95,7 @@ def test_table_has_a_row_per_class_and_names_absent_classes():
   assert lines[-1].endswith('left out of the mean IoU, being in neither truth nor prediction: sign symbol')
   assert any(line.split() == ['mean', 'IoU', '39.9'] for line in lines)
   assert 'left out' not in metrics.table(metrics.scores(np.diag([5, 2])), ('a', 'b'))
+  assert metrics.table(metrics.scores(np.diag([5, 2])), ('a\x1b[2J', 'b')).splitlines()[1].startswith(r'a\x1b[2J ')
 
 
 def test_to_json_round_trips_with_null_for_undefined():

@@ -99,6 +99,8 @@ def test_a_larger_max_steps_goes_on_with_the_bits_of_a_run_that_did_not_crash(cr
       shutil.copytree(whole, crash)
 
   run(whole, data_dir, *args, seen=seen)
+  # The command of before, given again, ends the longer run at no step in its middle.
+  assert 'has reached step 7 already' in run(crash, data_dir, '--max_steps=6', '--eval_steps=2')
   assert 'resumed at step 7' in run(crash, data_dir, *args)
   assert contents(crash, 9) == contents(whole, 9)
 

@@ -64,7 +64,7 @@ def test_numbers_by_hand():
   scorer = Scorer(CLASSES, parts=PARTS)
   truth, prediction = truth_and_prediction()
   add(scorer, 'right', truth, prediction)
-  add(scorer, 'wrong', truth, np.zeros_like(prediction), plain=prediction)  # like a CRF that wiped the road away
+  add(scorer, 'w\nrong', truth, np.zeros_like(prediction), plain=prediction)  # like a CRF that wiped the road away
   value = json.loads(json.dumps(scorer.details(), allow_nan=False))
   assert value['boundary_f1'] == 0.5
   assert value['class_boundary_f1'] == {'sky': 0.5, 'road': 0.5, 'unicorn': None}
@@ -75,13 +75,13 @@ def test_numbers_by_hand():
   assert (wide['width'], wide['pixels']) == (16, 2 * 39)
   assert value['calibration']['accuracy'] == 1  # accuracy of the network's own labels
   assert value['calibration']['expected_calibration_error'] == pytest.approx(0.1)
-  assert value['best'][0] == {'name': 'right', 'mean_iou': 1} and value['worst'][0]['name'] == 'wrong'
+  assert value['best'][0] == {'name': 'right', 'mean_iou': 1} and value['worst'][0]['name'] == 'w\nrong'
 
   lines = scorer.text(value).splitlines()
   assert lines[0] == 'boundary F1 within 0.75 % of the diagonal: 50.0, the mean of sky 50.0, road 50.0, unicorn -'
   assert lines[1].startswith('mean IoU within 1, 2, 4, 8, 16 pixels of a boundary: 58.3, ')
   assert lines[2] == 'expected calibration error: 10.00; mean confidence 90.0, accuracy 100.0'
-  assert lines[3].startswith('best images: right 100.0, wrong ') and lines[4].startswith('worst images: wrong ')
+  assert lines[3].startswith('best images: right 100.0, w\\nrong ') and lines[4].startswith('worst images: w\\nrong ')
 
 
 def test_one_pixel_has_no_boundary_and_the_file_says_null():

@@ -285,6 +285,7 @@ def test_a_network_that_cannot_be_loaded_ends_the_server(folder, monkeypatch):
 
 
 def test_errors_of_the_code_are_answered_and_logged(folder, monkeypatch, capfd):
+  """By a line for each, and one log with the traceback, as all programs write it."""
   labelled = services.labelled
 
   def broken(images, *arguments, **options):
@@ -295,9 +296,14 @@ def test_errors_of_the_code_are_answered_and_logged(folder, monkeypatch, capfd):
 
   monkeypatch.setattr(services, 'labelled', broken)
   with running(folder) as server:
-    assert server.refusal('/label', encoded(pixels(13, 40)))[0] == 500
+    for _ in range(2):
+      assert server.refusal('/label', encoded(pixels(13, 40)))[0] == 500
     assert server.ask('/label', encoded(pixels(14, 40)))[0].status == 200
-  assert 'on purpose' in capfd.readouterr().err
+  first, second = capfd.readouterr().err.splitlines()
+  [log] = pathlib.Path(folder).glob('fault-*.log')
+  assert first == second and first.startswith('fault: ZeroDivisionError (on purpose)') and str(log) in first
+  assert 'in broken' in log.read_text()
+  log.unlink()
 
 
 def test_a_stop_answers_what_was_taken_and_takes_no_more(folder, gate):

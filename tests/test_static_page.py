@@ -21,21 +21,23 @@ from utils.serving import build_page
 from utils.serving.page_files import STATIC_FILES, STATIC_POLICY
 
 CLASSES = VOC.classes
+DATA = b'onnx' * 100
 
 
-def about(**changes):
+def about(data=DATA, **changes):
   """What python -m utils.export writes beside an ONNX file, as far as the page needs it."""
   palette = np.random.default_rng(1).integers(0, 256, (len(CLASSES), 3)).tolist()
   seen = {'stored_bands': ['red', 'green', 'blue'], 'dtype': 'uint8', 'shape': ['batch', 'height', 'width', 3]}
   return {'format': 'FCN-GoogLeNet export', 'classes': list(CLASSES), 'palette': palette, 'label_values': [],
-          'step': 12, 'network': {'name': 'tiny', 'skip': '8s'}, 'dataset': {'name': 'voc'}, 'input': seen, **changes}
+          'step': 12, 'network': {'name': 'tiny', 'skip': '8s'}, 'dataset': {'name': 'voc'}, 'input': seen,
+          'files': {'model.onnx': {'sha256': hashlib.sha256(data).hexdigest()}}, **changes}
 
 
 @pytest.fixture
 def onnx(tmp_path):
   """An ONNX file, as far as the program that builds looks into it."""
   path = tmp_path / 'model.onnx'
-  path.write_bytes(b'onnx' * 100)
+  path.write_bytes(DATA)
   (tmp_path / 'model.onnx.json').write_text(json.dumps(about()))
   return path
 
@@ -72,6 +74,8 @@ def test_the_page_is_all_there(onnx, package, tmp_path, run_program):
 @pytest.mark.fast
 @pytest.mark.parametrize('changes, part', [
     ({'classes': None}, 'was not written by python -m utils.export'),
+    ({'files': {}}, 'was not written by python -m utils.export'),
+    ({'data': b'another file'}, 'is not the file that'),
     ({'palette': [[1, 2, 3]]}, 'was not written by python -m utils.export'),
     ({'input': {**about()['input'], 'stored_bands': ['nir', 'red']}}, 'red, green and blue'),
     ({'input': {**about()['input'], 'shape': ['batch', 360, 480, 3]}}, '360x480'),
@@ -120,7 +124,7 @@ def write_onnx(folder, path):
       graph.as_graph_def(), input_names=['images:0'], output_names=['labels:0', 'probabilities:0'], opset=18,
       tensors_to_rename={f'{name}:0': name for name in names})
   path.write_bytes(model.SerializeToString())
-  (path.parent / f'{path.name}.json').write_text(json.dumps(about()))
+  (path.parent / f'{path.name}.json').write_text(json.dumps(about(path.read_bytes())))
 
 
 @pytest.fixture(scope='module')

@@ -107,7 +107,7 @@ def test_truncated_v1(tmp_path):
   path = save(tmp_path / 'v1.ckpt', {'Net/a': KERNEL}, tf.train.SaverDef.V1)
   variable('Net/a', np.zeros([2, 3]))
   (tmp_path / 'v1.ckpt').write_bytes((tmp_path / 'v1.ckpt').read_bytes()[:-1])
-  with pytest.raises(UserError, match='v1.ckpt cannot be read, it is truncated'):
+  with pytest.raises(UserError, match='v1.ckpt is cut off or damaged: its end is missing'):
     warm_start.restore_pretrained(path, ('Net',))
 
 

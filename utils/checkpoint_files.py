@@ -10,7 +10,7 @@ import os
 import re
 import sys
 
-from utils.checkpoint_index import check_index
+from utils.checkpoint_index import check_index, check_old
 from utils.compat import BulkSaverBuilder, tf
 from utils.errors import UserError, listed, shown
 from utils.files import tensorflow_path
@@ -53,6 +53,8 @@ def open_checkpoint(prefix):
     raise UserError(missing)
   if os.path.exists(f'{prefix}.index'):
     check_index(f'{prefix}.index', _data_files(prefix))
+  else:
+    check_old(prefix)
   try:
     return tf.train.load_checkpoint(tensorflow_path(prefix))
   except _UNREADABLE as error:
@@ -195,8 +197,9 @@ def _named(folder):
   except OSError as error:
     return None, [f'{path} cannot be read ({error.strerror})']
   match = _NAMED.search(content)
-  prefix = match and os.path.join(folder, os.path.basename(os.fsdecode(_unescaped(match[2]))))
-  if prefix:
+  name = os.path.basename(os.fsdecode(_unescaped(match[2]))) if match else ''
+  if name and '\0' not in name:  # which no file has
+    prefix = os.path.join(folder, name)
     other = os.path.join(folder, prefix.rpartition('\\')[2])  # the list may be of a machine with Windows
     return other if _missing(prefix) and not _missing(other) else prefix, []
   return None, [f'{path} is empty' if not content.strip() else f'{path} names no checkpoint']
@@ -206,6 +209,8 @@ def _is_later(prefix, folder):
   """Whether a checkpoint was written after the list of its folder."""
   paths = files_of(prefix)
   return bool(paths) and os.path.getmtime(paths[-1]) > os.path.getmtime(os.path.join(folder, LIST))
+
+
 def _unescaped(text):
   """The bytes that a string in a text of protocol buffers stands for: TensorFlow escapes all that is not ASCII."""
   marks = {b'n': b'\n', b't': b'\t', b'r': b'\r'}

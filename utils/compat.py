@@ -14,6 +14,7 @@ import sys
 import tempfile
 import warnings
 
+from utils.exits import ended_at_once
 from utils.installation import install, listing
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
@@ -75,9 +76,10 @@ def _without_scipy():
       del sys.modules['scipy']
 
 
-with _quiet_import(), without_collection(), _without_scipy():
+with ended_at_once(), _quiet_import(), without_collection(), _without_scipy():
   import tensorflow.compat.v1 as tf
   from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto as BundleEntry
+  from tensorflow.core.util.saved_tensor_slice_pb2 import SavedTensorSlices as SavedSlices
   from tensorflow.python.autograph.core import ag_ctx as _autograph
   from tensorflow.python.framework import ops as _ops
   from tensorflow.python.keras.utils import version_utils as _versions
@@ -110,7 +112,7 @@ def _repair_slim():
   _versions.swap_class = functools.cache(_versions.swap_class)
 
 
-with _quiet_import(), without_collection(), _without_scipy():
+with ended_at_once(), _quiet_import(), without_collection(), _without_scipy():
   _repair_slim()
   import tf_slim as slim
   import tf_slim.nets  # noqa: F401, makes slim.nets, whose import would be noisy elsewhere
@@ -141,4 +143,4 @@ logging.getLogger('absl').setLevel(logging.WARNING)
 warnings.filterwarnings('ignore', message='`layer.apply` is deprecated')
 warnings.filterwarnings('ignore', message=r'\s*Warning: tf\.lite\.Interpreter is deprecated')  # its converter's own
 
-__all__ = ['BulkSaverBuilder', 'BundleEntry', 'slim', 'tf', 'without_collection']
+__all__ = ['BulkSaverBuilder', 'BundleEntry', 'SavedSlices', 'slim', 'tf', 'without_collection']

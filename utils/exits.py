@@ -99,7 +99,33 @@ def guarded(program, *, typed=True):
     if _reader_has_gone(error):
       return CORRECT
     line = str(error) if isinstance(error, UserError) else problem(error)
-    return _end(f'error: {line}', CORRECT) if line is not None else _end(_reported(error), FAULT)
+    return _end(f'error: {line}', CORRECT) if line is not None else _end(reported(error), FAULT)
+
+
+@contextlib.contextmanager
+def ended_at_once():
+  """Ends the process at once, by a line, at Ctrl-C inside the block: for a long import, where nothing is to be saved.
+
+  Does nothing where nobody has started a program, as in a notebook, or Ctrl-C is handled otherwise.
+  """
+  main = sys.modules.get('__main__')
+  if (not hasattr(main, '__file__') or threading.current_thread() is not threading.main_thread()
+      or signal.getsignal(signal.SIGINT) != signal.default_int_handler):
+    yield
+    return
+  line = f'interrupted; to go on: {" ".join(map(quoted, sys.orig_argv))}\n'.encode(errors='backslashreplace')
+  stderr = os.dup(2)  # what is imported may take the place of the stream
+
+  def end(*_):
+    os.write(stderr, line)
+    os._exit(INTERRUPTED)
+
+  signal.signal(signal.SIGINT, end)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.close(stderr)
 
 
 def _end(line, code):
@@ -157,7 +183,7 @@ def _threads_without_traceback():
 
   def ended(thread):
     if not isinstance(thread.exc_value, (SystemExit, type(None))):
-      why = problem(thread.exc_value) or _reported(thread.exc_value)
+      why = problem(thread.exc_value) or reported(thread.exc_value)
       print(f'warning: {thread.thread.name if thread.thread else "a thread"} ended: {why}', file=sys.stderr, flush=True)
 
   previous, threading.excepthook = threading.excepthook, ended
@@ -194,7 +220,7 @@ def _of_the_machine(error):
       return None
     names = [shown(os.fspath(name)) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
     return f'cannot use {" or ".join(names)}: {error.strerror}' if names else f'the system said: {error.strerror}'
-  if not type(error).__module__.startswith('tensorflow'):
+  if not type(error).__module__.startswith('tensorflow') and type(error) is not RuntimeError:  # of TensorFlow's C++
     return None
   for what, pattern in _IN_MESSAGES.items():
     found = re.search(f'.*({pattern}).*', str(error))
@@ -209,7 +235,7 @@ def _in_brackets(text):
   return f' ({shown(line if len(line) <= 200 else f"{line[:197]}...")})' if line else ''
 
 
-def _reported(error):
+def reported(error):
   """Writes the log of a fault; returns the line about it."""
   what = f'fault: {type(error).__name__}{_in_brackets(str(error))}'
   try:

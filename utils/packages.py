@@ -54,7 +54,7 @@ def is_package(path):
   try:
     with open(path, 'rb') as file:
       return file.read(len(_START)) == _START
-  except OSError:
+  except (OSError, ValueError):  # ValueError: a path with a zero byte, which no file has
     return False
 
 

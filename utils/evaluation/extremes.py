@@ -1,6 +1,7 @@
 """The best and the worst images of a split."""
 
 from utils.drawing import gallery
+from utils.errors import shown
 from utils.evaluation import metrics
 
 NUM_EXTREMES = 4  # number of best images, and of worst images
@@ -35,8 +36,8 @@ class Extremes:
 
   def text(self, value):
     """List of two lines: the best images, and the worst."""
-    return [f'{key} images: ' + ', '.join(f'{row["name"]} {metrics.percent(row["mean_iou"])}' for row in value[key])
-            for key in ('best', 'worst')]
+    return [f'{key} images: ' + ', '.join(f'{shown(row["name"])} {metrics.percent(row["mean_iou"])}'
+                                          for row in value[key]) for key in ('best', 'worst')]
 
   def pictures(self, run, title):
     """Dict with sheets of the best and of the worst images, uint8 [h, w, 3], RGB; errors in red."""

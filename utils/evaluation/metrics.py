@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from utils.errors import UserError
+from utils.errors import UserError, shown
 from utils.labels import IGNORE_LABEL
 
 SUMMARY = ('pixel_accuracy', 'mean_accuracy', 'mean_iou', 'frequency_weighted_iou')
@@ -88,6 +88,7 @@ def table(result, classes):
   Returns:
     str of several lines, percentages with one decimal.
   """
+  classes = [shown(name) for name in classes]  # of a run, which may be of others
   titles = {name: name.replace('_', ' ').replace('iou', 'IoU') for name in SUMMARY}
   width = max(len(name) for name in (*classes, *titles.values()))
   lines = [f'{"class":{width}}  {"IoU %":>7}  {"acc. %":>7}  {"true pixels":>13}']

@@ -11,6 +11,7 @@ import functools
 import gzip
 import math
 import os
+import sys
 import time
 import traceback
 
@@ -22,6 +23,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from utils.exits import problem, reported
 from utils.serving.answers import FORMS
 from utils.serving.metrics import MEDIA_TYPE
 from utils.serving.page_files import FILES, FOLDER, SERVER_POLICY, TYPES
@@ -248,7 +250,7 @@ class _Outermost:
   """Around all else: counts and times requests, adds headers, and answers where the code has failed."""
 
   def __init__(self, app, metrics, paths):
-    self._app, self._metrics, self._paths = app, metrics, paths
+    self._app, self._metrics, self._paths, self._lines = app, metrics, paths, {}
 
   async def __call__(self, scope, receive, send):
     if scope['type'] != 'http':
@@ -268,9 +270,20 @@ class _Outermost:
 
     try:
       await self._app(scope, receive, noting_send)
-    except Exception:
-      traceback.print_exc()
+    except Exception as error:
+      print(self._line(error), file=sys.stderr, flush=True)
       if status is None:
         await refused(500, 'internal error; the log of the server has more')(scope, receive, noting_send)
     self._metrics.requests.labels(path, status).inc()
     self._metrics.seconds.labels(path).observe(time.perf_counter() - start)
+
+  def _line(self, error):
+    """The line about a failure. A log is written of the first of its kind at a place in the code, not of each."""
+    wanting = problem(error)
+    if wanting:
+      return f'error: {wanting}'
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    kind = type(error), place.filename, place.lineno
+    if kind not in self._lines:
+      self._lines[kind] = reported(error)
+    return self._lines[kind]

@@ -79,8 +79,11 @@ def described(path):
                for number, (name, color, value) in enumerate(zip(names, colors, values, strict=True))]
     network = '-'.join(filter(None, (known['network']['name'], known['network'].get('skip'))))
     dataset, step = known['dataset']['name'], known['step']
+    digest = known['files'][os.path.basename(path)]['sha256']
   except (KeyError, TypeError, ValueError, AttributeError) as error:
     raise UserError(f'{path}.json was not written by python -m utils.export') from error
+  if file_digest(path, 'sha256').hex() != digest:
+    raise UserError(f'{shown(path)} is not the file that {shown(path)}.json was written for; export the run again')
   if bands != COLORS or dtype != 'uint8':
     raise UserError(f'--onnx={path}: the network takes {brief(bands)} of type {dtype}, and a browser has photographs: '
                     'red, green and blue of 8 bits')

@@ -45,7 +45,8 @@ MOST = 2**34  # bytes that making good input may take
 _PREPARING = 600.0  # seconds to make a kind's good input
 _MOST_LINE = 2010  # characters of a line on stderr
 _LOOK = 0.01  # seconds between two looks at a process
-_PROGRAMS = ('checkpoints.card', 'checkpoints.package', 'datasets.convert', 'evaluate', 'inference')
+_PROGRAMS = ('checkpoints.card', 'checkpoints.package', 'datasets.convert', 'evaluate', 'inference',
+             'utils.export.__main__')
 
 
 @dataclasses.dataclass(frozen=True)

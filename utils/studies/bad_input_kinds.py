@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import glob
 import hashlib
-import importlib
+import importlib.util
 import io
 import json
 import os
@@ -27,10 +27,14 @@ from checkpoints.slim_vgg import Vgg
 from datasets import get_dataset, records
 from datasets.convert import convert
 from utils import varint
+from utils.best import BEST, BEST_SCORE, METRIC
+from utils.checkpoint_files import newest_checkpoint
 from utils.compat import tf
 from utils.download import extract
 from utils.errors import UserError
+from utils.export.formats import FORMATS
 from utils.files import make_folder
+from utils.inference.exported import FILES
 from utils.session import cpu_config
 from utils.studies.conversion import photograph, write_originals
 from utils.studies.export_table import random_run
@@ -39,6 +43,13 @@ NETWORK = 'segnet_basic'  # few layers, built in a moment
 SIZE = (60, 80)  # height and width of pictures
 VGG = Vgg('vgg_16', (2, 2, 3, 3, 3), depths=(3, 4, 3, 4, 3), hidden=5, num_classes=6)
 _SHAPES = 'shapes'  # the dataset whose classes the network has
+_EXPORTS = {  # kind -> (engine that opens the file, name of the file, whether checksums cover it)
+    'ONNX': ('onnxruntime', 'model.onnx', True),
+    'OpenVINO XML': ('openvino', 'model.xml', True),
+    'OpenVINO weights': ('openvino', 'model.bin', True),
+    'TFLite': ('litert', 'model.tflite', True),
+    'JSON of an export': ('litert', 'model.tflite.json', False),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +60,7 @@ class Kind:
     make: function of a folder, which writes good input into it.
     files: pattern of the files that are damaged, one at a time, below the folder.
     use: a Program, or a function of the folder that raises UserError or returns an exit code.
-    result: function of the folder's `out`: a value that JSON can hold, equal where the same came of it; raises
+    result: function of the folder's `out`: a dict that JSON can hold, equal where the same came of it; raises
       AssertionError where what came of it contradicts itself.
     guarded: whether checksums cover all that matters: a damaged file that is used must give the same result.
   """
@@ -237,16 +248,50 @@ def trained(folder):
   write(folder, 'picture.png', encoded(picture(), 'PNG'))
 
 
+def _listed(folder):
+  trained(folder)
+  write(folder, 'photos.txt', 'picture.png\npicture\n')
+
+
+def _with_best(folder):
+  trained(folder)
+  run = os.path.join(folder, 'run')
+  make_folder(os.path.join(run, BEST))
+  for path in glob.glob(f'{glob.escape(run)}/model.ckpt*'):
+    shutil.copy(path, os.path.join(run, BEST))
+  name = os.path.basename(newest_checkpoint(run))
+  write(folder, f'run/{BEST}/{BEST_SCORE}', {'split': 'val', 'metric': METRIC, METRIC: 0.5, 'step': 0,
+                                             'checkpoint': name, 'evaluated': 0})
+
+
 def labels(out):
   """Digests of the labels that inference.py wrote."""
   return {os.path.basename(path): digest(np.asarray(Image.open(path))) for path in
           sorted(glob.glob(os.path.join(glob.escape(out), '*_label.png')))}
 
 
-def labelled(make, files, ckpt='run', guarded=True):
+def labelled(make, files, ckpt='run', guarded=True, flags=()):
   """A Kind of file of which `inference.py --ckpt` labels a picture."""
-  return Kind(make, files, Program('inference', f'--ckpt={{}}/{ckpt}', '--output_dir={}/out', '--outputs=label',
+  return Kind(make, files, Program('inference', f'--ckpt={{}}/{ckpt}', '--output_dir={}/out', '--outputs=label', *flags,
                                    '{}/picture.png'), labels, guarded)
+
+
+def _exported(folder, form):
+  trained(folder)
+  program = Program('utils.export.__main__', '--ckpt={}/run', f'--format={form}', '--data_dir={}/data',
+                    '--num_images=1', '--least_equal=0.9')  # of random weights many scores nearly tie
+  assert program(folder) == 0
+
+
+def exports():
+  """Dict from name to Kind of the files that --engine opens; of engines whose packages are installed."""
+  found = {}
+  for name, (engine, file, guarded) in _EXPORTS.items():
+    form, _ = FILES[engine]
+    if all(map(importlib.util.find_spec, FORMATS[form].packages)):
+      found[name] = labelled(functools.partial(_exported, form=form), f'run/export/{file}', guarded=guarded,
+                             flags=[f'--engine={engine}'])
+  return found
 
 
 def _packaged(folder):
@@ -378,10 +423,13 @@ def kinds():
       'config.json': labelled(trained, 'run/config.json', guarded=False),
       'package': labelled(_packaged, 'run.zip', 'run.zip'),
       'picture to label': labelled(trained, 'picture.png'),
+      'best.json': labelled(_with_best, f'run/{BEST}/{BEST_SCORE}'),
+      'list to label': labelled(_listed, 'photos.txt', guarded=False, flags=['--list={}/photos.txt']),
       'TFRecord': Kind(trained, 'data/val-*.tfrecord', EVALUATE, scores, guarded=True),
       'JSON of records': Kind(trained, 'data/val.json', EVALUATE, scores),
       'metrics JSON': Kind(_scored, 'run/metrics-val.json', Program('checkpoints.card', '--ckpt={}/run',
-                                                                    '--output={}/out.md'), lambda out: None),
+                                                                    '--output={}/out.md'), lambda out: {}),
+      **exports(),
   }
 
 

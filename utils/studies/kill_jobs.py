@@ -48,7 +48,8 @@ STAGES = {  # kind of training -> its stages: (folder, flags); {} is the folder 
 
 Moment = collections.namedtuple('Moment', [
     'due',  # `due(folder, text)`: whether it has come, by the job's folder and what the process has printed
-    'seconds',  # the process is killed at a random time of at most so many seconds later
+    'seconds',  # the process is killed at a random time of at most so many seconds later; None: before its first step,
+  # or its end if it has no steps
 ])
 
 
@@ -59,7 +60,7 @@ class Job:
   Attributes:
     name: its name in the results.
     work: `work(folder)` does what is left of it and returns the exit code.
-    moments: dict from a name to a Moment; 'start' is the time from the start to the first step, or to the end.
+    moments: dict from a name to a Moment.
     content: `content(folder)` returns a dict from name to digest of all that must be the same in the end.
     lost: `lost(folder, text)` returns the number of steps that a kill cost; None if nothing is counted.
   """
@@ -233,7 +234,7 @@ def _steps(text):
 
 
 def _anywhere():
-  return {'start': Moment(lambda folder, text: True, None)}
+  return {'anywhere': Moment(lambda folder, text: True, None)}
 
 
 def evaluation(run_dir):

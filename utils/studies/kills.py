@@ -4,15 +4,17 @@
 
 Small trainings (with dropout, gradient accumulation, all augmentations, evaluations; plain, with a raised --max_steps,
 stopping early, in two stages), evaluations, labelings, conversions and downloads are killed by SIGKILL: while they
-start, at a step, inside a save or an evaluation, at their end. In each round one of them begins in a new folder, is
-killed a few times and then left alone; its last checkpoint with all slots and averages, its best checkpoint, scores and
-pictures, records or file must then be, byte by byte, those of one that was never killed. The number of steps that each
-kill cost, and files and processes left over, are counted. Writes a JSON, and a Markdown table beside it. Needs Linux.
+start, at a step, inside a save or an evaluation, at their end. In each round the one that was killed least begins in a
+new folder, is killed a few times and then left alone; its last checkpoint with all slots and averages, its best
+checkpoint, scores and pictures, records or file must then be, byte by byte, those of one that was never killed. The
+number of steps that each kill cost, and files and processes left over, are counted. Writes a JSON, and a Markdown table
+beside it. Needs Linux.
 """
 
 import collections
 import dataclasses
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -29,7 +31,6 @@ from utils.studies import conversion, kill_jobs, scripts
 
 KINDS = ('train', 'evaluate', 'inference', 'convert', 'download')
 _MOST_IN_A_ROUND = 8  # kills
-_TRAINING_SHARE = 4  # rounds of each kind of training for one of each of the others
 _FILE_BYTES = 5_000_000  # of the file that is downloaded
 _ORIGINALS = (60, 90, 24, 'png', False)  # see conversion.CASES
 
@@ -148,15 +149,16 @@ def rounds(settings, folder, report):
       photos = os.path.join(folder, 'originals', 'images')
       jobs += [kill_jobs.evaluation(f'{reference}/run')] if 'evaluate' in settings.what else []
       jobs += [kill_jobs.labelling(f'{reference}/run', photos)] if 'inference' in settings.what else []
-    turns = [job for job in jobs for _ in range(_TRAINING_SHARE if job.lost else 1)]
     times, number, kills = {}, 0, 0
+    turns = dict.fromkeys(range(len(jobs)), 0)  # job -> its kills and rounds so far
     while kills < settings.kills:
-      job = turns[rng.integers(len(turns))]
-      reference = os.path.join(folder, f'reference-{jobs.index(job)}')
+      least = rng.choice([index for index, count in turns.items() if count == min(turns.values())])
+      job, reference = jobs[least], os.path.join(folder, f'reference-{least}')
       if job.name not in times:
         times[job.name] = finish(job, reference)
       most = min(settings.kills - kills, int(rng.integers(1, _MOST_IN_A_ROUND + 1)))
       played = play(job, os.path.join(folder, f'round-{number}'), reference, times[job.name], most, rng)
+      turns[least] += 1 + len(played['kills'])
       kills, number = kills + len(played['kills']), number + 1
       report(job.name, played)
   finally:
@@ -175,7 +177,8 @@ def summary(played):
       'different': [one['different'] for one in played if one['different']],
       'most_steps_lost': max(lost, default=None), 'mean_steps_lost': float(np.mean(lost)) if lost else None,
       'orphans': sum(one['orphans'] for one in played),
-      'leftovers': dict(collections.Counter(name for one in played for name in one['leftovers']))}
+      'leftovers': dict(collections.Counter(
+          re.sub(r'\.[0-9a-f]{12}\.tmp$', '.*.tmp', name) for one in played for name in one['leftovers']))}
 
 
 def table(found):

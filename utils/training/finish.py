@@ -23,13 +23,15 @@ def ended(settings, step):
   Returns:
     one line; None if there are steps to train, or an evaluation is due that a crash kept from its end.
   """
-  keeping, is_last, best = settings.bookkeeping, step >= settings.schedule.max_steps, {}
+  keeping, last, best = settings.bookkeeping, settings.schedule.max_steps, {}
   if keeping.eval_steps:
     with contextlib.suppress(UserError):
       best = read_best(os.path.join(settings.run_dir, BEST))
-    if (is_last or step % keeping.eval_steps == 0) and evaluated_step(best, keeping.eval_split, step) < step:
+    # A step beyond the last is one on the way of a longer run, which may go on.
+    is_due = step == last or step % keeping.eval_steps == 0
+    if is_due and evaluated_step(best, keeping.eval_split, step) < step:
       return None
-  if is_last:
+  if step >= last:
     return f'{shown(settings.run_dir)} has reached step {step} already; a larger --max_steps continues it'
   if not best or (best.get('split'), best.get('evaluated')) != (keeping.eval_split, step):
     return None

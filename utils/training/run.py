@@ -321,7 +321,8 @@ def run_to_end(training, outputs, batch, scaffold, config):
   """
   settings, resumed = training.settings, training.resumed
   try:
-    with hooks.StopOnInterruptHook() as interrupt, together.connected(training, config) as (master, watchdog):
+    with (_event_file_closed(), hooks.StopOnInterruptHook() as interrupt,
+          together.connected(training, config) as (master, watchdog)):
       log, stop, chain = make_hooks(training, outputs, batch, scaffold, interrupt)
       if watchdog:
         chain.append(GoodbyeHook(training.cluster, watchdog))
@@ -333,7 +334,6 @@ def run_to_end(training, outputs, batch, scaffold, config):
           session.run(outputs.loss)
   finally:
     gc.unfreeze()
-    tf.summary.FileWriterCache.clear()  # closes the event file
   if stop.signal is not None and not log.done:
     print(f'interrupted at step {log.step} of {settings.schedule.max_steps}, which is saved in '
           f'{shown(settings.run_dir)}; to go on: {again()}')
@@ -341,6 +341,18 @@ def run_to_end(training, outputs, batch, scaffold, config):
   if training.is_chief:
     print(f'the run is in {shown(settings.run_dir)}; {finish.next_line(settings)}')
   return 0
+
+
+@contextlib.contextmanager
+def _event_file_closed():
+  """Closes TensorBoard's file behind the block. If this fails as well, what is said is why the block has failed."""
+  try:
+    yield
+  except BaseException:
+    with contextlib.suppress(Exception):
+      tf.summary.FileWriterCache.clear()
+    raise
+  tf.summary.FileWriterCache.clear()
 
 
 @contextlib.contextmanager
