@@ -1,8 +1,11 @@
 """Cores and memory that control groups leave, from folders made like Linux's /proc and /sys."""
 
+import os
+
 import pytest
 
 from utils import limits
+from utils.studies import scripts
 
 pytestmark = pytest.mark.fast
 
@@ -69,3 +72,14 @@ def test_disk_and_writing_are_those_of_the_nearest_folder(tmp_path):
   assert limits.writable(tmp_path) and list(tmp_path.iterdir()) == []
   (tmp_path / 'file').write_text('')
   assert not limits.writable(tmp_path / 'none') and not limits.writable(tmp_path / 'file')
+
+
+def test_free_memory_goes_back_to_the_system():
+  """Of pages before a block that is held, which glibc keeps."""
+  blocks = [b'x' * 40_000 + bytes([number % 256]) for number in range(5000)]
+  held = blocks.pop()
+  blocks.clear()
+  before, *_ = scripts.resident_memory(os.getpid())
+  limits.return_free_memory()
+  after, *_ = scripts.resident_memory(os.getpid())
+  assert held and before - after > 100e6

@@ -1,5 +1,7 @@
 """What this process may use of the machine: cores, memory, disk. Control groups and memory are those of Linux."""
 
+import contextlib
+import ctypes
 import os
 import shutil
 import tempfile
@@ -89,3 +91,13 @@ def _control_groups(controller, root):
     parts = [part for part in path.split('/') if part not in ('', '..')]
     for length in range(len(parts), -1, -1):
       yield os.path.join(place, *parts[:length])
+
+
+def return_free_memory():
+  """Gives free memory back to the system, where the C library is glibc.
+
+  Each of many threads frees into a heap of its own, of which glibc returns only the end: records that tf.data shuffles
+  come and go with every epoch, and leave more and more pages behind that are free and still count as used.
+  """
+  with contextlib.suppress(OSError, AttributeError):
+    ctypes.CDLL(None).malloc_trim(0)

@@ -26,6 +26,7 @@ from utils.errors import UserError, shown
 from utils.evaluation.advice import advice
 from utils.evaluation.scorer import Scorer
 from utils.exits import TERMINATED, again, problem
+from utils.limits import return_free_memory
 from utils.progress import STEP_LINE, Progress, duration
 from utils.runs import AVERAGE
 from utils.training import summaries
@@ -180,6 +181,7 @@ class SaveHook(tf.train.SessionRunHook):
     step = session.run(self._global_step)
     with _one_line_if_unwritable(step):
       self._checkpoints.save(session, step)
+    return_free_memory()
     self._saved, self._time = step, time.monotonic()
     self._writer.flush()  # by itself, it does so by the time of day, which may jump back
 
