@@ -127,9 +127,9 @@ class OpenVino(Engine):
   A model for any shape takes 1.1 to 1.5 times as long as one for a shape (measured on Inception v3, 360x480): from the
   STEADY-th call with images of one shape on, such a model computes, which takes seconds to compile.
 
-  In bfloat16 each shape has its model from the first call on: bfloat16 has no whole numbers between 256 and 258, and a
-  model for any shape computes the positions of pixels in it, from which labels are upsampled. In a model for one shape
-  they are constants.
+  In bfloat16 it does so from the first call on: bfloat16 has no whole numbers between 256 and 258, and a model for any
+  shape computes the positions of pixels in it, from which labels are upsampled. In a model for one shape they are
+  constants. So a model for any shape computes in float32.
   """
   precisions = ('float32', 'bfloat16')
   packages = ('openvino',)
@@ -140,10 +140,11 @@ class OpenVino(Engine):
     import openvino
 
     self.name = f'openvino {openvino.__version__.split("-")[0]}, {self._hints[precision]}'
-    self._core, self._compiled, self._latest = openvino.Core(), {}, collections.deque(maxlen=STEADY)
+    self._core, self._compiled = openvino.Core(), {}
+    self._latest = collections.deque(maxlen=STEADY if precision == 'float32' else 1)
     self._options = {'INFERENCE_PRECISION_HINT': self._hints[precision], 'PERFORMANCE_HINT': 'LATENCY',
                      'INFERENCE_NUM_THREADS': default_workers()}
-    self._model, self._any_shape = self._core.read_model(path), precision == 'float32'
+    self._model = self._core.read_model(path)
 
   def _only(self, output, shape=None):
     """The model compiled for one output, since one for both computes both in every call; and for one shape, or any."""
@@ -153,17 +154,18 @@ class OpenVino(Engine):
       for result in model.get_results():
         if output not in result.get_output_tensor(0).get_names():
           model.remove_result(result)
-      if shape is not None:
+      options = self._options
+      if shape is None:
+        options = {**options, 'INFERENCE_PRECISION_HINT': self._hints['float32']}
+      else:
         model.reshape({INPUT: list(shape)})
-      compiled = self._core.compile_model(model, 'CPU', self._options)
+      compiled = self._core.compile_model(model, 'CPU', options)
       self._compiled[output, shape is None] = shape, compiled
     return compiled
 
   def _run(self, output, images):
-    if not self._any_shape:
-      return self._infer(self._only(output, images.shape), output, images)
     self._latest.append((output, images.shape))
-    if len(self._latest) == STEADY and len(set(self._latest)) == 1:
+    if len(self._latest) == self._latest.maxlen and len(set(self._latest)) == 1:
       try:
         return self._infer(self._only(output, images.shape), output, images)
       except RuntimeError:  # of OpenVINO, which has less for fixed shapes: int8 of small products failed
