@@ -211,14 +211,15 @@ def test_tensorflow_is_imported_so_that_ctrl_c_is_a_line():
 
 
 @pytest.mark.parametrize('stream', ['stdout', 'stderr'])
-def test_a_full_output_is_one_line_or_none(stream):
+def test_a_full_output_is_one_line_or_none(stream, tmp_path):
   """/dev/full: every write fails as on a full disk."""
   script = ('import sys\nfrom utils.exits import guarded\ndef program():\n  print("x" * 100_000)\n  1 / 0\n'
             'sys.exit(guarded(program))\n')
   with open('/dev/full', 'w') as full:
-    done = subprocess.run([sys.executable, '-c', script], cwd=ROOT, text=True, **{
-        'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, stream: full})
+    done = subprocess.run([sys.executable, '-c', script], cwd=ROOT, text=True, env={**os.environ, 'TMPDIR': str(tmp_path)},
+                          **{'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, stream: full})
   assert done.returncode == (1 if stream == 'stdout' else 2)
+  assert len(list(tmp_path.glob('fault-*.log'))) == (stream == 'stderr')
   if stream == 'stdout':
     assert done.stderr == 'error: the system said: No space left on device\n'
 
