@@ -265,7 +265,6 @@ def build(training):
       training.data_dir, settings.data.train_split, batch_size=schedule.batch_size, augmentation=settings.augmentation,
       seed=settings.seed, start_step=training.start_step, bands=training.seen.bands, held=training.held,
       places=training.replicas.positions(schedule.batch_size, schedule.gradient_accumulation)), training.input_device)
-  tf.add_to_collection(tf.GraphKeys.TABLE_INITIALIZERS, begin)  # Scaffold runs these
   if training.xla:
     batch = compiled.checked(batch, training.dataset.num_classes)
   rate = learning_rate(
@@ -293,8 +292,13 @@ def build(training):
   saver = tf.train.Saver(builder=None if training.resumed else SavingAlone())
   # A variable is initialized or restored, or that fails: asking each whether it is would build thousands of ops.
   all_ready = tf.constant([], tf.string)
+  # Each call of another kind takes TensorFlow a tenth of a second for such a graph: the input pipeline begins with the
+  # initial values where there are any, else by itself, and what asks whether all is ready asks for the same.
+  begin = tf.group(begin, tf.local_variables_initializer())
+  restored = training.resumed and not init_fn
   return outputs, batch, tf.train.Scaffold(
-      init_fn=init_fn, saver=saver, ready_op=all_ready, ready_for_local_init_op=all_ready)
+      init_op=tf.group(tf.global_variables_initializer(), begin), init_fn=init_fn, saver=saver,
+      local_init_op=begin if restored else all_ready, ready_op=all_ready, ready_for_local_init_op=all_ready)
 
 
 def class_weights(training):
