@@ -216,8 +216,9 @@ def test_a_full_output_is_one_line_or_none(stream, tmp_path):
   script = ('import sys\nfrom utils.exits import guarded\ndef program():\n  print("x" * 100_000)\n  1 / 0\n'
             'sys.exit(guarded(program))\n')
   with open('/dev/full', 'w') as full:
-    done = subprocess.run([sys.executable, '-c', script], cwd=ROOT, text=True, env={**os.environ, 'TMPDIR': str(tmp_path)},
-                          **{'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, stream: full})
+    done = subprocess.run([sys.executable, '-c', script], cwd=ROOT, text=True, **{
+        'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, stream: full,
+        'env': {**os.environ, 'TMPDIR': str(tmp_path)}})
   assert done.returncode == (1 if stream == 'stdout' else 2)
   assert len(list(tmp_path.glob('fault-*.log'))) == (stream == 'stderr')
   if stream == 'stdout':
