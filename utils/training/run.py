@@ -295,10 +295,15 @@ def build(training):
   # Each call of another kind takes TensorFlow a tenth of a second for such a graph: the input pipeline begins with the
   # initial values where there are any, else by itself, and what asks whether all is ready asks for the same.
   begin = tf.group(begin, tf.local_variables_initializer())
-  restored = training.resumed and not init_fn
   return outputs, batch, tf.train.Scaffold(
       init_op=tf.group(tf.global_variables_initializer(), begin), init_fn=init_fn, saver=saver,
-      local_init_op=begin if restored else all_ready, ready_op=all_ready, ready_for_local_init_op=all_ready)
+      local_init_op=begin if restored_whole(training, init_fn) else all_ready, ready_op=all_ready,
+      ready_for_local_init_op=all_ready)
+
+
+def restored_whole(training, init_fn):
+  """The checkpoint of the run that its session restores as it is; None for new runs, and where `init_fn` restores."""
+  return None if init_fn else training.resumed
 
 
 def class_weights(training):
@@ -323,7 +328,7 @@ def run_to_end(training, outputs, batch, scaffold, config):
   Returns:
     the exit code, see `train`.
   """
-  settings, resumed = training.settings, training.resumed
+  settings, restored = training.settings, restored_whole(training, scaffold.init_fn)
   try:
     with (_event_file_closed(), hooks.StopOnInterruptHook() as interrupt,
           together.connected(training, config) as (master, watchdog)):
@@ -333,7 +338,7 @@ def run_to_end(training, outputs, batch, scaffold, config):
       gc.freeze()  # the graph stays: a collection would go over its million objects
       with tf.train.SingularMonitoredSession(
           chain, scaffold, master, config, checkpoint_filename_with_path=(
-              tensorflow_path(resumed) if resumed and not scaffold.init_fn else None)) as session:
+              tensorflow_path(restored) if restored else None)) as session:
         while not session.should_stop():
           session.run(outputs.loss)
   finally:
@@ -414,7 +419,7 @@ def make_hooks(training, outputs, batch, scaffold, interrupt):
       checkpoints.go_on_from(training.resumed)
     chain.append(hooks.SaveHook(
         checkpoints, every_secs=60 * keeping.save_minutes, writer=writer,
-        saved=training.start_step if training.resumed and not scaffold.init_fn else None))
+        saved=training.start_step if restored_whole(training, scaffold.init_fn) else None))
     chain += [hooks.SummaryHook(parts, outputs, every_steps=keeping.summary_steps, writer=writer)
               for parts in make_summaries(training, outputs, batch)]
     chain.append(hooks.WeightLossHook(outputs, every_steps=keeping.summary_steps, writer=writer))
