@@ -8,7 +8,7 @@ import os
 import sys
 import urllib.parse
 
-from checkpoints.metadata import SUMMARY, metadata
+from checkpoints.metadata import SUMMARY, is_of_groups, metadata
 from datasets.hold_out import HELD_OUT
 from utils.errors import UserError, listed, quoted, shown
 from utils.evaluation.metrics import percent
@@ -245,7 +245,7 @@ def _of_groups(about, ckpt):
     return ('No group of images (a drive, a patient, a site) was held out of the training by --hold_out: what it '
             'scores on groups that it never saw is not known from that.')
   what = listed(map(text, held.get('groups') or held.get('patterns') or ()))
-  score = next((score for score in about['scores'] if score['split'] == HELD_OUT), None)
+  score = next((score for score in about['scores'] if is_of_groups(score, held)), None)
   if score:
     return f'{what} were held out of the training: mean IoU {percent(score["mean_iou"])} % there.'
   command = _command(EVALUATE, ckpt, f' --split={HELD_OUT}')

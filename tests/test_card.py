@@ -150,6 +150,21 @@ def test_groups_that_were_held_out(folder):
   assert 'No group of images' in card.card(metadata(make_run(folder)), 'x')
 
 
+def test_scores_of_other_groups_are_not_those_of_the_groups_held_out(folder):
+  """evaluate.py --hold_out names groups that the training may have seen: their score says less than that of val."""
+  held, others = ({'patterns': [pattern], 'group_by': '', 'groups': [], 'splits': ['train']} for pattern in 'ab')
+  put(folder, 'metrics-held_out-of_b.json', split='held_out', mean_iou=0.97, hold_out=others)
+  put(folder, 'metrics-val-flip.json', test_flip=True)
+  about = metadata(make_run(folder, hold_out={**held, 'images': 7}))
+  assert [score['split'] for score in about['scores']] == ['val', 'held_out']
+  assert 'a were held out of the training and are not scored yet' in card.card(about, 'x')
+  put(folder, 'metrics-held_out-of_a.json', split='held_out', mean_iou=0.31, hold_out=held)
+  about = metadata(make_run(folder, hold_out={**held, 'images': 7}))
+  assert [score['file'][8:-5] for score in about['scores']] == ['held_out-of_a', 'val-flip', 'held_out-of_b']
+  assert 'a were held out of the training: mean IoU 31.0 % there.' in card.card(about, 'x')
+  assert metadata(make_run(folder))['scores'][0]['split'] == 'val'
+
+
 def test_bands(folder):
   reading = {'bands': ['nir', 'red', 'green', 'swir'], 'dtype': 'uint16', 'value_range': [[100, 4000]]}
   run = make_run(folder, dataset={'reading': reading}, network={'bands': [4, 1]})

@@ -289,6 +289,10 @@ def test_without_an_export_the_command_that_makes_it_is_said(copy, infer, photos
   assert f'there is no {copy}/export/model.tflite; this makes it: {command}' in refused(copy)
   assert f'{command} --temperature=1.7' in refused(copy, '--temperature=1.7')
   assert '--engine_file=other.tflite: no such file' in refused(copy, '--engine_file=other.tflite')
+  assert f'{command} --temperature=1.2345678\n' in refused(copy, '--temperature=1.2345678')
+  (copy / 'temperature.json').write_text('{"temperature": 1.5}')  # which an export would take of itself
+  assert f'{command} --temperature=1.0\n' in refused(copy, '--temperature=1')
+  (copy / 'temperature.json').unlink()
   result = run(inference.main, f'--ckpt={copy}', '--engine=litert', *photos)
   assert_refused(result, command)
   assert not os.listdir('predictions')
@@ -365,6 +369,12 @@ def test_a_fixed_size_and_the_mirrored_image_inside(folder, infer, photos):
   assert_refused(infer(*flags, *photos[2:5]), 'averages with the mirrored image: give --test_flip as well')
   assert_refused(infer(*flags, '--test_flip', '--test_scales=1,1.5', *photos[2:5]), '--test_scales: ', '37x53')
   assert_refused(infer(*flags, '--test_flip', *photos), '3 of 6 have others, such as 41x30')
+  turned = Image.Exif()
+  turned[0x0112] = 6
+  Image.new('RGB', (53, 37)).save('sideways.jpg', exif=turned)  # upright 53x37: height and width the other way
+  assert_refused(infer(*flags, '--test_flip', 'sideways.jpg'), '1 of 1 have others, such as 53x37')
+  Image.new('RGB', (37, 53)).save('upright.jpg', exif=turned)
+  assert infer(*flags, '--test_flip', 'upright.jpg').returncode == 0
   _, labels, probabilities = labeled(infer, photos[2:5], '--test_flip')
   result, others, other_probabilities = labeled(infer, photos[2:5], '--test_flip', *flags)
   assert 'images of 37x53' in result.stdout

@@ -18,6 +18,7 @@ from utils.files import file_digest, read_json
 from utils.inference.engines import ENGINES, first_line, open_engine
 from utils.inference.labeler import Labeler, resizing
 from utils.inference.predictor import weights_of
+from utils.inference.temperature import file_of
 from utils.installation import require
 from utils.session import PRECISIONS, Device, cpu_config
 from utils.settings import Settings, flag
@@ -137,11 +138,11 @@ class Artifact:
     """Raises UserError if images are not of the file's size.
 
     Args:
-      sizes: iterable of (height, width) as stored, which EXIF may turn; None where it is not known.
+      sizes: iterable of (height, width); None where it is not known.
     """
     if self.size:
       sizes = [tuple(size) for size in sizes if size]
-      others = [size for size in sizes if size not in (self.size, self.size[::-1])]
+      others = [size for size in sizes if size != self.size]
       if others:
         raise UserError(f'{shown(self.path)} takes images of {_text(self.size)} alone; {len(others)} of {len(sizes)} '
                         f'have others, such as {_text(others[0])}')
@@ -166,8 +167,8 @@ def find_artifact(run, flags, views, temperature):
   folder = os.path.join(run.results, FOLDER)
   path = flags.engine_file or os.path.join(folder, name)
   command = f'python -m utils.export --ckpt={shlex.quote(run.checkpoint)} --format={form}'
-  if temperature != 1:
-    command += f' --temperature={temperature:g}'
+  if temperature != 1 or os.path.exists(file_of(run)):  # else an export takes the one that was fitted
+    command += f' --temperature={temperature!r}'
   if not os.path.isfile(path):
     raise UserError(f'--engine_file={shown(path)}: no such file' if flags.engine_file else
                     f'--engine={flags.engine}: there is no {shown(path)}; this makes it: {command}')

@@ -134,8 +134,8 @@ def look(inputs, run, settings, read):
   photos = [item for item in inputs if item.kind == files.PHOTO]
   failures = [Failed(item.path, 'is a video; --rank takes photographs', 'video') for item in inputs
               if item.kind != files.PHOTO]
-  seen, labelling = [], settings.labelling
-  with (labelling.open_predictor(run, len(photos), files.sizes(photos)) as predictor,
+  seen, labelling, reading = [], settings.labelling, Input.from_config(run.config).reading
+  with (labelling.open_predictor(run, len(photos), files.sizes(photos, reading)) as predictor,
         Progress(len(photos), 'images') as progress):
     for item in labelled(read(photos), predictor, crf=labelling.refinement, tiles=settings.tiles,
                          wanted=Wanted(measure=settings.ranking.rank_by), num_workers=labelling.num_workers):
