@@ -238,6 +238,14 @@ def test_auto_is_the_fastest_precision_of_an_engine(monkeypatch):
     assert chosen['openvino'].precision == ('bfloat16' if has_bfloat16 else 'float32')
 
 
+@EACH
+@pytest.mark.parametrize('name', [b'caf\xe9', b'two\nlines [a]*'])
+def test_folders_of_any_name(folder, tmp_path, engine, name):
+  place = shutil.copytree(folder / 'export', os.path.join(tmp_path, os.fsdecode(name)))
+  with opened(folder, engine, path=os.path.join(place, FILES[engine][1])) as network:
+    assert network.labels(np.zeros((1, 5, 4, 3), np.uint8)).shape == (1, 5, 4)
+
+
 # --- refused by flags, before any work ---
 
 @pytest.mark.fast

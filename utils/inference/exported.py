@@ -6,14 +6,13 @@ takes the run's place only where all of that is the run's: a file of other weigh
 
 import dataclasses
 import os
-import shlex
 
 import numpy as np
 
 from datasets.inputs import Input
 from utils.compat import tf
 from utils.cpu import supports_bfloat16
-from utils.errors import UserError, shown
+from utils.errors import UserError, quoted, shown
 from utils.files import file_digest, read_json
 from utils.inference.engines import ENGINES, first_line, open_engine
 from utils.inference.labeler import Labeler, resizing
@@ -166,7 +165,7 @@ def find_artifact(run, flags, views, temperature):
   form, name = FILES[flags.engine]
   folder = os.path.join(run.results, FOLDER)
   path = flags.engine_file or os.path.join(folder, name)
-  command = f'python -m utils.export --ckpt={shlex.quote(run.checkpoint)} --format={form}'
+  command = f'python -m utils.export {quoted(f"--ckpt={run.checkpoint}")} --format={form}'
   if temperature != 1 or os.path.exists(file_of(run)):  # else an export takes the one that was fitted
     command += f' --temperature={temperature!r}'
   if not os.path.isfile(path):

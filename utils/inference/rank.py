@@ -28,7 +28,7 @@ from utils.inference import files, ledgers
 from utils.inference.mc_dropout import MEASURES
 from utils.inference.stream import Failed, Wanted, labelled
 from utils.progress import Progress
-from utils.settings import Settings, flag
+from utils.settings import Settings, flag, refuse_idle
 
 CELLS = 16  # height and width of the thumbnails by which pictures are compared
 HEAT = (48, 36)  # width and height in which a map of the measure is kept for the sheet
@@ -68,8 +68,9 @@ class Seen:
 
 
 def check(settings):
-  """Raises UserError if the flags of an InferenceSettings do not go together with --rank."""
+  """Raises UserError if the flags of an InferenceSettings do not go together with --rank, or those of it without."""
   ranking = settings.ranking
+  refuse_idle(ranking, 'rank')
   if not ranking.rank:
     return
   for name in ('submission', 'probabilities'):
