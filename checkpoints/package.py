@@ -63,6 +63,8 @@ def package(settings):
   claim([output], _is_ours, overwrite=settings.overwrite)
   about, folder = metadata(trained, settings.results), settings.results or trained.folder
   pictures = card.pictures_of(about, folder) if settings.pictures else []
+  if settings.pictures and not pictures:
+    print(f'note: --pictures: evaluate.py has put none into {shown(folder)}', file=sys.stderr, flush=True)
   config = {name: value for name, value in trained.config.items() if name != 'working_folder'}
   if temperature.stored_temperature(trained) != 1:
     config['temperature'] = temperature.stored(trained)

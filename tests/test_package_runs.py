@@ -185,6 +185,7 @@ def test_what_is_in_it_for_others(folder, data_dir, tmp_path):
 
 
 def test_pictures_only_if_asked_for(folder, tmp_path):
+  assert f'evaluate.py has put none into {folder}' in make(folder, '--num_images=0', '--pictures').stderr
   assert programs.run(evaluate.main, f'--ckpt={folder}').returncode == 0
   make(folder, '--num_images=0', '--pictures')
   assert Package(str(tmp_path / 'run.zip')).pictures() == {
