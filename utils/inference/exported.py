@@ -6,6 +6,7 @@ takes the run's place only where all of that is the run's: a file of other weigh
 
 import dataclasses
 import os
+import re
 
 import numpy as np
 
@@ -29,6 +30,8 @@ TENSORFLOW = 'tensorflow'
 FILES = {'onnxruntime': ('onnx', 'model.onnx'), 'openvino': ('openvino', 'model.xml'),
          'litert': ('tflite', 'model.tflite')}
 
+# What engines say where memory is short, in exceptions of types of their own.
+_NO_MEMORY = re.compile(r'[Ff]ailed to allocate memory|[Cc]annot allocate memory|bad_alloc')
 # Entries of that JSON, and their types.
 _ENTRIES = {'weights': str, 'step': int, 'classes': list, 'network': dict, 'input': dict, 'temperature': int | float,
             'test_flip': bool, 'quantize': str | None, 'calibration': dict | None, 'check': dict, 'files': dict}
@@ -262,7 +265,12 @@ class ExportedNetwork(Labeler):
     self._session = tf.Session(graph=graph, config=cpu_config())
 
   def _run(self, output, images):
-    """See Labeler. Raises UserError if the images are not of the file's size, or the engine fails."""
+    """See Labeler.
+
+    Raises:
+      UserError: if the images are not of the file's size, or the engine fails.
+      MemoryError: if it says that it fails for want of memory.
+    """
     size, path = self.artifact.size, shown(self.artifact.path)
     if size and images.shape[1:3] != size:
       raise UserError(f'{path} takes images of {_text(size)} alone, and this is one of {_text(images.shape[1:3])}; '
@@ -272,6 +280,8 @@ class ExportedNetwork(Labeler):
     except MemoryError:
       raise
     except Exception as error:  # engines raise nearly anything
+      if _NO_MEMORY.search(str(error)):
+        raise MemoryError(first_line(error)) from error
       raise UserError(f'{path}: {self._engine.name} fails on {len(images)} images of {_text(images.shape[1:3])}: '
                       f'{first_line(error)}') from error
 
