@@ -418,7 +418,7 @@ def test_an_engine_that_fails_is_said_in_a_line(folder, monkeypatch):
     monkeypatch.setattr(network._engine, '_run', fail)
     with pytest.raises(UserError, match=r'model.tflite: .* fails on 1 images of 5x4 .*: node conv3 does not run$'):
       network.labels(np.zeros((1, 5, 4, 3), np.uint8))
-    said = '[ONNXRuntimeError] : 1 : FAIL : Conv node. Failed to allocate memory for requested buffer of size 1303499008'
+    said = '[ONNXRuntimeError] : 1 : FAIL : Conv node. Failed to allocate memory for requested buffer of size 13034990'
     for error in (MemoryError(), RuntimeError(said)):
       monkeypatch.setattr(network._engine, '_run', lambda *inputs, error=error: (_ for _ in ()).throw(error))
       with pytest.raises(MemoryError):
