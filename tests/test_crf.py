@@ -190,7 +190,8 @@ def test_too_large_an_image_is_refused_before_anything_is_allocated():
 def test_flags_become_settings():
   words = [f'--crf_{name}={value}' for name, value in vars(SETTINGS).items()]
   assert settings_lib.parse(Labelling, ['--crf', *words]).refinement == SETTINGS
-  assert settings_lib.parse(Labelling, words).refinement is None
+  with pytest.raises(UserError, match='is for --crf, which is not given'):
+    settings_lib.parse(Labelling, words)
 
 
 def test_without_the_package_a_line_says_how_to_install_it(monkeypatch):
