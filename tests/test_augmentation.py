@@ -245,6 +245,29 @@ def test_class_crops_of_void_or_of_small_images_are_crops(label, crop_size, grap
     assert (crop == label[0, 0]).sum() == (crop.size if label[0, 0] == IGNORE_LABEL else inside)
 
 
+def test_class_crops_put_a_small_image_at_any_place(graph):
+  seeds = [(seed, 2) for seed in range(40)]
+  crops = apply(np.zeros([6, 7, 3], np.uint8), np.ones([6, 7]), plain((12, 11), class_crops=1.0), seeds)
+  places = [tuple(np.argwhere(crop == 1)[0]) for _, crop in crops]
+  assert all({place[axis] for place in places} == set(range(slack + 1)) for axis, slack in ((0, 6), (1, 4)))
+
+
+@pytest.mark.parametrize('crop_size', [(3, 5), (1, 40), (29, 31)])
+def test_a_blur_may_be_wider_than_the_crop(crop_size, graph):
+  image = noise_image(*crop_size, 0, 255)
+  found = images(image, plain(crop_size, blur=10.0))
+  assert any(np.abs(value - image).max() > 10 for value in found)
+  assert all(value.min() >= image.min() - 1e-3 and value.max() <= image.max() + 1e-3 for value in found)
+
+
+def test_black_and_white_stay_within_range_when_they_are_turned(graph):
+  """By rounding, black pixels in the first row and column got values below 0, of which gamma makes NaN."""
+  for level in (0, 255):
+    image = np.full([97, 61, 3], level, np.uint8)
+    for value in images(image, plain((97, 61), rotation=2.0, gamma=2.0)):
+      assert 0 <= value.min() <= value.max() <= 255
+
+
 @pytest.mark.parametrize('option', [
     {'class_crops': 1.0}, {'rotation': 9.0}, {'mix_statistics': 0.5}, {'mix_amplitude': 0.5}, {'white_balance': 0.2},
     {'gamma': 2.0}, {'blur': 2.0}, {'noise': 5.0}, {'cutout': 0.1}, {'color_jitter': 0.3}])

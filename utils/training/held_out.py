@@ -1,6 +1,6 @@
 """What a run holds out: chosen by flags, kept in config.json, never seen by the weights that the run starts from."""
 
-from datasets import folds, hold_out
+from datasets import folds, hold_out, sanity
 from utils import runs
 from utils.errors import UserError, listed
 
@@ -24,16 +24,17 @@ def hold_out_of_run(settings, dataset, saved):
   flags, data_dir = settings.data.held, settings.data.data_dir
   if not flags.given:
     return hold_out.NOTHING, None
-  held = folds.hold_out(flags, data_dir, dataset.splits)
-  if settings.bookkeeping.eval_steps and settings.bookkeeping.eval_split == hold_out.HELD_OUT:
-    print(f'note: the best checkpoint is chosen on {hold_out.HELD_OUT}, so that its score there is too good')
+  held, evaluated = folds.hold_out(flags, data_dir, dataset.splits), settings.bookkeeping.eval_split
+  if settings.bookkeeping.eval_steps and evaluated in (hold_out.HELD_OUT, *sanity.UNIONS):
+    holding = '' if evaluated == hold_out.HELD_OUT else f'{evaluated}, which has all images of '
+    print(f'note: the best checkpoint is chosen on {holding}{hold_out.HELD_OUT}, so that its score there is too good')
   if saved and hold_out.HoldOut.from_json(saved.get('hold_out')) != held:
     raise UserError(f'{settings.run_dir} held out {hold_out.HoldOut.from_json(saved.get("hold_out"))}, and now it is '
                     f'{held}: a file of patterns or the groups of the data have changed; give this run another '
                     '--run_dir')
   names = {split: list(filter(held.holds, hold_out.read_names(data_dir, split))) for split in held.splits}
   if not saved:
-    refuse_seen(settings.start, dataset.name, names.get('train', []))
+    refuse_seen(settings.start, dataset.name, names)
   return held, held.to_json() | {'images': {split: len(of_split) for split, of_split in names.items()}}
 
 
@@ -45,7 +46,8 @@ def warn_if_trained_on(settings, held):
     held: the HoldOut.
   """
   trained, evaluated = settings.data.train_split, settings.bookkeeping.eval_split
-  if not settings.bookkeeping.eval_steps or evaluated not in hold_out.SPLITS or trained in hold_out.SPLITS:
+  if not settings.bookkeeping.eval_steps or evaluated == trained or (
+      trained in hold_out.SPLITS and evaluated not in sanity.UNIONS):
     return  # splits of a dataset do not overlap, but for such as trainval
   names = [set(hold_out.read_names(settings.data.data_dir, split, held)) for split in (trained, evaluated)]
   if seen := len(set.intersection(*names)):
@@ -61,13 +63,14 @@ def refuse_seen(start, dataset_name, names):
   Args:
     start: a training.settings.Start.
     dataset_name: name of the run's dataset.
-    names: names of the images of train that are held out.
+    names: dict of split -> list of the names of its images that are held out.
   """
   run = _run_of(start)
   if run is None or run.config['dataset'].get('name') != dataset_name:
     return
   theirs = hold_out.HoldOut.from_json(run.config.get('hold_out'))
-  seen = [name for name in names if not theirs.holds(name)]
+  trained = [run.train_split] if run.train_split in names else names  # of others, as trainval, all may be in it
+  seen = [name for split in trained for name in names[split] if not theirs.holds(name)]
   if seen:
     flag = 'init_from' if start.init_from else 'checkpoint'
     raise UserError(f'--{flag}={getattr(start, flag)} was trained on {len(seen)} of the images that are held out here, '
