@@ -283,6 +283,26 @@ def test_bands_are_varied_within_the_range_of_values(option, bands, graph):
       assert value['image'].min() >= 0 and value['image'].max() <= 255.001
 
 
+@pytest.mark.parametrize('bands, size, crop_size', [(1, (1, 1), (5, 3)), (3, (7, 2), (1, 9)), (5, (23, 31), (13, 17))])
+def test_all_kinds_go_together_at_their_limits(bands, size, crop_size, graph):
+  """A black band, a white one, and an image that is void but for a pixel; the style is of another size."""
+  image = np.random.default_rng(0).choice([0, 255], [*size, bands]).astype(np.float32)
+  image[..., -1], label = 0, np.full(size, IGNORE_LABEL, np.int32)
+  label[-1, 0] = 2
+  augmentation = Augmentation(
+      crop_size=crop_size, scale_range=(0.1, 3.0), class_crops=1.0, rotation=180.0, mix_statistics=1.0,
+      mix_amplitude=1.0, color_jitter=1.0, white_balance=1.0, gamma=10.0, blur=10.0, noise=255.0, cutout=0.5)
+  seed = tf.placeholder(tf.int64, [2])
+  found = augment({'image': tf.constant(image), 'label': tf.constant(label)}, augmentation, seed,
+                  is_photograph=bands == 3, style=tf.fill([4, 6, bands], 255.0))
+  with tf.Session() as session:
+    for number in range(12):
+      value = session.run(found, {seed: (number, 3)})
+      assert value['image'].shape == (*crop_size, bands) and value['label'].shape == crop_size
+      assert 0 <= value['image'].min() <= value['image'].max() <= 255.001  # neither of which NaN is
+      assert set(value['label'].ravel()) <= {2, IGNORE_LABEL}
+
+
 @pytest.mark.parametrize('setting, problem', [
     ({'scale_range': (float('nan'), 1.0)}, '--scale_range=nan,1: a finite number is wanted'),
     ({'scale_range': (0.0, 1.0)}, '--scale_range=0,1: both must be above 0'),

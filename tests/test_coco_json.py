@@ -209,7 +209,7 @@ def test_dataset_json_says_the_splits_of_an_export(splits, names, tmp_path):
 @pytest.mark.parametrize('told', [{'labels': 'ids'}, {'transparent': 'ignore'}])
 def test_what_is_told_of_pictures_of_labels_is_refused_for_those_that_are_drawn(told, tmp_path):
   lay_out(tmp_path, [annotation(SQUARE)])
-  with pytest.raises(UserError, match=f'^{next(iter(told))} is .*, but the labels of COCO JSON are drawn: '):
+  with pytest.raises(UserError, match=f'^{next(iter(told))} is .*, and labels of COCO JSON are read as the exp'):
     own.decided(own.own_dataset(str(tmp_path)), told)
 
 

@@ -144,11 +144,12 @@ def test_what_is_no_data_widens_no_range_of_floating_point_numbers(missing, tmp_
     sources = []
     for name, content in (('a', nothing), ('b', holes), ('c', values)):
       content = content if bands == 1 else np.stack([content] * bands, axis=-1)
-      tifffile.imwrite(tmp_path / f'{name}.tif', content, photometric='minisblack', extratags=[HOLE])
+      tifffile.imwrite(tmp_path / f'{name}.tif', content, photometric='minisblack', extratags=[HOLE], metadata=None,
+                       planarconfig='contig' if bands > 1 else None)
       sources.append(Source(name, str(tmp_path / f'{name}.tif'), label(5, 7)))
     for some in (sources, sources[:2]):
       low, high = decide(some)[0].value_range[-1]
-      assert (low, high) == ((0, 255) if bands == 1 else pytest.approx((0.2, 199.8), abs=0.01))
+      assert (low, high) == ((0, 255) if bands == 1 else pytest.approx((0.2, 199.8), abs=0.05))
   reading = decide(sources[:1])[0]
   assert not reading.value_range or np.isfinite(reading.value_range).all()
 

@@ -186,8 +186,8 @@ def _decide_annotations(exported, sources, told):
             **_label_reading(meaning, exported.lines)}
   for key in ('labels', 'transparent'):
     if key in told:
-      raise UserError(f'{key} is {told[key]!r}, but the labels of {exported.form} are drawn: their classes are those '
-                      'of the export; leave it out')
+      raise UserError(f'{key} is {told[key]!r}, and labels of {exported.form} are read as the export says; leave it '
+                      'out')
   read_label = exported.read_label
   if 'turned' in getattr(read_label, 'keywords', {}):  # labels of the sizes of their pictures
     read_label = functools.partial(read_label, turned=reading.exif == 'turn')
