@@ -1,5 +1,6 @@
 """train.py and evaluate.py with images held out, on a few of the built-in shapes: what is trained on, kept, refused."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,11 +13,12 @@ import evaluate
 import train
 from datasets import hold_out
 from datasets.hold_out import HoldOut
+from utils.compat import tf
 from utils.evaluation.run import variant
 from utils.evaluation.settings import EvaluateSettings
 from utils.settings import parse
 from utils.studies import crf_search
-from utils.training import hooks, losses
+from utils.training import hooks, losses, together
 from utils.training.run import Training, class_weights
 from utils.training.settings import TrainSettings
 
@@ -100,6 +102,24 @@ def test_weights_of_classes_are_of_what_is_trained_on(data_dir):
   np.testing.assert_array_equal(found, losses.median_frequency_weights(stats['class_pixels'],
                                                                        stats['class_image_pixels']))
   assert (found != class_weights(Training(settings, None, None, None, 0))).any()
+
+
+def test_machines_that_hold_other_images_out_are_told_apart(data_dir, tmp_path):
+  """Also as many of them, by a file that differs from one machine to another; and records in other shards."""
+  settings = parse(TrainSettings, [*SHORT, f'--data_dir={data_dir}', HELD])
+  other = convert_shapes(str(tmp_path), train=8, val=2, num_shards=3)
+
+  def facts(pattern, folder=data_dir):
+    kept = HoldOut((pattern,), splits=('train', 'val'))
+    changed = dataclasses.replace(settings, data=dataclasses.replace(settings.data, data_dir=folder))
+    with tf.Graph().as_default(), tf.Session() as session:
+      return together.start_facts(Training(changed, None, None, None, 0, held=kept), session)
+
+  first, second, third = facts('train-00002'), facts('train-00003'), facts('train-00002', other)
+  assert facts('train-00002') == first
+  differing = {name for name in first if first[name] != second[name]}
+  assert differing == {'images of train', 'images of held_out'} and first['images of train'][0] == 7
+  assert {name for name in first if first[name] != third[name]} == {'shards of train', 'shards of held_out'}
 
 
 def test_a_resumed_run_goes_on_and_another_hold_out_is_refused(held, data_dir, seen):
