@@ -113,6 +113,8 @@ def test_machines_that_hold_other_images_out_are_told_apart(data_dir, tmp_path):
     kept = HoldOut((pattern,), splits=('train', 'val'))
     changed = dataclasses.replace(settings, data=dataclasses.replace(settings.data, data_dir=folder))
     with tf.Graph().as_default(), tf.Session() as session:
+      tf.get_variable('weights', initializer=1.0)
+      session.run(tf.global_variables_initializer())
       return together.start_facts(Training(changed, None, None, None, 0, held=kept), session)
 
   first, second, third = facts('train-00002'), facts('train-00003'), facts('train-00002', other)

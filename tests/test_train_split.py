@@ -10,9 +10,7 @@ import train
 from datasets import get_dataset, prepare, records
 from datasets.hold_out import NOTHING
 from utils.checkpoint_files import newest_checkpoint
-from utils.errors import UserError
-from utils.evaluation.data import warn_of_seen
-from utils.runs import Run, load_run
+from utils.runs import load_run
 from utils.settings import parse
 from utils.training import held_out
 from utils.training.settings import TrainSettings
@@ -80,28 +78,6 @@ def test_a_checkpoint_chosen_by_images_that_are_held_out_is_said(splits, capsys)
     held_out.hold_out_of_run(settings(splits, '--hold_out=f0', *words), get_dataset('camvid'), None)
     assert ('note: the best checkpoint is chosen on trainval, which has all images of held_out, so that its score there'
             in capsys.readouterr().out) == said
-
-
-@pytest.mark.parametrize('trained_on, hold_out, seen', [
-    ('train', '--hold_out=f0', 'f0'), ('train', '--hold_out=f2', ''), ('val', '--hold_out=f2', 'f2'),
-    ('val', '--hold_out=f0', ''), ('trainval', '--hold_out=f2', 'f2'), ('trainval', '--hold_out=f0,f2', 'f0, f2')])
-def test_weights_have_seen_what_their_run_was_trained_on(trained_on, hold_out, seen, splits, monkeypatch):
-  config = {'flags': {'train_split': trained_on}, 'dataset': {'name': 'camvid'}}
-  monkeypatch.setattr(held_out.runs, 'load_run', lambda ckpt, flag: Run(ckpt, checkpoint='', step=0, config=config))
-  asked = settings(splits, '--init_from=before', hold_out)
-  if not seen:
-    held_out.hold_out_of_run(asked, get_dataset('camvid'), None)
-    return
-  with pytest.raises(UserError, match=f'--init_from=before was trained on .* held out here, such as {seen}; start'):
-    held_out.hold_out_of_run(asked, get_dataset('camvid'), None)
-
-
-def test_a_score_on_trainval_is_too_good(splits, capsys):
-  run = Run('run', checkpoint='', step=0, config={'flags': {}, 'dataset': {'name': 'camvid'}})
-  for split, count in (('trainval', 2), ('val', 0), ('train', 0)):
-    warn_of_seen(run, splits, split, NOTHING)
-    found = capsys.readouterr().err
-    assert f'warning: run was trained on {count} of these images, such as f0, f1; ' in found if count else not found
 
 
 def test_the_split_belongs_to_the_run(trained):

@@ -4,7 +4,7 @@ import itertools
 import os
 import sys
 
-from datasets import folds, get_dataset, hold_out, pipeline, prepare, records, sanity
+from datasets import folds, get_dataset, hold_out, pipeline, prepare, records
 from datasets.hold_out import HELD_OUT, HoldOut
 from datasets.inputs import Input
 from utils.errors import UserError, listed, shown
@@ -79,8 +79,7 @@ def warn_of_seen(run, data_dir, split, held):
     held: the HoldOut of the split.
   """
   trained = HoldOut.from_json(run.config.get('hold_out'))
-  # Splits of a dataset do not overlap, but for such as trainval.
-  usual = run.train_split == 'train' and split not in sanity.UNIONS and (split != HELD_OUT or held == trained)
+  usual = run.train_split == 'train' and (split != HELD_OUT or held == trained)  # splits of a dataset do not overlap
   if split == run.train_split or usual or not os.path.exists(records.stats_path(data_dir, run.train_split)):
     return
   if records.read_stats(data_dir, run.train_split).get('dataset') != run.config['dataset'].get('name'):

@@ -34,7 +34,7 @@ def hold_out_of_run(settings, dataset, saved):
                     '--run_dir')
   names = {split: list(filter(held.holds, hold_out.read_names(data_dir, split))) for split in held.splits}
   if not saved:
-    refuse_seen(settings.start, dataset.name, names)
+    refuse_seen(settings.start, dataset.name, names.get('train', []))
   return held, held.to_json() | {'images': {split: len(of_split) for split, of_split in names.items()}}
 
 
@@ -63,14 +63,13 @@ def refuse_seen(start, dataset_name, names):
   Args:
     start: a training.settings.Start.
     dataset_name: name of the run's dataset.
-    names: dict of split -> list of the names of its images that are held out.
+    names: names of the images of train that are held out.
   """
   run = _run_of(start)
   if run is None or run.config['dataset'].get('name') != dataset_name:
     return
   theirs = hold_out.HoldOut.from_json(run.config.get('hold_out'))
-  trained = [run.train_split] if run.train_split in names else names  # of others, as trainval, all may be in it
-  seen = [name for split in trained for name in names[split] if not theirs.holds(name)]
+  seen = [name for name in names if not theirs.holds(name)]
   if seen:
     flag = 'init_from' if start.init_from else 'checkpoint'
     raise UserError(f'--{flag}={getattr(start, flag)} was trained on {len(seen)} of the images that are held out here, '
