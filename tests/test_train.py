@@ -289,6 +289,8 @@ def test_flag_files_are_understood(name, tmp_path):
     (['--net=unet', '--input_scale=2'], ['--input_scale=2', 'unet']),
     (['--loss=hinge'], ['hinge', 'cross_entropy, ohem']),
     (['--batch_size=0'], ['batch_size', '0']),
+    (['--early_stop=2', '--eval_steps=0'], ['--early_stop=2', '--eval_steps=0 makes none']),
+    (['--threads=9999999999'], ['--threads=9999999999: valid are 0 to 4096']),
     (['--crop_size=319'], ['crop_size', '319,415']),
     (['--crop_size=319,x'], ['crop_size', '319,415']),
     (['--scale_range=nan,1'], ['--scale_range=nan,1']),

@@ -138,6 +138,8 @@ class TrainSettings(Settings):
       raise UserError(f'--train_split={self.data.train_split}: images are held out of {" and ".join(SPLITS)} alone')
     losses.loss_functions(self.optimizer.loss)
     self._check_start(network)
+    if self.bookkeeping.early_stop and not self.bookkeeping.eval_steps:
+      raise UserError(f'--early_stop={self.bookkeeping.early_stop} counts evaluations, and --eval_steps=0 makes none')
     if schedule.batch_size % schedule.gradient_accumulation:
       raise UserError(f'--gradient_accumulation={schedule.gradient_accumulation} does not divide '
                       f'--batch_size={schedule.batch_size} into equal parts')
