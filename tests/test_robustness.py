@@ -177,7 +177,10 @@ def test_bands_are_refused_before_anything_is_evaluated(run):
 
 
 @pytest.mark.parametrize('content,message', [
-    ('[]', 'no result of'), ('{"mean_iou": 1}', 'no result of'), (None, 'metrics-val-corruptions.json')])
+    ('[]', 'no result of'), ('{"mean_iou": 1}', 'no result of'), (None, 'metrics-val-corruptions.json'),
+    ('{"mean_iou": "x", "class_iou": {}, "corruptions": {}}', 'no result of'),
+    ('{"mean_iou": 1, "class_iou": {"a": 1}, "corruptions": {"fog": 7}}', 'lacks fog at severity 1'),
+    ('{"mean_iou": 1, "class_iou": {"a": 1}, "corruptions": {"fog": {"1": {}}}}', 'lacks fog at severity 1')])
 def test_what_cannot_be_compared_with(tmp_path, content, message):
   path = tmp_path / 'metrics-val-corruptions.json'
   if content is not None:

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.fast
 CONFIG = {
     'flags': {'seed': 0, 'skip': '8s', 'log_steps': 5},
     'dataset': {'classes': ['a', 'b'], 'palette': [[0, 0, 0]] * 2},
+    'network': {'name': 'enet', 'skip': None},
 }
 
 
@@ -143,6 +144,16 @@ def test_the_best_checkpoint_is_used_while_its_split_is_evaluated(folder, flags,
   (folder / 'config.json').write_text(json.dumps({**CONFIG, 'flags': flags}))
   run = runs.load_run(str(folder))
   assert run.step == step and choice in run.choice
+
+
+@pytest.mark.parametrize('change', [
+    {'network': None}, {'network': []}, {'network': {'name': 7}}, {'flags': {'run_dir': 5}}, {'flags': {'loss': 1}},
+    {'flags': {'learning_rate': 'x'}}, {'flags': {'train_split': ['val']}},
+    {'dataset': {'name': 'x', 'classes': ['a']}}])
+def test_a_config_of_other_types_is_refused(folder, change):
+  (folder / 'config.json').write_text(json.dumps({**CONFIG, **change}))
+  with pytest.raises(UserError, match='config.json was not written by train.py'):
+    runs.load_run(str(folder))
 
 
 @pytest.mark.parametrize('content', ['[]', '{}', '{"mean_iou": "x", "step": 6}', '{"mean_iou": NaN, "step": 6}',

@@ -85,7 +85,7 @@ def _against_never(shares, flags):
 def _balancing(flags):
   """Flags against unbalanced classes that a run does not have yet."""
   helps = ['--class_weights=median_frequency'] if flags.get('class_weights', 'none') == 'none' else []
-  return helps if 'lovasz' in flags.get('loss', '') else [*helps, '--loss=cross_entropy+lovasz']
+  return helps if 'lovasz' in (flags.get('loss') or '') else [*helps, '--loss=cross_entropy+lovasz']
 
 
 def _averages_lag(flags, step):

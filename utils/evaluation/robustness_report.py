@@ -38,15 +38,22 @@ def read_before(path, own, asked, classes):
   if os.path.isdir(path):
     path = _named_alike(path, os.path.basename(own))
   value = read_json(path)
-  found = value.get('corruptions') if isinstance(value, dict) else None
-  if not isinstance(found, dict):
+  if not (isinstance(_part(value, 'corruptions'), dict) and isinstance(_part(value, 'class_iou'), dict)
+          and isinstance(_part(value, 'mean_iou'), (int, float))):
     raise UserError(f'--compare: {path} is no result of evaluate.py --corruptions')
   missing = [f'{name} at severity {severity}' for name in asked.names for severity in asked.severities
-             if str(severity) not in found.get(name, ())]
+             if not isinstance(_part(value, 'corruptions', name, str(severity), 'mean_iou'), (int, float))]
   if missing:
     raise UserError(f'--compare: {path} lacks {listed(missing, 3)}')
   if list(value['class_iou']) != list(classes):
     raise UserError(f'--compare: {path} is of other classes')
+  return value
+
+
+def _part(value, *keys):
+  """What a JSON's value holds under keys within keys; None without."""
+  for key in keys:
+    value = value.get(key) if isinstance(value, dict) else None
   return value
 
 
