@@ -146,6 +146,15 @@ def test_the_best_checkpoint_is_used_while_its_split_is_evaluated(folder, flags,
   assert run.step == step and choice in run.choice
 
 
+def test_logs_of_faults_lie_in_the_folder_of_the_run_that_a_program_is_about(folder, monkeypatch):
+  noted = []
+  monkeypatch.setattr(runs, 'works_in', noted.append)
+  runs.load_run(str(folder), flag='init_from')
+  assert noted == []
+  runs.load_run(str(folder))
+  assert noted == [str(folder)]
+
+
 @pytest.mark.parametrize('change', [
     {'network': None}, {'network': []}, {'network': {'name': 7}}, {'flags': {'run_dir': 5}}, {'flags': {'loss': 1}},
     {'flags': {'learning_rate': 'x'}}, {'flags': {'train_split': ['val']}},

@@ -109,7 +109,8 @@ def load_run(ckpt, flag='ckpt'):
     raise UserError(f'{given}: no {CONFIG} in {folder}; it is not the folder of a run of train.py')
   config = read_json(os.path.join(folder, CONFIG))
   _check_types(config, f'{given}: {os.path.join(folder, CONFIG)}')
-  works_in(folder)
+  if flag == 'ckpt':  # the run that the program is about, not one that another starts from
+    works_in(folder)
   return Run(folder=folder, checkpoint=prefix, step=read_step(prefix), config=config, choice=choice)
 
 

@@ -64,7 +64,7 @@ def run_of(settings):
       os.path.exists(os.path.join(place, CONFIG)) for place in (folder, os.path.join(folder, '..'))):
     return None  # as of the ImageNet weights, without reading all of them
   try:
-    return runs.load_run(path)
+    return runs.load_run(path, flag='checkpoint')
   except UserError:  # pretrained weights, or broken ones: `choose` says what is wrong with them
     return None
 
