@@ -167,7 +167,8 @@ def test_a_config_of_other_types_is_refused(folder, change):
 
 @pytest.mark.parametrize('content', ['[]', '{}', '{"mean_iou": "x", "step": 6}', '{"mean_iou": NaN, "step": 6}',
                                      '{"mean_iou": 0.5, "step": 6, "checkpoint": 7}',
-                                     '{"mean_iou": 0.5, "step": 6, "no_better": ["x"]}'])
+                                     '{"mean_iou": 0.5, "step": 6, "no_better": ["x"]}',
+                                     '{"mean_iou": 0.5, "step": -6}'])
 def test_a_best_json_of_another_program_counts_for_nothing(folder, content, capsys):
   save(folder / 'best', 6)
   (folder / 'best/best.json').write_text(content)

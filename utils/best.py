@@ -41,8 +41,9 @@ def read_best(folder):
   wanted = {'split': str, 'metric': str, METRIC: (int, float), 'step': int, 'checkpoint': str, 'evaluated': int,
             'no_better': list}
   if not isinstance(best, dict) or not {METRIC, 'step'} <= best.keys() or not all(
-      isinstance(best[key], kind) for key, kind in wanted.items() if key in best) or not 0 <= best[METRIC] <= 1 or any(
-          not isinstance(step, int) for step in best.get('no_better', ())):
+      isinstance(best[key], kind) for key, kind in wanted.items() if key in best) or not (
+          0 <= best[METRIC] <= 1 and best['step'] >= 0
+          and all(isinstance(step, int) for step in best.get('no_better', ()))):
     raise UserError(f'{path} was not written by train.py')
   return best
 
@@ -105,7 +106,7 @@ def steps_since(best, step, every_steps):
   Returns:
     an ascending list.
   """
-  assumed = range(best['step'] + every_steps, best.get('evaluated', step) + 1, every_steps)
+  assumed = range(best['step'] + every_steps, min(best.get('evaluated', step), step) + 1, every_steps)
   return sorted(one for one in best.get('no_better', assumed) if best['step'] < one <= step)
 
 
