@@ -79,7 +79,8 @@ def warn_of_seen(run, data_dir, split, held):
     held: the HoldOut of the split.
   """
   trained = HoldOut.from_json(run.config.get('hold_out'))
-  usual = run.train_split == 'train' and (split != HELD_OUT or held == trained)  # splits of a dataset do not overlap
+  # Train, val and test do not overlap; others, as trainval, may.
+  usual = run.train_split == 'train' and (split in ('val', 'test') or split == HELD_OUT and held == trained)
   if split == run.train_split or usual or not os.path.exists(records.stats_path(data_dir, run.train_split)):
     return
   if records.read_stats(data_dir, run.train_split).get('dataset') != run.config['dataset'].get('name'):
