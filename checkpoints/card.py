@@ -8,8 +8,9 @@ import os
 import sys
 import urllib.parse
 
-from checkpoints.metadata import SUMMARY, metadata
+from checkpoints.metadata import SUMMARY, is_of_groups, metadata
 from datasets.hold_out import HELD_OUT
+from datasets.reading import COLORS
 from utils.errors import UserError, listed, quoted, shown
 from utils.evaluation.metrics import percent
 from utils.files import claim, write_text
@@ -97,10 +98,15 @@ def _head(about):
           f'these are the {of} of step {about["step"]}.']
 
 
+def _sees_photographs(seen):
+  """Whether the pictures are photographs, by `input` of the metadata."""
+  return seen['dtype'] == 'uint8' and seen['stored_bands'] == list(COLORS)
+
+
 def _use(about, ckpt):
   """How to use the run, and what goes in and comes out."""
   seen = about['input']
-  if seen['dtype'] == 'uint8' and len(seen['stored_bands']) == 3 and seen['bands'] == ['red', 'green', 'blue']:
+  if _sees_photographs(seen) and seen['bands'] == list(COLORS):
     kind = 'RGB images of 8 bits'
   else:
     ranges = ', '.join(f'{low:g} to {high:g}' for low, high in seen['value_range'])
@@ -169,8 +175,10 @@ def _details(about, ckpt):
 
 
 def _corruptions(about, ckpt):
+  if not about['corruptions'] and not _sees_photographs(about['input']):
+    return ['Not measured: corruptions are of photographs.']
   if not about['corruptions']:
-    return _missing('Noise, blur, weather and the like: not measured.', ckpt, ' --corruptions')
+    return _missing('Noise, blur, weather and the like: not measured.', ckpt, ' --corruptions=all')
   lines = []
   for found in about['corruptions']:
     severities = sorted({severity for by_severity in found['mean_ious'].values() for severity in by_severity})
@@ -245,7 +253,7 @@ def _of_groups(about, ckpt):
     return ('No group of images (a drive, a patient, a site) was held out of the training by --hold_out: what it '
             'scores on groups that it never saw is not known from that.')
   what = listed(map(text, held.get('groups') or held.get('patterns') or ()))
-  score = next((score for score in about['scores'] if score['split'] == HELD_OUT), None)
+  score = next((score for score in about['scores'] if is_of_groups(score, held)), None)
   if score:
     return f'{what} were held out of the training: mean IoU {percent(score["mean_iou"])} % there.'
   command = _command(EVALUATE, ckpt, f' --split={HELD_OUT}')

@@ -3,6 +3,7 @@
 The model card (card.py) is made from it, and a package holds it as metadata.json.
 """
 
+import functools
 import glob
 import os
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from checkpoints import PRETRAINED
 from datasets import DATASETS
-from datasets.hold_out import HELD_OUT
+from datasets.hold_out import HELD_OUT, HoldOut
 from datasets.inputs import Input
 from nets import NETWORKS
 from utils.best import BEST, read_best
@@ -22,7 +23,7 @@ from utils.packages import METADATA, is_package
 SUMMARY = ('mean_iou', 'pixel_accuracy', 'mean_accuracy', 'frequency_weighted_iou')
 _SPLITS = (HELD_OUT, 'test', 'val')  # splits in the order of how much their scores say of pictures never seen
 _COPIED = ('step', 'num_images', *SUMMARY, 'class_iou', 'class_accuracy', 'class_pixels', 'precision', 'samples',
-           'test_flip', 'test_scales', 'crf', 'temperature', 'engine')
+           'test_flip', 'test_scales', 'crf', 'temperature', 'engine', 'hold_out')
 _FLAGS = ('max_steps', 'batch_size', 'crop_size', 'scale_range', 'learning_rate', 'loss', 'precision', 'seed')
 _DETAILS = ('boundary_f1', 'best', 'worst')
 _CALIBRATION = ('expected_calibration_error', 'confidence', 'accuracy')
@@ -62,7 +63,7 @@ def metadata(run, results=None):
   best = read_best(os.path.join(run.folder, BEST))
   in_best = os.path.basename(os.path.dirname(os.path.abspath(run.checkpoint))) == BEST
   is_best = in_best and best is not None and best['step'] == run.step
-  scores, corruptions, left_out = _evaluations(results or run.folder, run.step)
+  scores, corruptions, left_out = _evaluations(results or run.folder, run.step, config.get('hold_out'))
   return {
       'name': os.path.basename(os.path.abspath(run.folder)),
       'step': run.step,
@@ -113,8 +114,14 @@ def _start(flags, name):
   return PRETRAINED[network.pretrained].note
 
 
-def _evaluations(folder, step):
-  """What evaluate.py wrote about the weights of a step: (scores, corruptions, lines about what is left out)."""
+def _evaluations(folder, step, hold_out):
+  """What evaluate.py wrote about the weights of a step: (scores, corruptions, lines about what is left out).
+
+  Args:
+    folder: the folder with its files.
+    step: the step.
+    hold_out: as in the run's config.json.
+  """
   scores, corruptions, left_out = [], [], []
   for path in sorted(glob.glob(os.path.join(glob.escape(folder), 'metrics-*.json'))):
     name, value = os.path.basename(path), read_json(path)
@@ -126,7 +133,7 @@ def _evaluations(folder, step):
       corruptions.append(_corrupted(name, value))
     else:
       scores.append(_score(name, value))
-  return sorted(scores, key=_rank), corruptions, left_out
+  return sorted(scores, key=functools.partial(_rank, hold_out=hold_out)), corruptions, left_out
 
 
 def _score(name, value):
@@ -146,8 +153,20 @@ def _corrupted(name, value):
   return {**_score(name, value), 'mean_ious': means, 'mpc': value.get('mpc'), 'rpc': value.get('rpc')}
 
 
-def _rank(score):
+def is_of_groups(score, hold_out):
+  """Whether a score is that of the groups that a run held out, and not of others, which evaluate.py --hold_out names.
+
+  Args:
+    score: one of `scores` of `metadata`; of an earlier version, it does not say which groups.
+    hold_out: as in the run's config.json.
+  """
+  own = HoldOut.from_json(hold_out)
+  return score['split'] == HELD_OUT and HoldOut.from_json(score.get('hold_out', hold_out)) == own
+
+
+def _rank(score, hold_out):
   """Key by which scores are sorted: the network alone first; then by what the split says; then with details."""
   plain = f'metrics-{score["split"]}.json' == score['file']
-  place = _SPLITS.index(score['split']) if score['split'] in _SPLITS else len(_SPLITS)
+  founded = score['split'] in _SPLITS and (score['split'] != HELD_OUT or is_of_groups(score, hold_out))
+  place = _SPLITS.index(score['split']) if founded else len(_SPLITS)
   return not plain, place, 'boundary_f1' not in score, score['file']

@@ -24,7 +24,7 @@ from utils.evaluation.data import open_split, spaced_examples
 from utils.evaluation.settings import EvaluationTiles
 from utils.files import claim, make_folder
 from utils.inference import temperature
-from utils.inference.predictor import Predictor, network_weights, weights_of
+from utils.inference.predictor import Predictor, network_weights
 from utils.inference.stream import Failed, labelled
 from utils.packages import CARD, CONFIG, METADATA, Package, is_package, shortened, write_package
 from utils.runs import load_run
@@ -63,10 +63,11 @@ def package(settings):
   claim([output], _is_ours, overwrite=settings.overwrite)
   about, folder = metadata(trained, settings.results), settings.results or trained.folder
   pictures = card.pictures_of(about, folder) if settings.pictures else []
+  if settings.pictures and not pictures:
+    print(f'note: --pictures: evaluate.py has put none into {shown(folder)}', file=sys.stderr, flush=True)
   config = {name: value for name, value in trained.config.items() if name != 'working_folder'}
-  kept = temperature.stored(trained)
-  if kept and kept.get('weights') == weights_of(trained).digest():
-    config['temperature'] = kept
+  if temperature.stored_temperature(trained) != 1:
+    config['temperature'] = temperature.stored(trained)
   tensors = network_weights(trained)
   weights = {'type': settings.weights, 'variables': len(tensors), 'parameters': sum(map(np.size, tensors.values()))}
   tensors = {name: shortened(value) if settings.weights == 'float16' else value for name, value in tensors.items()}

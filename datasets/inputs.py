@@ -78,13 +78,14 @@ class Input:
       float32 [..., len(names)] in 0..255: the ends of each band's value range become 0 and 255, values beyond them too.
       NaN becomes 0.
     """
-    images = tf.cast(images, tf.float32)
+    images, (low, high) = tf.cast(images, tf.float32), self.reading.limits(len(self.reading.names))
+    if not self.reading.is_plain:
+      images -= low  # before bands are chosen: else converters choose among the stored ones, and LiteRT has no uint16
     if self.bands:
       images = tf.gather(images, self.bands, axis=-1)
     if self.reading.is_plain:
       return images
-    low, high = (limits[list(self.places)] for limits in self.reading.limits(len(self.reading.names)))
-    images = tf.clip_by_value((images - low) * (255 / np.maximum(high - low, 1e-30)), 0.0, 255.0)
+    images = tf.clip_by_value(images * (255 / np.maximum(high - low, 1e-30))[list(self.places)], 0.0, 255.0)
     return tf.where_v2(tf.is_nan(images), 0.0, images) if self.reading.dtype == 'float32' else images
 
 

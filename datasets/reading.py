@@ -39,6 +39,8 @@ class Reading:
 
   def __post_init__(self):
     """Raises UserError if there is neither one value range nor one for each band."""
+    if not self.bands and len(self.value_range) > 1:
+      raise UserError(f'value_range has {len(self.value_range)} pairs; photographs without named bands have one')
     if self.bands and len(self.value_range) not in (0, 1, len(self.bands)):
       raise UserError(f'value_range has {len(self.value_range)} pairs, and the images have {len(self.bands)} bands; '
                       'one pair for all or one for each is wanted')

@@ -133,8 +133,6 @@ def _value_range(headers, sources, told):
   wide = [path for path, header in headers.items()
           if header and header.mode in (*images.WIDE_MODES, 'F', 'WIDE') or header is None and images.is_tiff(path)]
   if 'value_range' in told:
-    if len(told['value_range']) > 1:
-      raise UserError(f'value_range has {len(told["value_range"])} pairs; photographs without named bands have one')
     low, high = told['value_range'][0]
     return {'value_range': told['value_range']}, Decision('value_range', f'{low:g} is black, {high:g} white', 'as told')
   limits = []

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 
 import programs
 import pytest
@@ -10,7 +11,10 @@ from checkpoints import card
 from checkpoints.metadata import metadata
 from datasets.readers.camvid import CAMVID
 from utils.errors import UserError
+from utils.evaluation.settings import EvaluateSettings
+from utils.inference.settings import InferenceSettings
 from utils.runs import Run
+from utils.settings import parse
 
 pytestmark = pytest.mark.fast
 
@@ -67,6 +71,15 @@ def test_a_run_with_nothing_but_a_config(folder):
   assert 'It was not scored' in section(text, 'Limits')
   assert rows(section(text, 'Training'))['commit'] == ['not noted']
   assert 'None' not in text and 'nan' not in text
+
+
+def test_every_command_is_one_that_the_programs_take(folder):
+  run = make_run(folder, hold_out={'patterns': ['a'], 'group_by': '', 'groups': [], 'splits': ['train']})
+  text = card.card(metadata(run), "runs/it's mine")
+  commands = [shlex.split(line)[1:] for line in re.findall(r'python \w+\.py [^`\n]*', text)]
+  assert len(commands) == 7
+  for program, *words in commands:
+    parse({'evaluate.py': EvaluateSettings, 'inference.py': InferenceSettings}[program], words)
 
 
 def test_every_figure_is_from_a_file(folder):
@@ -150,6 +163,21 @@ def test_groups_that_were_held_out(folder):
   assert 'No group of images' in card.card(metadata(make_run(folder)), 'x')
 
 
+def test_scores_of_other_groups_are_not_those_of_the_groups_held_out(folder):
+  """evaluate.py --hold_out names groups that the training may have seen: their score says less than that of val."""
+  held, others = ({'patterns': [pattern], 'group_by': '', 'groups': [], 'splits': ['train']} for pattern in 'ab')
+  put(folder, 'metrics-held_out-of_b.json', split='held_out', mean_iou=0.97, hold_out=others)
+  put(folder, 'metrics-val-flip.json', test_flip=True)
+  about = metadata(make_run(folder, hold_out={**held, 'images': 7}))
+  assert [score['split'] for score in about['scores']] == ['val', 'held_out']
+  assert 'a were held out of the training and are not scored yet' in card.card(about, 'x')
+  put(folder, 'metrics-held_out-of_a.json', split='held_out', mean_iou=0.31, hold_out=held)
+  about = metadata(make_run(folder, hold_out={**held, 'images': 7}))
+  assert [score['file'][8:-5] for score in about['scores']] == ['held_out-of_a', 'val-flip', 'held_out-of_b']
+  assert 'a were held out of the training: mean IoU 31.0 % there.' in card.card(about, 'x')
+  assert metadata(make_run(folder))['scores'][0]['split'] == 'val'
+
+
 def test_bands(folder):
   reading = {'bands': ['nir', 'red', 'green', 'swir'], 'dtype': 'uint16', 'value_range': [[100, 4000]]}
   run = make_run(folder, dataset={'reading': reading}, network={'bands': [4, 1]})
@@ -158,6 +186,7 @@ def test_bands(folder):
                             'dtype': 'uint16', 'value_range': [[100, 4000]], 'exif': 'turn', 'alpha': 'auto'}
   assert ('images of 4 bands (nir, red, green, swir) of uint16, of which the network sees swir, nir; values 100 to '
           '4000 become black and white') in card.card(about, 'x')
+  assert '--corruptions' not in card.card(about, 'x') and 'corruptions are of photographs' in card.card(about, 'x')
 
 
 def test_a_published_dataset_is_known_by_name_and_classes(folder):

@@ -238,6 +238,14 @@ def test_auto_is_the_fastest_precision_of_an_engine(monkeypatch):
     assert chosen['openvino'].precision == ('bfloat16' if has_bfloat16 else 'float32')
 
 
+@EACH
+@pytest.mark.parametrize('name', [b'caf\xe9', b'two\nlines [a]*'])
+def test_folders_of_any_name(folder, tmp_path, engine, name):
+  place = shutil.copytree(folder / 'export', os.path.join(tmp_path, os.fsdecode(name)))
+  with opened(folder, engine, path=os.path.join(place, FILES[engine][1])) as network:
+    assert network.labels(np.zeros((1, 5, 4, 3), np.uint8)).shape == (1, 5, 4)
+
+
 # --- refused by flags, before any work ---
 
 @pytest.mark.fast
@@ -289,6 +297,10 @@ def test_without_an_export_the_command_that_makes_it_is_said(copy, infer, photos
   assert f'there is no {copy}/export/model.tflite; this makes it: {command}' in refused(copy)
   assert f'{command} --temperature=1.7' in refused(copy, '--temperature=1.7')
   assert '--engine_file=other.tflite: no such file' in refused(copy, '--engine_file=other.tflite')
+  assert f'{command} --temperature=1.2345678\n' in refused(copy, '--temperature=1.2345678')
+  (copy / 'temperature.json').write_text('{"temperature": 1.5}')  # which an export would take of itself
+  assert f'{command} --temperature=1.0\n' in refused(copy, '--temperature=1')
+  (copy / 'temperature.json').unlink()
   result = run(inference.main, f'--ckpt={copy}', '--engine=litert', *photos)
   assert_refused(result, command)
   assert not os.listdir('predictions')
@@ -365,6 +377,12 @@ def test_a_fixed_size_and_the_mirrored_image_inside(folder, infer, photos):
   assert_refused(infer(*flags, *photos[2:5]), 'averages with the mirrored image: give --test_flip as well')
   assert_refused(infer(*flags, '--test_flip', '--test_scales=1,1.5', *photos[2:5]), '--test_scales: ', '37x53')
   assert_refused(infer(*flags, '--test_flip', *photos), '3 of 6 have others, such as 41x30')
+  turned = Image.Exif()
+  turned[0x0112] = 6
+  Image.new('RGB', (53, 37)).save('sideways.jpg', exif=turned)  # upright 53x37: height and width the other way
+  assert_refused(infer(*flags, '--test_flip', 'sideways.jpg'), '1 of 1 have others, such as 53x37')
+  Image.new('RGB', (37, 53)).save('upright.jpg', exif=turned)
+  assert infer(*flags, '--test_flip', 'upright.jpg').returncode == 0
   _, labels, probabilities = labeled(infer, photos[2:5], '--test_flip')
   result, others, other_probabilities = labeled(infer, photos[2:5], '--test_flip', *flags)
   assert 'images of 37x53' in result.stdout
@@ -400,9 +418,11 @@ def test_an_engine_that_fails_is_said_in_a_line(folder, monkeypatch):
     monkeypatch.setattr(network._engine, '_run', fail)
     with pytest.raises(UserError, match=r'model.tflite: .* fails on 1 images of 5x4 .*: node conv3 does not run$'):
       network.labels(np.zeros((1, 5, 4, 3), np.uint8))
-    monkeypatch.setattr(network._engine, '_run', lambda *inputs: (_ for _ in ()).throw(MemoryError))
-    with pytest.raises(MemoryError):
-      network.probabilities(np.zeros((1, 5, 4, 3), np.uint8))
+    said = '[ONNXRuntimeError] : 1 : FAIL : Conv node. Failed to allocate memory for requested buffer of size 13034990'
+    for error in (MemoryError(), RuntimeError(said)):
+      monkeypatch.setattr(network._engine, '_run', lambda *inputs, error=error: (_ for _ in ()).throw(error))
+      with pytest.raises(MemoryError):
+        network.probabilities(np.zeros((1, 5, 4, 3), np.uint8))
 
 
 @pytest.mark.skipif(importlib.util.find_spec('pydensecrf') is None, reason='pydensecrf2 is not installed')

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from datasets.images import encode_png
+from datasets.reading import Reading
 from utils import marks
 from utils.errors import UserError
 from utils.files import identity, replacing
@@ -193,6 +194,27 @@ def test_own_outputs_are_known_by_their_mark_and_folder(here):
   assert found('p/a_label.png', 'p/out', output_dir='p/out')[0] == [('p/out/other.jpg', 'other')]
 
 
+def test_outputs_without_a_mark_are_known_in_every_folder_of_outputs(here):
+  """Label TIFFs and overlays of videos that a run before has written to another folder among the pictures."""
+  make('p', 'a.jpg', 'before/cam/b.jpg')
+  ledger = ledgers.Ledger('p/before')
+  for name in ('cam/b_label.tif', 'cam/c_overlay.mp4', 'd_label.tif'):
+    with ledger.replacing(f'p/before/{name}') as temporary, open(temporary, 'w') as file:
+      file.write(name)
+  inputs, _, left_out = found('p', 'p/before/cam/b_label.tif', output_dir='p/out')
+  assert [path for path, _ in inputs] == ['p/a.jpg', 'p/before/cam/b.jpg']
+  assert left_out['p/before/cam/b_label.tif'] == left_out['p/before/cam/c_overlay.mp4'] == 'written by this program'
+  (here / 'p/before/d_label.tif').write_text('corrected by hand')
+  assert 'p/before/d_label.tif' in [path for path, _ in found('p', output_dir='p/out')[0]]
+
+
+def test_a_pipe_is_refused_and_not_waited_for(here):
+  os.mkfifo('pipe.png')
+  for place in ('pipe.png', 'p*.png', '/dev/null'):
+    inputs, [failed], _ = files.find([place], 'out')
+    assert inputs == [] and 'is a pipe or device' in failed.reason
+
+
 def test_the_mark_leaves_the_picture_as_it_is_and_names_the_run(tmp_path):
   ledger = ledgers.Ledger(str(tmp_path))
   ledger.write_png(str(tmp_path / 'a.png'), PNG, RUN)
@@ -330,9 +352,22 @@ def test_names_of_outputs_take_a_number_where_they_are_taken(capsys):
   assert list(files.output_names(inputs[2:], 'out', flat=True).values()) == ['out/a']
 
 
+def test_labels_of_frames_go_into_no_folder_with_labels_of_photographs(capsys):
+  """drive.mp4 and its frames in drive: both would write drive/000001_label.png."""
+  inputs = [Input(path, name, kind) for path, name, kind in (
+      ('p/drive.mp4', 'drive', VIDEO), ('p/drive/000001.jpg', 'drive/000001', PHOTO), ('p/b.mp4', 'b', VIDEO))]
+  assert list(files.output_names(inputs, 'out', frames=True).values()) == ['out/drive-2', 'out/drive/000001', 'out/b']
+  assert capsys.readouterr().err == 'note: out/drive is taken, so p/drive.mp4 becomes out/drive-2\n'
+  assert files.output_names(inputs, 'out')[inputs[0]] == 'out/drive'
+
+
 def test_sizes_of_photographs_are_those_of_their_headers(tmp_path):
+  turned = Image.Exif()
+  turned[0x0112] = 6
   Image.new('RGB', (9, 5)).save(tmp_path / 'a.png')
+  Image.new('RGB', (9, 5)).save(tmp_path / 'turned.jpg', exif=turned)
   (tmp_path / 'b.png').write_bytes(b'no picture')
   inputs = [Input(str(tmp_path / name), name, kind) for name, kind in (
-      ('a.png', PHOTO), ('b.png', PHOTO), ('missing.png', PHOTO), ('c.mp4', VIDEO))]
-  assert list(files.sizes(inputs)) == [(5, 9), None, None, None]
+      ('a.png', PHOTO), ('b.png', PHOTO), ('missing.png', PHOTO), ('c.mp4', VIDEO), ('turned.jpg', PHOTO))]
+  assert list(files.sizes(inputs, Reading())) == [(5, 9), None, None, None, (9, 5)]
+  assert list(files.sizes(inputs, Reading(exif='stored')))[-1] == (5, 9)

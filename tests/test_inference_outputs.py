@@ -150,6 +150,7 @@ def test_outputs_that_are_wanted_alone_are_written(infer, arguments, kinds):
     (['--outputs='], '--outputs= leaves nothing to write; valid are label, overlay'),
     (['--outputs=labels'], '--outputs=labels: valid are label, overlay'),
     (['--value_range=5'], 'value_range'), (['--value_range=5,5'], 'value_range'),
+    (['--value_range=0,9,0,8,0,7'], 'value_range has 3 pairs; photographs without named bands have one'),
     (['--exif=x'], '--exif=x: valid are turn, stored'),
     (['--label_values=raw'], '--label_values=raw: valid are dataset, ids, colors')])
 def test_wrong_flags_are_one_line(infer, arguments, message):

@@ -22,7 +22,8 @@ from nets import get_network
 from utils.compat import tf
 from utils.errors import UserError
 from utils.files import read_json
-from utils.inference.predictor import Predictor
+from utils.inference.predictor import Predictor, weights_of
+from utils.inference.temperature import stored_temperature
 from utils.packages import Package
 from utils.runs import AVERAGE, load_run
 from utils.training import warm_start
@@ -159,6 +160,19 @@ def test_training_starts_from_it(folder, tmp_path, averages, tiny, pretrained):
         np.testing.assert_array_equal(session.run(variable), averages[variable.op.name])
 
 
+def test_the_temperature_goes_along_where_it_is_of_these_weights(folder, tmp_path):
+  value = {'temperature': 1.5, 'split': 'val', 'step': 0, 'weights': weights_of(load_run(str(folder))).digest()}
+  (folder / 'temperature.json').write_text(json.dumps(value))
+  make(folder, '--num_images=0')
+  packed = load_run(f'{tmp_path}/run.zip')
+  assert packed.config['temperature'] == value and stored_temperature(packed) == 1.5
+  (folder / 'temperature.json').write_text(json.dumps({**value, 'weights': 'others'}))
+  assert 'is not used: it was fitted on other weights (step 0)' in make(folder, '--num_images=0').stderr
+  assert stored_temperature(load_run(f'{tmp_path}/run.zip')) == 1
+  (folder / 'temperature.json').write_text('[1]')
+  programs.assert_refused(programs.run(package.main, f'--ckpt={folder}'), 'temperature.json')
+
+
 def test_what_is_in_it_for_others(folder, data_dir, tmp_path):
   """Without paths of this machine that the program can leave out; others are named."""
   result = make(folder, '--num_images=0')
@@ -171,6 +185,7 @@ def test_what_is_in_it_for_others(folder, data_dir, tmp_path):
 
 
 def test_pictures_only_if_asked_for(folder, tmp_path):
+  assert f'evaluate.py has put none into {folder}' in make(folder, '--num_images=0', '--pictures').stderr
   assert programs.run(evaluate.main, f'--ckpt={folder}').returncode == 0
   make(folder, '--num_images=0', '--pictures')
   assert Package(str(tmp_path / 'run.zip')).pictures() == {

@@ -267,4 +267,7 @@ def test_a_package_too_large_is_not_written(tmp_path, monkeypatch):
   assert os.listdir(tmp_path) == []
   with pytest.raises(UserError, match='name is no path'):
     write_package(str(tmp_path / 'odd.zip'), {}, {'a//b': np.zeros(1, np.float32)})
+  for name in ('worst-val-litert_my model.png', 'a.png'):  # as of an --engine_file of this name
+    with pytest.raises(UserError, match=f'picture {name!r} cannot be stored'):
+      write(tmp_path / 'odd.zip', **{name: b''})
   assert os.listdir(tmp_path) == []

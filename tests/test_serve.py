@@ -213,15 +213,17 @@ def test_many_clients_get_their_own_answers(server, predictor):
   assert labeled == 12 * 30 and server.metric(batches) - before[batches] < labeled
 
 
-def test_pictures_that_wait_go_together(folder, gate):
-  with running(folder, '--max_batch=3') as server, concurrent.futures.ThreadPoolExecutor(6) as pool:
+@pytest.mark.parametrize('flags, batches', [
+    ((), [1, 3, 1]), (('--max_pixels=5000', '--test_scales=2'), [1, 2, 2])])  # enlarged, of 2400 pixels each
+def test_pictures_that_wait_go_together(folder, gate, flags, batches):
+  with running(folder, '--max_batch=3', *flags) as server, concurrent.futures.ThreadPoolExecutor(6) as pool:
     first = pool.submit(server.ask, '/label', encoded(pixels(30, 40)))
     server.wait(lambda: gate.entered == [1])
     others = [pool.submit(server.ask, '/label', encoded(pixels(20, 30, seed=seed))) for seed in range(4)]
     server.wait(lambda: server.metric('fcn_pictures_waiting') == 4)
     gate.set()
     assert all(future.result()[0].status == 200 for future in [first, *others])
-  assert gate.entered == [1, 3, 1]
+  assert gate.entered == batches
 
 
 def test_too_many_requests_are_refused_at_once(folder, gate):

@@ -174,3 +174,15 @@ def test_names_of_flags_are_unique():
 def test_the_first_few_of_many_names():
   assert listed('abc') == 'a, b, c' and listed('abcdefg') == 'a, b, c, d, e and 2 more'
   assert listed(['x', 'y'], 1, '; ') == 'x and 1 more'
+
+
+@pytest.mark.parametrize('record, words, message', [
+    (InferenceSettings, ['--crf_steps=3'], '--crf_steps=3: is for --crf, which is not given'),
+    (EvaluateSettings, ['--crf_bilateral_rgb=4.5'], '--crf_bilateral_rgb=4.5: is for --crf, which is not given'),
+    (InferenceSettings, ['--rank_count=3'], '--rank_count=3: is for --rank, which is not given'),
+    (InferenceSettings, ['--uncertainty=entropy'], '--uncertainty=entropy: is for --samples, which is not given'),
+    (InferenceSettings, ['--submission', '--probabilities'], '--submission: not together with --probabilities')])
+def test_flags_that_would_do_nothing_are_refused(record, words, message):
+  with pytest.raises(UserError) as error:
+    settings.parse(record, ['--ckpt=x', *words])
+  assert str(error.value).startswith(message)

@@ -68,8 +68,11 @@ def write_package(path, documents, tensors, pictures=None):
     pictures: dict from file name to the bytes of a PNG.
 
   Raises:
-    UserError: if it cannot be written, or is larger than a zip archive may be.
+    UserError: if it cannot be written, is larger than a zip archive may be, or would hold a name that is refused.
   """
+  for name in pictures or ():
+    if not _PICTURE.fullmatch(name):
+      raise UserError(f'picture {name!r} cannot be stored: its name is none that a package takes')
   files = {name: content.encode() if isinstance(content, str) else _json(content)
            for name, content in documents.items()} | (pictures or {})
   total = sum(map(len, files.values())) + sum(tensor.nbytes for tensor in tensors.values())

@@ -107,6 +107,14 @@ def to_dict(settings):
   return {name: list(value) if isinstance(value, tuple) else value for name, _, value in walk(settings)}
 
 
+def refuse_idle(record, name):
+  """Raises UserError if flags of a Settings record that begin with `--NAME_` are given, and --NAME, a bool, is not."""
+  is_given = getattr(record, name)
+  for other, field, value in walk(record):
+    if other.startswith(f'{name}_') and value != field.default and not is_given:
+      raise UserError(f'--{other}={_text(value)}: is for --{name}, which is not given')
+
+
 def changeable(record):
   """Set of the names of the flags that may change when a run is resumed."""
   return {name for name, field, _ in walk(record) if field.metadata['may_change']}

@@ -115,7 +115,7 @@ class OnnxRuntime(Engine):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     options.intra_op_num_threads = default_workers()
-    self._session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+    self._session = onnxruntime.InferenceSession(tensorflow_path(path), options, providers=['CPUExecutionProvider'])
 
   def _run(self, output, images):
     return self._session.run([output], {INPUT: images})[0]
@@ -189,7 +189,8 @@ class LiteRt(Engine):
       self.name = f'ai-edge-litert {importlib.metadata.version("ai-edge-litert")}'
     else:
       Interpreter, self.name = tf.lite.Interpreter, f'tf.lite of tensorflow {tf.__version__}'
-    self._runner = Interpreter(model_path=path, num_threads=default_workers()).get_signature_runner()
+    interpreter = Interpreter(model_path=tensorflow_path(path), num_threads=default_workers())
+    self._runner = interpreter.get_signature_runner()
 
   def _run(self, output, images):
     return self._runner(**{INPUT: images})[output]

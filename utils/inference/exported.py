@@ -6,18 +6,19 @@ takes the run's place only where all of that is the run's: a file of other weigh
 
 import dataclasses
 import os
-import shlex
+import re
 
 import numpy as np
 
 from datasets.inputs import Input
 from utils.compat import tf
 from utils.cpu import supports_bfloat16
-from utils.errors import UserError, shown
+from utils.errors import UserError, quoted, shown
 from utils.files import file_digest, read_json
 from utils.inference.engines import ENGINES, first_line, open_engine
 from utils.inference.labeler import Labeler, resizing
 from utils.inference.predictor import weights_of
+from utils.inference.temperature import file_of
 from utils.installation import require
 from utils.session import PRECISIONS, Device, cpu_config
 from utils.settings import Settings, flag
@@ -29,6 +30,8 @@ TENSORFLOW = 'tensorflow'
 FILES = {'onnxruntime': ('onnx', 'model.onnx'), 'openvino': ('openvino', 'model.xml'),
          'litert': ('tflite', 'model.tflite')}
 
+# What engines say where memory is short, in exceptions of types of their own.
+_NO_MEMORY = re.compile(r'[Ff]ailed to allocate memory|[Cc]annot allocate memory|bad_alloc')
 # Entries of that JSON, and their types.
 _ENTRIES = {'weights': str, 'step': int, 'classes': list, 'network': dict, 'input': dict, 'temperature': int | float,
             'test_flip': bool, 'quantize': str | None, 'calibration': dict | None, 'check': dict, 'files': dict}
@@ -137,11 +140,11 @@ class Artifact:
     """Raises UserError if images are not of the file's size.
 
     Args:
-      sizes: iterable of (height, width) as stored, which EXIF may turn; None where it is not known.
+      sizes: iterable of (height, width); None where it is not known.
     """
     if self.size:
       sizes = [tuple(size) for size in sizes if size]
-      others = [size for size in sizes if size not in (self.size, self.size[::-1])]
+      others = [size for size in sizes if size != self.size]
       if others:
         raise UserError(f'{shown(self.path)} takes images of {_text(self.size)} alone; {len(others)} of {len(sizes)} '
                         f'have others, such as {_text(others[0])}')
@@ -165,9 +168,9 @@ def find_artifact(run, flags, views, temperature):
   form, name = FILES[flags.engine]
   folder = os.path.join(run.results, FOLDER)
   path = flags.engine_file or os.path.join(folder, name)
-  command = f'python -m utils.export --ckpt={shlex.quote(run.checkpoint)} --format={form}'
-  if temperature != 1:
-    command += f' --temperature={temperature:g}'
+  command = f'python -m utils.export {quoted(f"--ckpt={run.checkpoint}")} --format={form}'
+  if temperature != 1 or os.path.exists(file_of(run)):  # else an export takes the one that was fitted
+    command += f' --temperature={temperature!r}'
   if not os.path.isfile(path):
     raise UserError(f'--engine_file={shown(path)}: no such file' if flags.engine_file else
                     f'--engine={flags.engine}: there is no {shown(path)}; this makes it: {command}')
@@ -262,7 +265,12 @@ class ExportedNetwork(Labeler):
     self._session = tf.Session(graph=graph, config=cpu_config())
 
   def _run(self, output, images):
-    """See Labeler. Raises UserError if the images are not of the file's size, or the engine fails."""
+    """See Labeler.
+
+    Raises:
+      UserError: if the images are not of the file's size, or the engine fails.
+      MemoryError: if it says that it fails for want of memory.
+    """
     size, path = self.artifact.size, shown(self.artifact.path)
     if size and images.shape[1:3] != size:
       raise UserError(f'{path} takes images of {_text(size)} alone, and this is one of {_text(images.shape[1:3])}; '
@@ -272,6 +280,8 @@ class ExportedNetwork(Labeler):
     except MemoryError:
       raise
     except Exception as error:  # engines raise nearly anything
+      if _NO_MEMORY.search(str(error)):
+        raise MemoryError(first_line(error)) from error
       raise UserError(f'{path}: {self._engine.name} fails on {len(images)} images of {_text(images.shape[1:3])}: '
                       f'{first_line(error)}') from error
 

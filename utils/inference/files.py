@@ -3,8 +3,10 @@
 import collections
 import dataclasses
 import errno
+import functools
 import glob
 import os
+import pathlib
 import re
 import stat
 import sys
@@ -70,8 +72,9 @@ def find(given, output_dir):
     for item in items:
       path = item.key if isinstance(item, Failed) else item.path
       found[type(item)].setdefault(os.path.abspath(path), item)
-  ledger = ledgers.Ledger(output_dir)
-  for path in [path for path in found[Input] if ledger.owns(path)]:
+  ledger_in = functools.cache(ledgers.Ledger)  # of this folder of outputs, or of another
+  for path in [path for path in found[Input]
+               if any(ledger_in(folder).notes(path) for folder in pathlib.Path(path).parents)]:
     found[LeftOut][path] = LeftOut(found[Input].pop(path).path, 'written by this program')
   left_out = [item for path, item in found[LeftOut].items() if path not in found[Input]]
   return list(found[Input].values()), list(found[Failed].values()), left_out
@@ -111,6 +114,8 @@ def _find(place, output_dir):
   for path in matches:
     if os.path.isdir(path):
       yield from _walk(path, base, output_dir)
+    elif os.path.exists(path) and not os.path.isfile(path):
+      yield Failed(path, 'is a pipe or device; a picture is read from a file', 'no file')
     else:
       yield _classified(path, base, kind_of(path) or PHOTO)
 
@@ -263,20 +268,22 @@ def by_size(inputs, *, window_pixels, max_pixels, reading):
   return kept, failures
 
 
-def sizes(inputs):
-  """Yields (height, width) of each photograph that can be read, from its header, and None for each other Input."""
+def sizes(inputs, reading):
+  """Yields (height, width) of each photograph that can be read, as a Reading turns it, from its header; None for each
+  other Input."""
   for item in inputs:
     header = windows.read_header(item.path) if item.kind == PHOTO else None
-    yield header.size if header else None
+    yield header and (images.upright_size(header) if reading.exif == 'turn' else header.size)
 
 
-def output_names(inputs, output_dir, *, flat=False):
+def output_names(inputs, output_dir, *, flat=False, frames=False):
   """Maps each input to its outputs' path without suffix; a name already taken gets a number, and a note is printed.
 
   Args:
     inputs: list of Input.
     output_dir: folder of the outputs.
     flat: whether all outputs lie in one folder, each under its image's own name, as in a submission.
+    frames: whether the labels of a video's frames go into a folder of its name: none where those of photographs go.
 
   Returns:
     dict from Input to path.
@@ -285,10 +292,11 @@ def output_names(inputs, output_dir, *, flat=False):
     UserError: if `flat` and two images have one name.
   """
   targets, taken = {}, set()
+  folders = {os.path.dirname(os.path.join(output_dir, item.name)) for item in inputs if item.kind != VIDEO}
   for item in inputs:
     stem = os.path.join(output_dir, os.path.basename(item.name) if flat else item.name)
     target, number = stem, 1
-    while target in taken:
+    while target in taken or (frames and item.kind == VIDEO and target in folders):
       number += 1
       target = f'{stem}-{number}'
     if target != stem and flat:

@@ -37,8 +37,15 @@ class Ledger:
       return False
     if is_marked_png(path):
       return is_own(path)
+    return self.notes(path)
+
+  def notes(self, path):
+    """Whether the ledger has the file at `path` as it is now."""
+    noted = self._noted.get(self._name(path), ()) if self._noted else ()
+    if not noted or not os.path.isfile(path):
+      return False
     status = os.stat(path)
-    return (status.st_size, status.st_mtime_ns) in self._noted.get(self._name(path), ())
+    return (status.st_size, status.st_mtime_ns) in noted
 
   @contextlib.contextmanager
   def replacing(self, path):

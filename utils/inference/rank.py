@@ -28,7 +28,7 @@ from utils.inference import files, ledgers
 from utils.inference.mc_dropout import MEASURES
 from utils.inference.stream import Failed, Wanted, labelled
 from utils.progress import Progress
-from utils.settings import Settings, flag
+from utils.settings import Settings, flag, refuse_idle
 
 CELLS = 16  # height and width of the thumbnails by which pictures are compared
 HEAT = (48, 36)  # width and height in which a map of the measure is kept for the sheet
@@ -68,8 +68,9 @@ class Seen:
 
 
 def check(settings):
-  """Raises UserError if the flags of an InferenceSettings do not go together with --rank."""
+  """Raises UserError if the flags of an InferenceSettings do not go together with --rank, or those of it without."""
   ranking = settings.ranking
+  refuse_idle(ranking, 'rank')
   if not ranking.rank:
     return
   for name in ('submission', 'probabilities'):
@@ -134,8 +135,8 @@ def look(inputs, run, settings, read):
   photos = [item for item in inputs if item.kind == files.PHOTO]
   failures = [Failed(item.path, 'is a video; --rank takes photographs', 'video') for item in inputs
               if item.kind != files.PHOTO]
-  seen, labelling = [], settings.labelling
-  with (labelling.open_predictor(run, len(photos), files.sizes(photos)) as predictor,
+  seen, labelling, reading = [], settings.labelling, Input.from_config(run.config).reading
+  with (labelling.open_predictor(run, len(photos), files.sizes(photos, reading)) as predictor,
         Progress(len(photos), 'images') as progress):
     for item in labelled(read(photos), predictor, crf=labelling.refinement, tiles=settings.tiles,
                          wanted=Wanted(measure=settings.ranking.rank_by), num_workers=labelling.num_workers):

@@ -52,7 +52,8 @@ def label(settings):
     return ended(text, failures + report(failed))
   folder = submission.label_folder(server, settings.output_dir) if server else settings.output_dir
   output = results.Output(settings, run, server, ledgers.Ledger(settings.output_dir), numbering,
-                          files.output_names(inputs, folder, flat=server is not None))
+                          files.output_names(inputs, folder, flat=server is not None,
+                                              frames=settings.video_labels == 'frames'))
   inputs, blocked = writable(inputs, found, output)
   failures += blocked
   failed, sizes, rate = label_all(inputs, output)
@@ -133,7 +134,7 @@ def label_all(inputs, output):
   reading = Reading.from_json(output.run.config['dataset']['reading'])
   kinds = {kind: [item for item in inputs if item.kind == kind] for kind in (files.PHOTO, files.LARGE, files.VIDEO)}
   count = math.inf if kinds[files.VIDEO] else len(inputs)
-  with output.settings.labelling.open_predictor(output.run, count, files.sizes(inputs)) as predictor:
+  with output.settings.labelling.open_predictor(output.run, count, files.sizes(inputs, reading)) as predictor:
     with windows.pixel_limit(output.settings.max_input_pixels):
       failures, sizes, rate = label_photos(kinds[files.PHOTO], output, predictor, reading)
     for item in kinds[files.LARGE] + kinds[files.VIDEO]:

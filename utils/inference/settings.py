@@ -16,7 +16,7 @@ from utils.inference.temperature import temperature_flag, temperature_of
 from utils.inference.tiles import Tiles
 from utils.inference.tta import Views
 from utils.session import Device, device_type
-from utils.settings import Settings, flag, group, overwrite_flag
+from utils.settings import Settings, flag, group, overwrite_flag, refuse_idle
 
 OUTPUTS = ('label', 'overlay')
 VIDEO_LABELS = ('video', 'frames')
@@ -63,6 +63,7 @@ class Labelling(Settings):
     if self.samples and not self.engine.is_tensorflow:
       raise UserError(f'--samples={self.samples}: exported files have no dropout; only --engine=tensorflow has')
     self.placed  # noqa: B018, raises if the engine has no such device
+    refuse_idle(self, 'crf')
     if self.crf:
       crf.require()
 
@@ -131,6 +132,10 @@ class InferenceSettings(Settings):
     """Raises UserError if a setting is not valid, does not go with another, or nothing is to be written."""
     super().check()
     rank.check(self)
+    if self.submission and self.probabilities:
+      raise UserError('--submission: not together with --probabilities: the archive holds labels and nothing else')
+    if self.uncertainty != MEASURES[0] and not self.labelling.samples:
+      raise UserError(f'--uncertainty={self.uncertainty}: is for --samples, which is not given')
     if not (self.outputs or self.probabilities or self.submission):
       raise UserError(f'--outputs= leaves nothing to write; valid are {", ".join(OUTPUTS)}, or add --probabilities')
 

@@ -56,8 +56,9 @@ class Service:
     blank = np.zeros((*WARM_SIZE, len(self._reading.names)), self._reading.dtype)
     for confidence in (False, True):
       self._labelled([blank], confidence)
-    self._batcher = Batcher(self._label, max_batch=limits.max_batch, max_pixels=self._settings.tiles.max_pixels,
-                            max_wait=limits.max_wait, num_threads=self._predictor.num_devices)
+    max_pixels = int(self._settings.tiles.max_pixels / self._settings.views.enlargement)  # as of one that is not tiled
+    self._batcher = Batcher(self._label, max_batch=limits.max_batch, max_pixels=max_pixels, max_wait=limits.max_wait,
+                            num_threads=self._predictor.num_devices)
     self.ready = True
 
   def _label(self, images, confidence):

@@ -35,9 +35,13 @@ export function blobOf(photo, width, height) {
   return pngBlob(canvas);
 }
 
-// The pixels of a photo in a size: Uint8ClampedArray [height * width * 4], RGBA.
+// The pixels of a photo in a size, transparent ones on white as inference.py has them: Uint8ClampedArray
+// [height * width * 4], RGBA.
 export function pixelsOf(photo, width, height) {
   const context = draw(photo, document.createElement('canvas'), width, height);
+  context.globalCompositeOperation = 'destination-over';
+  context.fillStyle = 'white';
+  context.fillRect(0, 0, width, height);
   return context.getImageData(0, 0, width, height).data;
 }
 
