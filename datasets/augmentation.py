@@ -191,6 +191,7 @@ def _rotate(image, label, angle):
 
   covered = turned(tf.ones_like(image[..., :1]), 'BILINEAR', 0.0)
   image = turned(image - PAD_VALUE, 'BILINEAR', 0.0) + PAD_VALUE
+  image = tf.clip_by_value(image, 0.0, 255.0)  # rounding leaves it by 1e-5, and gamma makes NaN of what is below 0
   label = tf.where_v2(covered > 0.5, turned(label, 'NEAREST', float(IGNORE_LABEL)), IGNORE_LABEL)
   return image, label
 
@@ -206,8 +207,9 @@ def _class_place(label, crop_size, seed):
     pixel = tf.cast(_pick(pixels, where[0]), tf.float32)
     slack = tf.cast(tf.shape(label)[:2], tf.float32) - np.float32(crop_size)
     begin = pixel - tf.floor(within * np.float32(crop_size))
-    # The draws of _crop: the share of the slack, of size slack + 1, at which the crop begins.
-    return tf.clip_by_value((begin + 0.5) / (tf.abs(slack) + 1.0), 0.0, 1.0 - 1e-6)
+    # The draws of _crop: the share of the slack, of size slack + 1, at which the crop begins; it holds all of an image
+    # that is smaller.
+    return tf.where_v2(slack > 0, tf.clip_by_value((begin + 0.5) / (tf.abs(slack) + 1.0), 0.0, 1.0 - 1e-6), within)
 
   return tf.cond(tf.size(present) > 0, on_a_class, lambda: within)
 
@@ -284,11 +286,11 @@ def _degrade(image, augmentation, seed):
 
 def _blur(image, most, deviation):
   """Blurs an image [h, w, N] by a Gaussian of a standard deviation in pixels of at most `most`."""
-  reach = int(np.ceil(_BLUR_REACH * most))
-  weights = tf.exp(-0.5 * tf.square(np.arange(-reach, reach + 1, dtype=np.float32) / tf.maximum(deviation, 1e-3)))
-  weights /= tf.reduce_sum(weights)
   channels = tf.transpose(image, [2, 0, 1])[..., None]  # [N, h, w, 1]
-  for axis, kernel in ((1, weights[:, None, None, None]), (2, weights[None, :, None, None])):
+  for axis, shape in ((1, [-1, 1, 1, 1]), (2, [1, -1, 1, 1])):
+    reach = min(int(np.ceil(_BLUR_REACH * most)), channels.shape[axis])  # mirroring reaches no further
+    weights = tf.exp(-0.5 * tf.square(np.arange(-reach, reach + 1, dtype=np.float32) / tf.maximum(deviation, 1e-3)))
+    kernel = tf.reshape(weights / tf.reduce_sum(weights), shape)
     paddings = [[reach, reach] if place == axis else [0, 0] for place in range(4)]
     channels = tf.nn.conv2d(tf.pad(channels, paddings, 'SYMMETRIC'), kernel, strides=1, padding='VALID')
   return tf.ensure_shape(tf.transpose(channels[..., 0], [1, 2, 0]), image.shape)

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import struct
+import unicodedata
 import warnings
 import zlib
 
@@ -269,7 +270,7 @@ def read_as(path, reading):
 
 
 def percentiles(path, reading, shares):
-  """Percentiles of each band's values in one picture, without those that stand for no data.
+  """Percentiles of each band's values in one picture, of those that are data.
 
   Args:
     path: as of `read_as`.
@@ -285,7 +286,7 @@ def percentiles(path, reading, shares):
   columns = []
   for one in path if isinstance(path, (list, tuple)) else [path]:
     array, info = read(one)
-    known = ~_is_missing(array, info.nodata)
+    known = has_data(array, info.nodata)
     columns += [np.percentile(array[..., place][known[..., place]], shares) if known[..., place].any()
                 else np.full(len(shares), np.nan) for place in range(array.shape[-1])]
   if len(columns) < len(reading.bands):
@@ -358,6 +359,11 @@ def _without_alpha(array, reading, path):
   high, share = reading.limits(colors.shape[-1])[1], alpha.astype(np.float32) / most
   mixed = colors * share + high * (1 - share)
   return (np.rint(mixed) if array.dtype.kind == 'u' else mixed).astype(array.dtype)
+
+
+def has_data(array, nodata):
+  """Whether each value is finite and does not stand for no data, as `nodata` does: bool of the array's shape."""
+  return np.isfinite(array) & ~_is_missing(array, nodata)
 
 
 def _is_missing(array, nodata):
@@ -478,7 +484,7 @@ def band_file(path, bands):
 
 
 def _band_files(folder, bands):
-  """Yields (place in `bands`, picture's name, path) of each file of a band."""
+  """Yields (place in `bands`, picture's name in Unicode's form NFC, path) of each file of a band."""
   inside = {band: place for place, band in enumerate(bands)}
   ends = sorted(((f'{mark}{band}', place) for band, place in inside.items() for mark in '_-.'), reverse=True,
                 key=lambda pair: len(pair[0]))
@@ -489,9 +495,9 @@ def _band_files(folder, bands):
       for name in sorted(os.listdir(entry.path)):
         stem, extension = os.path.splitext(name)
         if extension.lower() in EXTENSIONS and stem in inside:
-          yield inside[stem], entry.name, os.path.join(entry.path, name)
+          yield inside[stem], unicodedata.normalize('NFC', entry.name), os.path.join(entry.path, name)
       continue
     stem, extension = os.path.splitext(entry.name)
     end, place = next(((end, place) for end, place in ends if stem.endswith(end)), ('', None))
     if extension.lower() in EXTENSIONS and place is not None and stem != end:
-      yield place, stem[:-len(end)], entry.path
+      yield place, unicodedata.normalize('NFC', stem[:-len(end)]), entry.path

@@ -11,6 +11,7 @@ import functools
 import io
 import os
 import re
+import unicodedata
 
 import numpy as np
 from PIL import Image
@@ -30,7 +31,7 @@ class HoldOut:
   """The images that are held out, by their names. A run's config.json keeps it.
 
   Attributes:
-    patterns: names, and patterns of names as of a shell: *, ?, [abc].
+    patterns: names, and patterns of names as of a shell: *, ?, [abc]; in Unicode's form NFC.
     group_by: regular expression that finds the group in a name; '' without `groups`.
     groups: groups whose images are held out; () where `patterns` decide.
     splits: splits that images are held out of, those of SPLITS that the dataset has; () holds nothing out.
@@ -49,7 +50,12 @@ class HoldOut:
     names = frozenset(self.patterns)
     wild = [fnmatch.translate(pattern) for pattern in self.patterns if re.search(r'[*?[]', pattern)]
     matches = re.compile('|'.join(wild)).match if wild else lambda name: None
-    return lambda name: name in names or matches(name) is not None
+
+    def holds(name):
+      name = unicodedata.normalize('NFC', name)
+      return name in names or matches(name) is not None
+
+    return holds
 
   def parts(self, split):
     """Names of the converted splits that the images of a split come from."""

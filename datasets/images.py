@@ -186,7 +186,7 @@ def scaled(values, path, reading):
     reading: a Reading, whose value_range becomes 0 to 255; values beyond it are cut.
 
   Returns:
-    uint8 of the same shape.
+    uint8 of the same shape; 0 for NaN.
 
   Raises:
     BadFile: if the reading has no range and the values do not prove one.
@@ -198,7 +198,8 @@ def scaled(values, path, reading):
     raise BadFile(path, f'has 16 bits, and values up to {most} only; say which value is white, --value_range=0,'
                         f'{white_level(most)} or, if it is so dark, --value_range=0,65535')
   low, high = reading.value_range[0] if reading.value_range else (0, 65535)
-  return np.rint((np.clip(values.astype(np.float64), low, high) - low) * (255 / (high - low))).astype(np.uint8)
+  values = np.fmin(np.fmax(values.astype(np.float64), low), high)  # of NaN and a number, the number
+  return np.rint((values - low) * (255 / (high - low))).astype(np.uint8)
 
 
 def white_level(most):

@@ -95,6 +95,7 @@ def scan(data_dir, split, num_classes, *, num_shown=12, progress=True, held=hold
   wanted = set(np.linspace(0, total - 1, min(num_shown, total)).astype(int).tolist())
   is_known = 'different_labels' in stats.get('sanity', {})  # not of parts of a split, nor by an older converter
   tally = None if is_known else sanity.Tally()
+  limits = (0, 255) if reading.is_plain else reading.limits(len(reading.bands))
   names, sizes, counts, pictures = [], [], [], []
   with Progress(total, 'images', label=f'inspecting {split}', stream=None if progress else io.StringIO()) as bar:
     for name, image, image_format, label in records.encoded_examples(shards):
@@ -102,14 +103,15 @@ def scan(data_dir, split, num_classes, *, num_shown=12, progress=True, held=hold
         continue
       ids = np.asarray(Image.open(io.BytesIO(label)))
       if len(names) in wanted or tally:
-        image, decoded = _decoded(image, image_format, ids.shape, reading)
+        decoded = _decoded(image, image_format, ids.shape, reading)
       if len(names) in wanted:
-        pictures.append((name, image, label))
+        pictures.append((name, image if reading.is_plain else images.encode_png(colors.false_color(decoded, reading)),
+                         label))
       pixels = np.bincount(ids.ravel(), minlength=IGNORE_LABEL + 1)
       if pixels[num_classes:IGNORE_LABEL].any():
         records.verify(shards, num_classes)  # names the record
       if tally:
-        tally.add(name, sanity.look(decoded, ids, label))
+        tally.add(name, sanity.look(decoded, ids, label, limits))
       names.append(name)
       sizes.append(ids.shape)
       counts.append([*pixels[:num_classes], pixels[IGNORE_LABEL]])
@@ -119,7 +121,7 @@ def scan(data_dir, split, num_classes, *, num_shown=12, progress=True, held=hold
 
 
 def _decoded(encoded, image_format, size, reading):
-  """Decodes a record's image to what can be looked at.
+  """Decodes a record's image.
 
   Args:
     encoded: bytes of the image.
@@ -128,12 +130,9 @@ def _decoded(encoded, image_format, size, reading):
     reading: the Reading of the split.
 
   Returns:
-    (bytes of a JPEG or PNG, PIL image or uint8 [H, W, 3]); bands in false color.
+    a PIL image; of bands [H, W, N] as stored.
   """
-  if image_format != 'raw':
-    return encoded, Image.open(io.BytesIO(encoded))
-  picture = colors.false_color(records.raw_image(encoded, size, reading), reading)
-  return images.encode_png(picture), picture
+  return records.raw_image(encoded, size, reading) if image_format == 'raw' else Image.open(io.BytesIO(encoded))
 
 
 def summarize(scanned, stats, dataset):

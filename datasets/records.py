@@ -162,7 +162,7 @@ def check_reading(data_dir, split, reading, *, where, ranges=False):
     split: name of the split.
     reading: Reading of the others.
     where: what has these, for the message: 'runs/x was trained on'.
-    ranges: whether value ranges must be the same, too.
+    ranges: whether value ranges must be the same, too; of photographs, where there are some of more than 8 bits.
 
   Raises:
     UserError: naming both kinds.
@@ -170,7 +170,8 @@ def check_reading(data_dir, split, reading, *, where, ranges=False):
   found = read_reading(data_dir, split)
   if (found.names, found.dtype) != (reading.names, reading.dtype):
     raise UserError(f'{split} in {data_dir} has images of {_kind(found)}, and {where} {_kind(reading)}')
-  if ranges and not found.is_plain and found.value_range != reading.value_range:
+  both_given = bool(found.value_range and reading.value_range)
+  if ranges and (both_given or not found.is_plain) and found.value_range != reading.value_range:
     raise UserError(f'{split} in {data_dir} has the value ranges {_ranges(found.value_range)}, and {where} '
                     f'{_ranges(reading.value_range)}; value_range in dataset.json settles it')
 

@@ -138,11 +138,12 @@ def _value_range(headers, sources, told):
   limits = []
   for path in wide:
     try:
-      values = bands.read(path)[0]
+      values, info = bands.read(path)
     except BadFile:  # the converter names it
       continue
-    if values.dtype != np.uint8:
-      limits.append((float(np.nanmin(values)), float(np.nanmax(values)), values.dtype.kind))
+    known = values[bands.has_data(values, info.nodata)]
+    if values.dtype != np.uint8 and known.size:
+      limits.append((float(known.min()), float(known.max()), values.dtype.kind))
   if not limits:
     return {}, None
   low, high = min(least for least, _, _ in limits), max(most for _, most, _ in limits)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.evaluation.advice import advice
+from utils.evaluation.advice import advice, has_norms
 
 pytestmark = pytest.mark.fast
 
@@ -72,6 +72,10 @@ def test_what_helps_follows_the_run():
     assert 'batch_norm' not in lines(collapsed, flags=flags | change, step=step)[0]
   assert 'instead of' not in lines(collapsed, flags=flags | {'init_from': 'runs/x'})[0]
   assert '--batch_norm_decay=0.5 or' in lines(collapsed, flags=flags, step=3)[0]
+
+
+def test_batch_norms_are_known_by_their_averages():
+  assert has_norms(['Net/a/weights', 'Net/a/BatchNorm/moving_mean']) and not has_norms(['Net/a/weights', 'global_step'])
 
 
 def test_predicted_but_nowhere_in_the_truth():

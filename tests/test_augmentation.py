@@ -245,6 +245,29 @@ def test_class_crops_of_void_or_of_small_images_are_crops(label, crop_size, grap
     assert (crop == label[0, 0]).sum() == (crop.size if label[0, 0] == IGNORE_LABEL else inside)
 
 
+def test_class_crops_put_a_small_image_at_any_place(graph):
+  seeds = [(seed, 2) for seed in range(40)]
+  crops = apply(np.zeros([6, 7, 3], np.uint8), np.ones([6, 7]), plain((12, 11), class_crops=1.0), seeds)
+  places = [tuple(np.argwhere(crop == 1)[0]) for _, crop in crops]
+  assert all({place[axis] for place in places} == set(range(slack + 1)) for axis, slack in ((0, 6), (1, 4)))
+
+
+@pytest.mark.parametrize('crop_size', [(3, 5), (1, 40), (29, 31)])
+def test_a_blur_may_be_wider_than_the_crop(crop_size, graph):
+  image = noise_image(*crop_size, 0, 255)
+  found = images(image, plain(crop_size, blur=10.0))
+  assert any(np.abs(value - image).max() > 10 for value in found)
+  assert all(value.min() >= image.min() - 1e-3 and value.max() <= image.max() + 1e-3 for value in found)
+
+
+def test_black_and_white_stay_within_range_when_they_are_turned(graph):
+  """By rounding, black pixels in the first row and column got values below 0, of which gamma makes NaN."""
+  for level in (0, 255):
+    image = np.full([97, 61, 3], level, np.uint8)
+    for value in images(image, plain((97, 61), rotation=2.0, gamma=2.0)):
+      assert 0 <= value.min() <= value.max() <= 255
+
+
 @pytest.mark.parametrize('option', [
     {'class_crops': 1.0}, {'rotation': 9.0}, {'mix_statistics': 0.5}, {'mix_amplitude': 0.5}, {'white_balance': 0.2},
     {'gamma': 2.0}, {'blur': 2.0}, {'noise': 5.0}, {'cutout': 0.1}, {'color_jitter': 0.3}])
@@ -258,6 +281,26 @@ def test_bands_are_varied_within_the_range_of_values(option, bands, graph):
       value = session.run(augment(example, plain((17, 29), **option), [seed, 0], is_photograph=False, style=style))
       assert value['image'].shape == (17, 29, bands) and value['image'].dtype == np.float32
       assert value['image'].min() >= 0 and value['image'].max() <= 255.001
+
+
+@pytest.mark.parametrize('bands, size, crop_size', [(1, (1, 1), (5, 3)), (3, (7, 2), (1, 9)), (5, (23, 31), (13, 17))])
+def test_all_kinds_go_together_at_their_limits(bands, size, crop_size, graph):
+  """A black band, a white one, and an image that is void but for a pixel; the style is of another size."""
+  image = np.random.default_rng(0).choice([0, 255], [*size, bands]).astype(np.float32)
+  image[..., -1], label = 0, np.full(size, IGNORE_LABEL, np.int32)
+  label[-1, 0] = 2
+  augmentation = Augmentation(
+      crop_size=crop_size, scale_range=(0.1, 3.0), class_crops=1.0, rotation=180.0, mix_statistics=1.0,
+      mix_amplitude=1.0, color_jitter=1.0, white_balance=1.0, gamma=10.0, blur=10.0, noise=255.0, cutout=0.5)
+  seed = tf.placeholder(tf.int64, [2])
+  found = augment({'image': tf.constant(image), 'label': tf.constant(label)}, augmentation, seed,
+                  is_photograph=bands == 3, style=tf.fill([4, 6, bands], 255.0))
+  with tf.Session() as session:
+    for number in range(12):
+      value = session.run(found, {seed: (number, 3)})
+      assert value['image'].shape == (*crop_size, bands) and value['label'].shape == crop_size
+      assert 0 <= value['image'].min() <= value['image'].max() <= 255.001  # neither of which NaN is
+      assert set(value['label'].ravel()) <= {2, IGNORE_LABEL}
 
 
 @pytest.mark.parametrize('setting, problem', [

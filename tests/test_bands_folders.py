@@ -75,6 +75,17 @@ def test_every_form_gives_the_same_records(tmp_path, write, told):
   assert f'{reading.names[0]}, {reading.names[1]}' in result.stdout  # the decision
 
 
+@pytest.mark.parametrize('write', [suffixes, folders])
+def test_names_of_band_files_and_patterns_are_one_in_every_form_of_unicode(write, tmp_path):
+  root = folder(tmp_path, write, {'bands': NAMES, 'splits': {'val': 'cafe\u0301*', 'train': 'rest'}})
+  write(root / 'images', 'cafe\u0301', image(0))  # as macOS stores it
+  Image.fromarray(np.zeros([20, 31], np.uint8)).save(root / 'labels' / 'caf\u00e9.png')
+  dataset = get_dataset(str(root))
+  assert dataset.splits == {'all': 7, 'val': 1, 'train': 6}
+  [source] = dataset.sources(None, 'val')
+  assert source.name == 'caf\u00e9' and len(source.image) == len(NAMES)
+
+
 def test_an_exported_folder_reads_back_to_the_same(tmp_path):
   root = folder(tmp_path, folders, {'bands': NAMES})
   convert.main([f'--dataset={root}', f'--data_dir={tmp_path / "data"}', '--num_workers=1', '--splits=all'])

@@ -14,7 +14,7 @@ from programs import assert_refused
 import evaluate
 import inference
 import train
-from datasets import DATASETS, convert, export, inspection, pipeline, records
+from datasets import DATASETS, convert, export, hold_out, inspection, pipeline, records
 from datasets.dataset import Dataset, Source, label_map
 from datasets.reading import Reading
 from nets import NETWORKS
@@ -288,6 +288,13 @@ def test_the_contact_sheet_is_in_false_color(data_dir):
   np.testing.assert_array_equal(picture, colors.false_color(source.image, READING))
   sheet = inspection.contact_sheet(scanned.shown, FIELD.palette, FIELD.classes, 'x')
   assert sheet.dtype == np.uint8 and sheet.shape[2] == 3
+
+
+def test_what_is_noted_of_held_out_images_is_of_all_their_bands(data_dir):
+  held = hold_out.HoldOut((sources(None, 'val')[0].name,), splits=('train', 'val'))
+  for split in ('val', hold_out.HELD_OUT):
+    scanned = inspection.scan(data_dir, split, 2, progress=False, held=held)
+    assert scanned.sanity['digests'] == hold_out.read_stats(data_dir, split, held)['sanity']['digests']
 
 
 def test_false_color():

@@ -99,6 +99,15 @@ def content(folder):
   return sorted(os.listdir(folder))
 
 
+def test_evaluations_that_were_made_are_counted():
+  """Not those that would have been, had --eval_steps always been what it is now."""
+  noted = {**value(1000), 'evaluated': 1500, 'no_better': [1500]}
+  assert best.no_better_since(noted, 1500, every_steps=100, early_stop=2) is None
+  assert best.no_better_since(noted, 1500, every_steps=100, early_stop=1).startswith('1 evaluations without a better ')
+  assert best.steps_since({**value(1000), 'no_better': [900, 1000, 1200, 1250, 1300]}, 1250, 100) == [1200, 1250]
+  assert best.steps_since({**value(1000), 'evaluated': 1500}, 1499, 250) == [1250]  # of an earlier version
+
+
 @pytest.mark.parametrize('first, second', [(3, 6), (6, 3), (6, 6)])  # of one step: another split, or a run that repeats
 @pytest.mark.parametrize('is_old', [False, True])
 def test_a_crash_at_any_moment_leaves_one_best_that_best_json_describes(first, second, is_old, checkpoints, tmp_path):

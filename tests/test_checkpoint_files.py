@@ -189,7 +189,7 @@ def test_whole_ones_alone_are_counted_and_may_be_deleted(folder):
 def run(folder):
   """The folder as that of a run, with a best checkpoint of step 6."""
   runs.save_config(str(folder), {'flags': {'eval_steps': 3, 'eval_split': 'val'},
-                                 'dataset': {'classes': ['a', 'b'], 'palette': [[0, 0, 0]] * 2}})
+                                 'dataset': {'classes': ['a', 'b'], 'palette': [[0, 0, 0]] * 2}, 'network': {}})
   save(folder / 'best', 6)
   (folder / 'best/best.json').write_text('{"split": "val", "mean_iou": 0.5, "step": 6}')
   return folder

@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO as Tool
 
 from datasets import convert, get_dataset, images
-from datasets.readers import coco
+from datasets.readers import coco, own
 from utils.errors import UserError
 
 pytestmark = pytest.mark.fast
@@ -178,6 +179,38 @@ def test_splits_of_tools(train, val, tmp_path):
   union = dataset.sources(None, 'all')  # predictions and messages carry their names
   assert [source.name for source in union] == ['train/a', 'val/a']
   assert [dataset.read_label(source.label).shape for source in union] == [SIZES[0], SIZES[1]]
+
+
+@pytest.mark.parametrize('splits, names', [
+    ({'val': ['b', 'cafe\u0301'], 'train': 'rest'}, {'val': ['b', 'caf\u00e9'], 'train': ['a']}),
+    ({'test': 'some.txt', 'train': 'rest'}, {'test': ['caf\u00e9'], 'train': ['a', 'b']})])
+def test_dataset_json_says_the_splits_of_an_export(splits, names, tmp_path):
+  names_of_files = ('a.png', 'b.png', 'cafe\u0301.png')  # the last as macOS stores it
+  for name, size in zip(names_of_files, SIZES):
+    picture(tmp_path / name, size)
+  write(tmp_path / 'x.json', export([annotation(SQUARE)], names=names_of_files))
+  write(tmp_path / 'dataset.json', {'splits': splits})
+  (tmp_path / 'some.txt').write_text('caf\u00e9.png\n')
+  dataset = read(tmp_path)
+  assert dataset.splits == {**{split: len(of_split) for split, of_split in names.items()}, 'all': 3}
+  for split, expected in names.items():
+    found = [unicodedata.normalize('NFC', source.name) for source in dataset.sources(None, split)]
+    assert sorted(found) == expected
+  (tmp_path / 'some.txt').write_text('a\nd\n')
+  write(tmp_path / 'dataset.json', {'splits': {'val': 'some.txt', 'train': 'rest'}})
+  with pytest.raises(UserError, match="some.txt:2: there is no image of the name 'd'"):
+    read(tmp_path)
+  write(tmp_path / 'dataset.json', {'splits': {'val': ['some.txt', 'a'], 'train': 'rest'}})
+  (tmp_path / 'some.txt').write_text('a\n')
+  with pytest.raises(UserError, match='dataset.json: split val: the name a comes twice'):
+    read(tmp_path)
+
+
+@pytest.mark.parametrize('told', [{'labels': 'ids'}, {'transparent': 'ignore'}])
+def test_what_is_told_of_pictures_of_labels_is_refused_for_those_that_are_drawn(told, tmp_path):
+  lay_out(tmp_path, [annotation(SQUARE)])
+  with pytest.raises(UserError, match=f'^{next(iter(told))} is .*, and labels of COCO JSON are read as the exp'):
+    own.decided(own.own_dataset(str(tmp_path)), told)
 
 
 def test_train_alone_is_split_and_parts_are_joined(tmp_path):

@@ -8,13 +8,14 @@ import imageio.v3 as imageio
 import numpy as np
 import programs
 import pytest
+import tifffile
 from random_run import write_run
 
 import evaluate
-from datasets import convert, get_dataset, inspection
+from datasets import convert, get_dataset, inspection, prepare, records
 from utils import runs
 from utils.errors import UserError
-from utils.evaluation.data import find_data, follow_originals
+from utils.evaluation.data import find_data, follow_originals, open_split
 from utils.evaluation.run import variant
 from utils.evaluation.settings import EvaluateSettings
 from utils.settings import parse
@@ -136,6 +137,34 @@ def test_an_image_whose_name_is_no_utf8_is_scored_and_drawn(run, photos, tmp_pat
   assert 'caf\udce9' in [one['name'] for one in details['best']]
   result = programs.run(inspection.main, f'--dataset={photos}', f'--data_dir={data}', f'--splits={split}')
   assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize('dtype, before, after, ranges', [
+    ('uint16', 4000, 9000, '0 to 16383, and .* was trained on 0 to 4095'),
+    ('float32', 0.9, 7.5, '0 to 255, and .* was trained on 0 to 1'), ('uint16', 3000, 4000, None),
+    ('uint8', 30, 255, None)])
+def test_a_new_image_does_not_change_the_brightness_of_all(dtype, before, after, ranges, photos, tmp_path):
+  """The greatest value of all images says which is white."""
+  def give(name, most):
+    (photos / f'images/{name}.png').unlink(missing_ok=True)
+    tifffile.imwrite(photos / f'images/{name}.tif', np.linspace(0, most, 33 * 47).reshape(33, 47).astype(dtype))
+
+  for name in 'abc':
+    give(name, before)
+  data_dir = str(tmp_path / 'wide')
+  prepare.prepare(get_dataset(str(photos)), data_dir)
+  reading = records.read_reading(data_dir, 'train').to_json()
+  run = make_run(tmp_path, data_dir, dataset={'name': 'photos', 'classes': CLASSES, 'reading': reading}, network={})
+  assert open_split(run, 'val')[1] == 1
+  give('c', after)
+  if ranges is None:
+    assert open_split(run, 'val')[1] == 1
+    return
+  for _ in range(2):  # when the images are converted, and later
+    with pytest.raises(UserError, match=f'^val in .* has the value ranges {ranges}; value_range in dataset.json'):
+      open_split(run, 'val')
+  other = make_run(tmp_path, data_dir, dataset={**run.config['dataset'], 'name': 'other'}, network={})
+  assert open_split(other, 'val')[1] == 1  # of another dataset each has its own
 
 
 def make_run(tmp_path, data_dir, **config):

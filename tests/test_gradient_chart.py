@@ -31,6 +31,19 @@ def test_reads_layers_in_order_and_steps_ascending(tmp_path):
   np.testing.assert_array_equal(ratios, [[2.0, 0.25], [0.5, np.nan]])
 
 
+def test_a_run_that_was_killed_or_still_trains_has_what_is_whole(tmp_path, run_program):
+  """The last record of its event file may be there in part; a resumed run goes on in another file."""
+  tag = RATIO_PREFIX + '00_new_layers'
+  write_events(tmp_path, {(tag, 1): 2.0, (tag, 101): 1.0})
+  [path] = tmp_path.glob('events*')
+  path.write_bytes(path.read_bytes()[:-7])
+  path.rename(tmp_path / 'events.out.tfevents.0')
+  write_events(tmp_path, {(tag, 201): 0.5})
+  assert gradient_chart.read_ratios(str(tmp_path))[0] == [1, 201]
+  result = run_program(gradient_chart.main, f'--run_dir={tmp_path}', f'--output={tmp_path}/chart.png')
+  assert result.returncode == 0 and f'note: {tmp_path}/events.out.tfevents.0 is cut off' in result.stderr
+
+
 def test_a_run_without_gradients_is_named(tmp_path):
   write_events(tmp_path, {('loss/total', 1): 9.0})
   with pytest.raises(UserError, match='--summarize_gradients'):

@@ -124,6 +124,8 @@ def test_every_dataset_holds_out_alike(name, tmp_path):
     assert stats['class_pixels'] == np.bincount(ids, minlength=256)[:dataset.num_classes].tolist()
     assert stats['void_pixels'] == (ids == IGNORE_LABEL).sum()
     assert sorted(found for found, _, _ in pipeline.examples(data_dir, split, held)) == sorted(expected)
+    scanned = inspection.scan(data_dir, split, dataset.num_classes, progress=False, held=held)
+    assert scanned.sanity['digests'] == stats['sanity']['digests']
 
 
 def test_records_of_an_older_converter_are_read_through(data_dir, tmp_path):
@@ -183,8 +185,9 @@ def test_patterns_and_files_of_patterns(tmp_path):
 
 def test_names_of_any_letters():
   """Names with the marks of patterns are names as well; accents in either form; bytes that are no UTF-8."""
-  names = {'train': ['a[1]', 'a1', 'caf\u00e9', 'x\udce9', 'y']}
-  for pattern, expected in (('a[1]', ['a[1]', 'a1']), ('cafe\u0301', ['caf\u00e9']), ('x\udce9', ['x\udce9'])):
+  names = {'train': ['a[1]', 'a1', 'caf\u00e9', 'x\udce9', 'y', 'u\u0308 1']}
+  for pattern, expected in (('a[1]', ['a[1]', 'a1']), ('cafe\u0301', ['caf\u00e9']), ('x\udce9', ['x\udce9']),
+                            ('u\u0308 1', ['u\u0308 1']), ('\u00fc*', ['u\u0308 1'])):
     held = folds.choose(HoldOutFlags(hold_out=(pattern,)), names)
     assert list(filter(held.holds, names['train'])) == expected
 

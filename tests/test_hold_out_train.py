@@ -1,6 +1,8 @@
 """train.py and evaluate.py with images held out, on a few of the built-in shapes: what is trained on, kept, refused."""
 
+import dataclasses
 import json
+import pathlib
 
 import numpy as np
 import programs
@@ -11,14 +13,18 @@ from programs import assert_refused
 import evaluate
 import train
 from datasets import hold_out
-from datasets.hold_out import HoldOut
+from datasets.hold_out import NOTHING, HoldOut
+from utils.compat import tf
+from utils.errors import UserError
+from utils.evaluation.data import warn_of_seen
 from utils.evaluation.run import variant
 from utils.evaluation.settings import EvaluateSettings
+from utils.runs import Run
 from utils.settings import parse
 from utils.studies import crf_search
-from utils.training import hooks, losses
+from utils.training import held_out, hooks, losses, together
 from utils.training.run import Training, class_weights
-from utils.training.settings import TrainSettings
+from utils.training.settings import Start, TrainSettings
 
 SHORT = ('--dataset=shapes', '--net=tiny', '--checkpoint=none', '--crop_size=63,95', '--batch_size=2', '--log_steps=1',
          '--freeze_batch_norm', '--eval_steps=4')
@@ -102,6 +108,26 @@ def test_weights_of_classes_are_of_what_is_trained_on(data_dir):
   assert (found != class_weights(Training(settings, None, None, None, 0))).any()
 
 
+def test_machines_that_hold_other_images_out_are_told_apart(data_dir, tmp_path):
+  """Also as many of them, by a file that differs from one machine to another; and records in other shards."""
+  settings = parse(TrainSettings, [*SHORT, f'--data_dir={data_dir}', HELD])
+  other = convert_shapes(str(tmp_path), train=8, val=2, num_shards=3)
+
+  def facts(pattern, folder=data_dir):
+    kept = HoldOut((pattern,), splits=('train', 'val'))
+    changed = dataclasses.replace(settings, data=dataclasses.replace(settings.data, data_dir=folder))
+    with tf.Graph().as_default(), tf.Session() as session:
+      tf.get_variable('weights', initializer=1.0)
+      session.run(tf.global_variables_initializer())
+      return together.start_facts(Training(changed, None, None, None, 0, held=kept), session)
+
+  first, second, third = facts('train-00002'), facts('train-00003'), facts('train-00002', other)
+  assert facts('train-00002') == first
+  differing = {name for name in first if first[name] != second[name]}
+  assert differing == {'images of train', 'images of held_out'} and first['images of train'][0] == 7
+  assert {name for name in first if first[name] != third[name]} == {'shards of train', 'shards of held_out'}
+
+
 def test_a_resumed_run_goes_on_and_another_hold_out_is_refused(held, data_dir, seen):
   folder, _, names = held
   for words in ([], ['--hold_out=train-0000[0-3],val-00001'], ['--group_by=.$', '--fold=1/4']):
@@ -145,6 +171,30 @@ def test_weights_that_have_seen_the_images_are_refused(held, whole, tmp_path, da
   assert not (tmp_path / 'run/config.json').exists()
   result = run(tmp_path / 'run', data_dir, '--hold_out=*-00001', f'--init_from={held[0]}', *short)
   assert result.returncode == 0, result.stderr
+
+
+def test_a_run_on_all_of_train_and_val_has_seen_both(tmp_path, data_dir, capsys):
+  """With trainval converted here or elsewhere; and what was trained on train alone is scored too well on trainval."""
+  config = {'flags': {}, 'dataset': {'name': 'shapes'}, 'network': {}}
+  on = lambda split: Run('run', 'run/model.ckpt-1', 1, {**config, 'flags': {'train_split': split}})
+  both, other = HoldOut(('*-00001',), splits=('train', 'val')), HoldOut(('val-00001',), splits=('train', 'val'))
+  with pytest.MonkeyPatch.context() as patch:
+    refuse = lambda run, kept: (patch.setattr(held_out, 'run_of', lambda start: run),
+                                held_out.refuse_seen(Start(init_from='x'), 'shapes', kept, str(tmp_path)))
+    for path in pathlib.Path(data_dir).iterdir():
+      (tmp_path / path.name).symlink_to(path)
+    refuse(on('train'), other)
+    with pytest.raises(UserError, match='--init_from=x was trained on 1 of the images that are held out here'):
+      refuse(on('train'), both)
+    for kept, count in ((other, 1), (both, 2)):
+      with pytest.raises(UserError, match=f'was trained on {count} of the .*, such as (train-00001, )?val-00001;'):
+        refuse(on('trainval'), kept)
+    (tmp_path / 'trainval.json').write_bytes((tmp_path / 'train.json').read_bytes())
+    refuse(on('trainval'), other)
+  warn_of_seen(on('train'), str(tmp_path), 'trainval', NOTHING)
+  assert 'run was trained on 8 of these images, such as train-00000, ' in capsys.readouterr().err
+  warn_of_seen(on('train'), str(tmp_path), 'val', NOTHING)
+  assert capsys.readouterr().err == ''
 
 
 def test_images_that_were_trained_on_are_said(held, whole):

@@ -293,3 +293,9 @@ def test_floating_point_pixels_need_a_value_range(tmp_path):
   with pytest.raises(images.BadFile, match='values from 0 to 1; say which become black and white: --value_range'):
     images.read_rgb(path)
   assert images.read_image(path, Reading(value_range=((0, 1),)))[0, :, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.filterwarnings('error')
+def test_floating_point_values_beyond_the_range_are_its_ends_and_nan_is_black(tmp_path):
+  path = save(tmp_path / 'x.tif', np.array([[np.nan, -np.inf, -3, 0.5, 9, np.inf]], np.float32))
+  assert images.read_image(path, Reading(value_range=((0, 1),)))[0, :, 0].tolist() == [0, 0, 0, 128, 255, 255]

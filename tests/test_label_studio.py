@@ -234,7 +234,7 @@ def test_references_to_a_picture(image, tmp_path):
 
 def test_the_name_of_an_upload(tmp_path):
   lay_out(tmp_path, [task(square(0), 1, 'https://host/resize/x.png', file_upload='0123abcd-a.png'),
-                     {**task(square(0), 2), 'data': {'url': 'b.png', 'note': 'a cat'}}])
+                     {**task(square(0), 2), 'data': {'url': 'b.png', 'note': 'a cat', 'text': 'http://[', 'more': 'http://x：1'}}])
   assert [source.name for source in get_dataset(str(tmp_path)).sources(None, 'all')] == ['a', 'b']
 
 

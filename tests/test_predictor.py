@@ -144,6 +144,17 @@ def test_inception_v1_frozen_computes_the_same_with_all_batch_norms_folded(tmp_p
     assert difference.max() > 1e-6 and difference.mean() < 0.02
 
 
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(folder, value):
+  """They would label all pixels as the first class, without a word."""
+  run, name = load_run(str(folder)), 'small/conv2/weights'
+  weights = predictor_lib.weights_of(run)
+  weights._values[name] = weights._values[name].copy()
+  weights._values[name].flat[7] = value
+  with tf.Graph().as_default(), pytest.raises(UserError, match=f'holds values that are not finite: {name}$'):
+    predictor_lib.constant_network(run, tf.placeholder(tf.uint8, [None, None, None, 3]), weights=weights)
+
+
 @pytest.mark.skipif(supports_bfloat16(), reason='this CPU has AVX512-BF16')
 def test_bfloat16_is_refused(folder):
   with pytest.raises(UserError, match='bfloat16'):

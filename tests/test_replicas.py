@@ -8,10 +8,10 @@ from nets.dropout import dropout
 from nets.network import Mode
 from utils.compat import slim, tf
 from utils.labels import IGNORE_LABEL
-from utils.runs import AVERAGE
 from utils.training import step as training_step
 from utils.training.losses import LOSSES
 from utils.training.replicas import Replicas, place
+from utils.training.warm_start import with_averages
 
 pytestmark = pytest.mark.fast
 
@@ -61,9 +61,9 @@ def train(count, steps=1, **options):
       session.run(tf.global_variables_initializer())
       variables = tf.trainable_variables()
       values = random_values(variables)
-      averages = [variable for variable in tf.global_variables() if variable.op.name.endswith(AVERAGE)]
-      session.run([variable.assign(values[variable.op.name.removesuffix(AVERAGE)])
-                   for variable in (*variables, *averages)])
+      session.run([variable.assign(values[variable.op.name]) for variable in variables])
+      if outputs.averages:
+        with_averages(lambda *_: None, outputs.averages, variables)(None, session)
       fetches = [outputs.loss, outputs.weight_loss, outputs.gradient_norm, outputs.predictions]
       found = [session.run(fetches, {batch[name]: value for name, value in batch_of(step).items()})
                for step in range(steps)]

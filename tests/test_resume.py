@@ -108,7 +108,8 @@ def test_a_larger_max_steps_goes_on_with_the_bits_of_a_run_that_did_not_crash(cr
 def test_a_run_that_stopped_early_does_not_go_on_unless_it_is_to(crashes, data_dir, tmp_path):
   run_dir = shutil.copytree(crashes[1]['the run is in'], tmp_path / 'run')
   best = json.loads((run_dir / 'best/best.json').read_text())
-  assert best['evaluated'] == 6
+  assert best['evaluated'] == 6 and best['no_better'] == [step for step in (2, 4, 6) if step > best['step']]
+  best = {key: value for key, value in best.items() if key != 'no_better'}  # which earlier versions did not note
   (run_dir / 'best/best.json').write_text(json.dumps({**best, 'mean_iou': 0.99, 'step': 2}))
   args = ('--max_steps=20', '--eval_steps=2')
   output = run(run_dir, data_dir, *args, '--early_stop=2')
@@ -117,3 +118,7 @@ def test_a_run_that_stopped_early_does_not_go_on_unless_it_is_to(crashes, data_d
   assert 'resumed at step 6' in output and 'stopping early: 3 evaluations' in output and '\nstep 8/20' in output
   assert '\nstep 9/20' not in output
   assert 'has stopped early' in run(run_dir, data_dir, *args, '--early_stop=3')
+  assert json.loads((run_dir / 'best/best.json').read_text())['no_better'] == [4, 6, 8]
+  # Evaluations that were never made do not count, whatever the steps between those to come.
+  args = ('--max_steps=9', '--eval_steps=1', '--early_stop=4')
+  assert 'stopping early: 4 evaluations without a better' in run(run_dir, data_dir, *args)

@@ -177,13 +177,38 @@ def test_bands_are_refused_before_anything_is_evaluated(run):
 
 
 @pytest.mark.parametrize('content,message', [
-    ('[]', 'no result of'), ('{"mean_iou": 1}', 'no result of'), (None, 'metrics-val-corruptions.json')])
+    ('[]', 'no result of'), ('{"mean_iou": 1}', 'no result of'), (None, 'metrics-val-corruptions.json'),
+    ('{"mean_iou": "x", "class_iou": {}, "corruptions": {}}', 'no result of'),
+    ('{"mean_iou": 1, "class_iou": {"a": 1}, "corruptions": {"fog": 7}}', 'lacks fog at severity 1'),
+    ('{"mean_iou": 1, "class_iou": {"a": 1}, "corruptions": {"fog": {"1": {}}}}', 'lacks fog at severity 1')])
 def test_what_cannot_be_compared_with(tmp_path, content, message):
   path = tmp_path / 'metrics-val-corruptions.json'
   if content is not None:
     path.write_text(content)
   with pytest.raises(UserError, match=message):
     robustness_report.read_before(str(tmp_path), str(path), Corruptions(('fog',)), ('a',))
+
+
+def test_a_run_is_compared_with_whatever_temperature_it_has(tmp_path):
+  """A temperature that was fitted is in the names of results, and is another for every run."""
+  content = {'mean_iou': 0.5, 'class_iou': {'a': 0.5}, 'corruptions': {'fog': {'1': {'mean_iou': 0.25}}}}
+  asked = Corruptions(('fog',), severities=(1,))
+  read = lambda own: robustness_report.read_before(str(tmp_path), f'/of/{own}', asked, ('a',))
+  name = 'metrics-val{}-samples_2-corruptions_fog.json'
+  (tmp_path / name.format('-scales_1_2')).write_text('{}')
+  (tmp_path / name.format('-temperature_1.3')).write_text(json.dumps(content | {'temperature': 1.3}))
+  for own in ('', '-temperature_0.8'):
+    assert read(name.format(own))['temperature'] == 1.3
+  (tmp_path / name.format('')).write_text(json.dumps(content))
+  assert 'temperature' not in read(name.format('')) and read(name.format('-temperature_1.3'))['temperature'] == 1.3
+  with pytest.raises(UserError, match=r'--compare=.* holds metrics-val-samples_2-.*, .*1\.3-.*; name one of them'):
+    read(name.format('-temperature_0.8'))
+
+
+def test_what_hampers_a_comparison():
+  one = {'split': 'held_out', 'precision': 'float32', 'hold_out': {'patterns': ['a*']}, 'mean_iou': 0.1}
+  assert robustness_report.differences(one, dict(one, mean_iou=0.2)) == []
+  assert robustness_report.differences(one, one | {'engine': 'x', 'hold_out': None}) == ['hold_out', 'engine']
 
 
 def test_names_of_families_stand_for_their_corruptions():

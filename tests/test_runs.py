@@ -14,6 +14,7 @@ pytestmark = pytest.mark.fast
 CONFIG = {
     'flags': {'seed': 0, 'skip': '8s', 'log_steps': 5},
     'dataset': {'classes': ['a', 'b'], 'palette': [[0, 0, 0]] * 2},
+    'network': {'name': 'enet', 'skip': None},
 }
 
 
@@ -145,8 +146,29 @@ def test_the_best_checkpoint_is_used_while_its_split_is_evaluated(folder, flags,
   assert run.step == step and choice in run.choice
 
 
+def test_logs_of_faults_lie_in_the_folder_of_the_run_that_a_program_is_about(folder, monkeypatch):
+  noted = []
+  monkeypatch.setattr(runs, 'works_in', noted.append)
+  runs.load_run(str(folder), flag='init_from')
+  assert noted == []
+  runs.load_run(str(folder))
+  assert noted == [str(folder)]
+
+
+@pytest.mark.parametrize('change', [
+    {'network': None}, {'network': []}, {'network': {'name': 7}}, {'flags': {'run_dir': 5}}, {'flags': {'loss': 1}},
+    {'flags': {'learning_rate': 'x'}}, {'flags': {'train_split': ['val']}},
+    {'dataset': {'name': 'x', 'classes': ['a']}}])
+def test_a_config_of_other_types_is_refused(folder, change):
+  (folder / 'config.json').write_text(json.dumps({**CONFIG, **change}))
+  with pytest.raises(UserError, match='config.json was not written by train.py'):
+    runs.load_run(str(folder))
+
+
 @pytest.mark.parametrize('content', ['[]', '{}', '{"mean_iou": "x", "step": 6}', '{"mean_iou": NaN, "step": 6}',
-                                     '{"mean_iou": 0.5, "step": 6, "checkpoint": 7}'])
+                                     '{"mean_iou": 0.5, "step": 6, "checkpoint": 7}',
+                                     '{"mean_iou": 0.5, "step": 6, "no_better": ["x"]}',
+                                     '{"mean_iou": 0.5, "step": -6}'])
 def test_a_best_json_of_another_program_counts_for_nothing(folder, content, capsys):
   save(folder / 'best', 6)
   (folder / 'best/best.json').write_text(content)

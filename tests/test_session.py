@@ -35,6 +35,14 @@ def test_gpus_are_chosen_by_number(gpus, gpu, expected):
   assert session.session_config(gpu=gpu).gpu_options.visible_device_list == expected
 
 
+@pytest.mark.parametrize('gpu, count', [(None, 1), ('all', 3), ('2', 1), ('2,0', 2), ('1, 2', 2)])
+def test_every_chosen_gpu_labels_and_no_other(gpus, gpu, count):
+  """Within a process the visible ones are numbered from 0."""
+  gpus(3)
+  assert session.device_names(gpu) == ('/device:GPU:0', '/device:GPU:1', '/device:GPU:2')[:count]
+  assert session.device_names('none') == ('/device:CPU:0',)
+
+
 def test_a_share_of_the_memory_is_taken_at_once():
   options = session.session_config(gpu_memory_fraction=0.25).gpu_options
   assert options.per_process_gpu_memory_fraction == 0.25 and not options.allow_growth

@@ -88,6 +88,15 @@ def test_a_bad_value_is_named_with_the_valid_ones(word, parts):
     assert part in str(error.value)
 
 
+@pytest.mark.parametrize('digits', [19, 20, 400])
+def test_whole_numbers_beyond_64_bits_are_refused(digits):
+  """Also where a flag names no greatest; a seed made of the time fits."""
+  for record, word in ((TrainSettings, '--seed'), (EvaluateSettings, '--seed'), (TrainSettings, '--max_steps')):
+    with pytest.raises(UserError, match=f'^{word}=9+: the greatest whole number that can be given is {2**62}'):
+      settings.parse(record, ['--ckpt=x'][:record is EvaluateSettings] + [f'{word}={"9" * digits}'])
+  assert settings.parse(TrainSettings, ['--seed=1764320000123456789']).seed == 1764320000123456789
+
+
 def test_records_made_by_hand_are_checked_alike():
   with pytest.raises(UserError, match='^--steps=0: valid are 1 to 9000'):
     Outer('x', steps=0).check()

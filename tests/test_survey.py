@@ -131,6 +131,38 @@ def test_ranges_of_floating_point_numbers(low, high, expected, tmp_path):
   assert reading.value_range == (expected,) and 'floating-point' in decision.reason
 
 
+HOLE = (42113, 's', 0, '-9999', True)  # GDAL's tag: the value that stands for no data
+
+
+@pytest.mark.parametrize('missing', [np.nan, -9999, np.inf, -np.inf])
+def test_what_is_no_data_widens_no_range_of_floating_point_numbers(missing, tmp_path):
+  """Neither a few values, nor an image of nothing else, which comes first."""
+  values = np.linspace(0, 200, 35, dtype=np.float32).reshape(5, 7)
+  holes, nothing = values.copy(), np.full_like(values, missing)
+  holes[1, 2:5] = missing
+  for bands in (1, 4):
+    sources = []
+    for name, content in (('a', nothing), ('b', holes), ('c', values)):
+      content = content if bands == 1 else np.stack([content] * bands, axis=-1)
+      tifffile.imwrite(tmp_path / f'{name}.tif', content, photometric='minisblack', extratags=[HOLE], metadata=None,
+                       planarconfig='contig' if bands > 1 else None)
+      sources.append(Source(name, str(tmp_path / f'{name}.tif'), label(5, 7)))
+    for some in (sources, sources[:2]):
+      low, high = decide(some)[0].value_range[-1]
+      assert (low, high) == ((0, 255) if bands == 1 else pytest.approx((0.2, 199.8), abs=0.05))
+  reading = decide(sources[:1])[0]
+  assert not reading.value_range or np.isfinite(reading.value_range).all()
+
+
+def test_what_is_no_data_is_not_the_greatest_value(tmp_path):
+  values = np.linspace(0, 4000, 35).astype(np.uint16).reshape(5, 7)
+  values[2, 3] = 65535
+  tifffile.imwrite(tmp_path / 'a.tif', values, extratags=[(42113, 's', 0, '65535', True)])
+  assert decide([Source('a', str(tmp_path / 'a.tif'), label(5, 7))])[0].value_range == ((0, 4095),)
+  tifffile.imwrite(tmp_path / 'a.tif', values)
+  assert decide([Source('a', str(tmp_path / 'a.tif'), label(5, 7))])[0].value_range == ((0, 65535),)
+
+
 def test_bands_that_are_no_photograph_are_kept(tmp_path):
   values = np.random.default_rng(0).integers(100, 3000, (5, 7, 6)).astype(np.uint16)
   tifffile.imwrite(tmp_path / 'a.tif', values, photometric='minisblack', planarconfig='contig')

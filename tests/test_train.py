@@ -218,6 +218,42 @@ def test_staged_training_starts_from_the_coarser_run(data_dir, tmp_path):
   assert_refused(run(tmp_path / 'back', data_dir, '--skip=32s', f'--init_from={fine}', *args), 'fcn/score_16')
 
 
+def test_a_run_that_saw_bands_in_another_order(data_dir, tmp_path):
+  """The kernels of its first layer are those of its own bands, wherever they go; other classes are said."""
+  args, name = ('--max_steps=1', '--eval_steps=0', '--learning_rate=0'), 'Tiny/conv1/weights'
+  kernels = lambda run_dir: tf.train.load_checkpoint(str(run_dir)).get_tensor(name)
+  turned = tmp_path / 'turned'
+  succeed(run(turned, data_dir, '--bands=3,2,1', *args))
+  result = succeed(run(tmp_path / 'same', data_dir, '--bands=blue,green,red', f'--checkpoint={turned}', '--seed=1',
+                       *args))
+  np.testing.assert_array_equal(kernels(tmp_path / 'same'), kernels(turned))
+  assert 'first kernels' not in result.stdout
+  for flag in ('init_from', 'checkpoint'):
+    assert_refused(run(tmp_path / 'x', data_dir, f'--{flag}={turned}', *args),
+                   f'--{flag}={turned} saw the bands blue, green, red, and here they are in another order: red, green, '
+                   'blue; --bands=blue,green,red has them in its order')
+  config = json.loads((turned / 'config.json').read_text())
+  config['dataset']['classes'][1:3] = ['moon', 'sun']
+  config['dataset']['reading'] = {'bands': ['blue', 'green', 'nir']}
+  (turned / 'config.json').write_text(json.dumps(config))
+  result = succeed(run(tmp_path / 'other', data_dir, f'--init_from={turned}', *args))
+  assert f'note: {turned} saw other bands: its nir, green, blue are here red, green, blue\n' in result.stdout
+  classes = get_dataset('shapes').classes
+  assert (f'note: {turned} was trained on other classes, whose scores start as those of these: moon is here '
+          f'{classes[1]}, sun is here {classes[2]}\n') in result.stdout
+
+
+def test_averages_begin_with_the_weights_that_a_run_starts_from(whole, data_dir, tmp_path):
+  """Not with the random ones of before: the run may be evaluated, or started from, before its first step."""
+  for source in ('init_from', 'checkpoint'):
+    run_dir = tmp_path / source
+    succeed(run(run_dir, data_dir, f'--{source}={whole[0]}', '--ema_decay=0.9', '--seed=1', '--max_steps=1',
+                '--eval_steps=0'))
+    start = tf.train.load_checkpoint(str(run_dir / 'model.ckpt-0'))
+    for name in ('Tiny/conv1/weights', 'fcn/score_32/weights'):
+      np.testing.assert_array_equal(start.get_tensor(f'{name}/ExponentialMovingAverage'), start.get_tensor(name))
+
+
 def test_what_shapes_the_network_reaches_inference(data_dir, tmp_path):
   """A decoder, another input scale, and averaged weights: evaluation during training and after it agree."""
   run_dir = tmp_path / 'run'
@@ -253,6 +289,8 @@ def test_flag_files_are_understood(name, tmp_path):
     (['--net=unet', '--input_scale=2'], ['--input_scale=2', 'unet']),
     (['--loss=hinge'], ['hinge', 'cross_entropy, ohem']),
     (['--batch_size=0'], ['batch_size', '0']),
+    (['--early_stop=2', '--eval_steps=0'], ['--early_stop=2', '--eval_steps=0 makes none']),
+    (['--threads=9999999999'], ['--threads=9999999999: valid are 0 to 4096']),
     (['--crop_size=319'], ['crop_size', '319,415']),
     (['--crop_size=319,x'], ['crop_size', '319,415']),
     (['--scale_range=nan,1'], ['--scale_range=nan,1']),
@@ -264,6 +302,9 @@ def test_flag_files_are_understood(name, tmp_path):
     (['photo.jpg'], ['photo.jpg']),
     (['--checkpoint=no/such.ckpt'], ['no/such.ckpt']),
     (['--init_from=no/such/run'], ['no/such/run']),
+    (['--checkpoint_exclude_scopes=Tiny'], ['--checkpoint_exclude_scopes=Tiny', 'nothing from a --checkpoint']),
+    (['--checkpoint=x', '--init_from=y', '--checkpoint_exclude_scopes=a,b'], ['--checkpoint_exclude_scopes=a,b']),
+    (['--net=enet', '--checkpoint=x'], ['--checkpoint=x', 'enet takes no pretrained weights', '--init_from']),
     ([f'--run_dir={ROOT}/train.py'], ['train.py']),
     (['--trainable_scopes=tail'], ['tail', 'Tiny, fcn']),
     (['--eval_split=test'], ['test']),

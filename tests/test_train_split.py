@@ -7,9 +7,13 @@ from programs import assert_refused
 
 import evaluate
 import train
-from datasets import get_dataset, records
+from datasets import get_dataset, prepare, records
+from datasets.hold_out import NOTHING
 from utils.checkpoint_files import newest_checkpoint
 from utils.runs import load_run
+from utils.settings import parse
+from utils.training import held_out
+from utils.training.settings import TrainSettings
 
 SHORT = ('--dataset=camvid', '--net=tiny', '--checkpoint=none', '--crop_size=31,41', '--batch_size=2', '--max_steps=2',
          '--freeze_batch_norm')
@@ -46,6 +50,34 @@ def test_val_of_a_run_on_trainval(trained):
   assert result.returncode == 0, result.stderr
   assert f'warning: {run} was trained on 1 of these images, such as f2; their score is too good' in result.stderr
   assert 'warning' not in programs.run(evaluate.main, f'--ckpt={run}', '--split=trainval').stderr
+
+
+@pytest.fixture
+def splits(tmp_path):
+  """A folder with the records of train, val and trainval."""
+  make_camvid(tmp_path / 'data')
+  prepare.prepare(get_dataset('camvid'), str(tmp_path / 'data'), splits=('train', 'val', 'trainval'))
+  return str(tmp_path / 'data')
+
+
+def settings(data_dir, *words):
+  return parse(TrainSettings, [*SHORT, f'--data_dir={data_dir}', *words])
+
+
+def test_a_checkpoint_chosen_by_images_that_are_trained_on_is_said(splits, capsys):
+  for words, count in ((['--eval_split=trainval'], 2), (['--train_split=trainval'], 1), (['--eval_split=train'], 0),
+                       ([], 0), (['--eval_split=trainval', '--eval_steps=0'], 0)):
+    held_out.warn_if_trained_on(settings(splits, *words), NOTHING)
+    found = capsys.readouterr().out
+    assert f'warning: {count} images of ' in found and 'are trained on' in found if count else not found
+
+
+def test_a_checkpoint_chosen_by_images_that_are_held_out_is_said(splits, capsys):
+  for words, said in ((['--eval_split=trainval'], True), (['--eval_split=trainval', '--eval_steps=0'], False),
+                      (['--eval_split=val'], False)):
+    held_out.hold_out_of_run(settings(splits, '--hold_out=f0', *words), get_dataset('camvid'), None)
+    assert ('note: the best checkpoint is chosen on trainval, which has all images of held_out, so that its score there'
+            in capsys.readouterr().out) == said
 
 
 def test_the_split_belongs_to_the_run(trained):

@@ -183,6 +183,12 @@ def test_names_of_pictures(name, tmp_path):
 
 # --- mistakes ---
 
+def test_an_address_that_is_none_is_refused(tmp_path):
+  lay_out(tmp_path, entries([region(RECT, kind='cat')], names=('http://[a.png', 'b.png')))
+  with pytest.raises(UserError, match='is no path of a picture'):
+    get_dataset(str(tmp_path))
+
+
 @pytest.mark.parametrize('shape, problem', [
     ({**RECT, 'x': '3'}, "'x' is to be a number; found '3'"), ({**RECT, 'width': -2}, "'width' is to be a number of"),
     ({'name': 'rect', 'x': 1, 'y': 2}, "'width' is to be a number of at least 0; found nothing"),

@@ -247,6 +247,21 @@ def test_the_first_kernel_alone_is_inflated(tmp_path):
     warm_start.restore_pretrained(path, ('Net',), colors=(None,) * 5)
 
 
+def test_pretrained_averages_are_taken_where_a_run_has_them(tmp_path):
+  """Of --checkpoint=RUN, as of --init_from and of the run's package; the first kernels as well."""
+  kept = {'Net/conv1/weights': FIRST, 'Net/conv1/biases': FIRST[0, 0, 0]}
+  path = save(tmp_path / 'model.ckpt-9', kept | {f'{name}/ExponentialMovingAverage': value + 5
+                                                 for name, value in kept.items()})
+  variable('Net/conv1/weights', np.zeros([3, 5, 4, 7]))
+  variable('Net/conv1/biases', np.zeros([7]))
+  colors = (0, None, 1, 2)
+  init_fn, names = warm_start.restore_pretrained(path, ('Net',), colors=colors)
+  values = started(init_fn)
+  assert names == sorted(kept)
+  np.testing.assert_array_equal(values['Net/conv1/weights'], warm_start.inflated(FIRST + 5, colors))
+  np.testing.assert_array_equal(values['Net/conv1/biases'], FIRST[0, 0, 0] + 5)
+
+
 def test_separable_first_kernels_are_inflated_together():
   """Inception v2's first layer: 8 filters for each color, then a convolution of all 24."""
   rng = np.random.default_rng(0)

@@ -14,7 +14,8 @@ from utils.errors import UserError, shown
 from utils.files import make_folder, read_json, sync, write_json
 
 BEST = 'best'  # subfolder of a run
-# File in BEST: `split`, `metric`, METRIC (the score), `step`, `checkpoint` (its name), `evaluated` (the last step).
+# File in BEST: `split`, `metric`, METRIC (the score), `step`, `checkpoint` (its name), `evaluated` (the last step),
+# `no_better` (the steps that were evaluated since).
 BEST_SCORE = 'best.json'
 METRIC = 'mean_iou'  # by which checkpoints are compared
 _NAMES = ('model.ckpt', 'best.ckpt')  # of checkpoints, the second if the first has been taken by the old one
@@ -37,9 +38,12 @@ def read_best(folder):
   if not os.path.exists(path):
     return None
   best = read_json(path)
-  wanted = {'split': str, 'metric': str, METRIC: (int, float), 'step': int, 'checkpoint': str, 'evaluated': int}
+  wanted = {'split': str, 'metric': str, METRIC: (int, float), 'step': int, 'checkpoint': str, 'evaluated': int,
+            'no_better': list}
   if not isinstance(best, dict) or not {METRIC, 'step'} <= best.keys() or not all(
-      isinstance(best[key], kind) for key, kind in wanted.items() if key in best) or not 0 <= best[METRIC] <= 1:
+      isinstance(best[key], kind) for key, kind in wanted.items() if key in best) or not (
+          0 <= best[METRIC] <= 1 and best['step'] >= 0
+          and all(isinstance(step, int) for step in best.get('no_better', ()))):
     raise UserError(f'{path} was not written by train.py')
   return best
 
@@ -91,19 +95,34 @@ def evaluated_step(best, split, step):
   return best.get('evaluated', step) if scored_on(best, split) else step
 
 
+def steps_since(best, step, every_steps):
+  """The steps after the best one, up to `step`, that were evaluated and were no better.
+
+  Args:
+    best: content of best.json.
+    step: the last step that counts.
+    every_steps: steps between two evaluations, by which the steps of an earlier version, which noted none, are known.
+
+  Returns:
+    an ascending list.
+  """
+  assumed = range(best['step'] + every_steps, min(best.get('evaluated', step), step) + 1, every_steps)
+  return sorted(one for one in best.get('no_better', assumed) if best['step'] < one <= step)
+
+
 def no_better_since(best, step, *, every_steps, early_stop):
   """Why a run with --early_stop ends after the evaluation of a step.
 
   Args:
     best: content of best.json: the best evaluation.
     step: the step that was evaluated.
-    every_steps: steps between two evaluations.
+    every_steps: see `steps_since`.
     early_stop: number of evaluations without a better one after which the run ends; 0 for never.
 
   Returns:
     a phrase; None if it goes on.
   """
-  since = (step - best['step']) // every_steps
+  since = len(steps_since(best, step, every_steps))
   if not early_stop or since < early_stop:
     return None
   return f'{since} evaluations without a better mean IoU than {best[METRIC]:.4f} (step {best["step"]})'

@@ -27,7 +27,7 @@ def fastest_precision(gpu):
   """The --precision with which training is fastest on a device, by its features; docs/results.md has the measurements.
 
   Args:
-    gpus: list of the Gpus; empty for this CPU.
+    gpu: a Gpu; None for this CPU.
   """
   if gpu is not None:
     return 'float16' if gpu.capability >= FLOAT16_SINCE else 'float32'

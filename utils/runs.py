@@ -18,7 +18,13 @@ from utils.installation import versions
 from utils.packages import CONFIG, Package, is_package
 
 LOCK = 'lock'
-_TEXTS = (('network', 'name'), ('dataset', 'name'), ('flags', 'data_dir'))  # texts in config.json, where they are there
+_ENTRIES = {  # part of config.json -> type of its entries, where they are there
+    'network': {'name': str},
+    'dataset': {'name': str},
+    'flags': dict.fromkeys(('data_dir', 'run_dir', 'train_split', 'eval_split', 'checkpoint', 'init_from', 'loss',
+                            'class_weights'), str)
+             | dict.fromkeys(('learning_rate', 'batch_norm_decay', 'ema_decay', 'dropout_keep_prob'), (int, float)),
+}
 AVERAGE = '/ExponentialMovingAverage'  # suffix of tf.train.ExponentialMovingAverage to a variable's name
 
 
@@ -72,7 +78,7 @@ class Run:
   @property
   def train_split(self):
     """Name of the split that it was trained on."""
-    return self.config['flags'].get('train_split', 'train')  # a run of an earlier version does not say
+    return self.config['flags'].get('train_split') or 'train'  # a run of an earlier version does not say
 
 
 def load_run(ckpt, flag='ckpt'):
@@ -94,7 +100,7 @@ def load_run(ckpt, flag='ckpt'):
   prefix, choice = _named_checkpoint(ckpt, given)
   if is_package(prefix):
     config = Package(prefix).document(CONFIG)
-    _check_types(config, f'{given}: its {CONFIG}', wanted=('flags', 'dataset', 'network'))
+    _check_types(config, f'{given}: its {CONFIG}')
     return Run(folder=prefix, checkpoint=prefix, step=read_step(prefix), config=config)
   folder = os.path.dirname(prefix) or '.'
   if os.path.basename(os.path.abspath(folder)) == BEST and not os.path.exists(os.path.join(folder, CONFIG)):
@@ -103,19 +109,21 @@ def load_run(ckpt, flag='ckpt'):
     raise UserError(f'{given}: no {CONFIG} in {folder}; it is not the folder of a run of train.py')
   config = read_json(os.path.join(folder, CONFIG))
   _check_types(config, f'{given}: {os.path.join(folder, CONFIG)}')
-  works_in(folder)
+  if flag == 'ckpt':  # the run that the program is about, not one that another starts from
+    works_in(folder)
   return Run(folder=folder, checkpoint=prefix, step=read_step(prefix), config=config, choice=choice)
 
 
-def _check_types(config, where, wanted=('flags', 'dataset')):
-  """Raises UserError if a config.json is not one of train.py, by the entries `wanted` and their types."""
+def _check_types(config, where):
+  """Raises UserError if a config.json is not one of train.py, by its entries and their types."""
   try:
-    entries = [config[name] for name in wanted]
+    entries = [config[part] for part in _ENTRIES]
     classes, palette = config['dataset']['classes'], np.array(config['dataset']['palette'])
     valid = (all(isinstance(entry, dict) for entry in entries) and all(isinstance(name, str) for name in classes)
              and isinstance(classes, list) and palette.dtype.kind == 'i' and palette.shape == (len(classes), 3)
              and palette.min() >= 0 and palette.max() <= 255
-             and all(isinstance(config.get(part, {}).get(name), (str, types.NoneType)) for part, name in _TEXTS)
+             and all(isinstance(config[part].get(name), (kind, types.NoneType))
+                     for part, kinds in _ENTRIES.items() for name, kind in kinds.items())
              and isinstance(config.get('working_folder', ''), str))
   except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
     valid = False

@@ -51,8 +51,7 @@ def device_names(gpu=None):
   """TensorFlow's names of the devices on which a session with this --gpu (see Device) computes."""
   if device_type(gpu) == 'CPU':
     return ('/device:CPU:0',)
-  count = len(tf.config.list_physical_devices('GPU')) if gpu is None else len(gpu.split(','))
-  return tuple(f'/device:GPU:{number}' for number in range(count))
+  return tuple(f'/device:GPU:{number}' for number in range(len(gpu_numbers(gpu))))
 
 
 def chosen_precision(precision, gpu=None):

@@ -31,6 +31,8 @@ from utils.exits import guarded
 from utils.files import ROOT, commit
 from utils.installation import NAME
 
+_GREATEST = 2**62  # greatest whole number of a flag: sums with it are still numbers of 64 bits
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -350,6 +352,8 @@ def _check(name, value, rules):
       raise UserError(f'--{name}={_text(value)}: valid are {", ".join(choices)}')
     if not isinstance(part, (int, float)):
       continue
+    if isinstance(part, int) and part > _GREATEST:
+      raise UserError(f'--{name}={_text(value)}: the greatest whole number that can be given is {_GREATEST}')
     if not math.isfinite(part):
       raise UserError(f'--{name}={_text(value)}: a finite number is wanted')
     if (least is not None and part < least) or (most is not None and part > most):

@@ -225,7 +225,7 @@ def _by_patterns(pictures, wanted):
       elif pattern.endswith('.txt'):
         found[split] += read_list(lists.inside(pictures.root, pattern, path), pictures.images.keys())
       else:
-        names = fnmatch.filter(pictures.pairs, pattern)
+        names = fnmatch.filter(pictures.pairs, unicodedata.normalize('NFC', pattern))
         if not names:
           raise UserError(f'{path}: splits: {split}: {pattern!r} fits no name, such as '
                           f'{listed(pictures.pairs, 3)}')

@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import os
 import re
+import unicodedata
 from collections.abc import Callable
 
 import numpy as np
@@ -133,7 +134,9 @@ def _of_annotations(root, name, told, exported):
   if folder.ALL not in splits:
     splits[folder.ALL] = _union(splits)
   pool = 'train' if 'train' in splits else folder.ALL
-  if not {'train', 'val'} <= splits.keys() and len(splits[pool]) > 1:
+  if 'splits' in told:
+    splits = _told_splits(root, splits[folder.ALL], told['splits'])
+  elif not {'train', 'val'} <= splits.keys() and len(splits[pool]) > 1:
     held_out = {source.image for source in splits.get('test', ())} if len(splits) > 2 else ()
     sources = [source for source in splits[pool] if source.image not in held_out]
     chosen = folder.hash_split([source.name for source in sources])
@@ -149,6 +152,18 @@ def _of_annotations(root, name, told, exported):
           {IGNORE_LABEL: IGNORE_LABEL, **{i: i for i in range(len(exported.classes))}}),
       url=root, license="the user's own", root=root, told=told,
       decide=functools.partial(_decide_annotations, exported, splits[folder.ALL]))
+
+
+def _told_splits(root, sources, wanted):
+  """The splits of an export that dataset.json describes: dict of split -> list of `sources`."""
+  named, splits = {unicodedata.normalize('NFC', source.name): source for source in sources}, {}
+  for split, names in folder.find_splits(folder.Pictures(root, named, named), wanted).items():
+    for where, name in names:
+      if name not in named:
+        raise UserError(f'{where}: there is no image of the name {name!r} in {root}; {folder.LIST_FORM}')
+    splits[split] = [named[name] for _, name in names]
+    lists.refuse_duplicates([name for _, name in names], f'{os.path.join(root, dataset_file.FILE)}: split {split}')
+  return splits
 
 
 def _union(splits):
@@ -169,6 +184,10 @@ def _decide_annotations(exported, sources, told):
     meaning = exported.decide(told)
     return {'reading': reading, 'decisions': (*notes, *decisions, *meaning.decisions),
             **_label_reading(meaning, exported.lines)}
+  for key in ('labels', 'transparent'):
+    if key in told:
+      raise UserError(f'{key} is {told[key]!r}, and labels of {exported.form} are read as the export says; leave it '
+                      'out')
   read_label = exported.read_label
   if 'turned' in getattr(read_label, 'keywords', {}):  # labels of the sizes of their pictures
     read_label = functools.partial(read_label, turned=reading.exif == 'turn')

@@ -18,7 +18,7 @@ def advice(matrix, classes, *, flags=None, step=0):
     matrix: int64 [C, C], see metrics.confusion_matrix: rows are the truth.
     classes: class names, index = label id.
     flags: dict of the run's flags, so that nothing is proposed that it has; None where they are unknown.
-    step: training step of the weights; 0 where it is unknown.
+    step: training step of the weights; 0 where it is unknown, or there are no averages of batch norm (see `has_norms`).
 
   Returns:
     a list of lines.
@@ -44,6 +44,11 @@ def advice(matrix, classes, *, flags=None, step=0):
   return lines
 
 
+def has_norms(names):
+  """Whether a network has batch norms, by the names of its variables."""
+  return any(name.endswith('/moving_mean') for name in names)
+
+
 def _taken(matrix):
   """The class that takes more than TAKEN of the predictions, and most of the other classes' pixels; None without one.
 
@@ -65,7 +70,7 @@ def _against_one_class(share, flags, step):
   helps.append(f'another --learning_rate{f" than {rate:g}" if rate else ""} (a tenth where the loss jumps, ten times '
                'where it hardly falls)')
   if flags.get('checkpoint') == 'none' and not flags.get('init_from'):
-    helps.append('pretrained weights instead of --checkpoint=none')
+    helps.append('pretrained weights instead of --checkpoint=none, if the network has some')
   return [*helps, 'a look at the labels (python -m datasets.inspect)']
 
 
@@ -80,7 +85,7 @@ def _against_never(shares, flags):
 def _balancing(flags):
   """Flags against unbalanced classes that a run does not have yet."""
   helps = ['--class_weights=median_frequency'] if flags.get('class_weights', 'none') == 'none' else []
-  return helps if 'lovasz' in flags.get('loss', '') else [*helps, '--loss=cross_entropy+lovasz']
+  return helps if 'lovasz' in (flags.get('loss') or '') else [*helps, '--loss=cross_entropy+lovasz']
 
 
 def _averages_lag(flags, step):

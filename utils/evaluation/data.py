@@ -6,6 +6,7 @@ import sys
 
 from datasets import folds, get_dataset, hold_out, pipeline, prepare, records
 from datasets.hold_out import HELD_OUT, HoldOut
+from datasets.inputs import Input
 from utils.errors import UserError, listed, shown
 from utils.packages import is_package
 
@@ -23,8 +24,8 @@ def open_split(run, split, data_dir=None, flags=folds.HoldOutFlags()):  # noqa: 
     `(data_dir, num_images, held)`: the folder, the number of images in the split, and the HoldOut of the split.
 
   Raises:
-    UserError: if the split is not there, changed originals cannot be used, the classes are not the run's, or nothing
-      was held out.
+    UserError: if the split is not there, changed originals cannot be used, the classes are not the run's, photographs
+      of its dataset are brighter or darker than in the training, or nothing was held out.
   """
   held = HoldOut.from_json(run.config.get('hold_out'))
   data_dir = data_dir or find_data(run, run.train_split if flags.given else held.parts(split)[0])
@@ -35,6 +36,7 @@ def open_split(run, split, data_dir=None, flags=folds.HoldOutFlags()):  # noqa: 
     if part in present or not flags.given:
       follow_originals(data_dir, part, run)
       num_images = records.check_classes(data_dir, part, run.classes, trained=run.folder)
+      _refuse_other_brightness(data_dir, part, run)
     else:
       print(f'note: {shown(data_dir)} holds no {part}, so that {HELD_OUT} has no image of it', flush=True)
   if flags.given:
@@ -44,6 +46,16 @@ def open_split(run, split, data_dir=None, flags=folds.HoldOutFlags()):  # noqa: 
     num_images = len(hold_out.read_names(data_dir, split, held))
   warn_of_seen(run, data_dir, split, held)
   return data_dir, num_images, held
+
+
+def _refuse_other_brightness(data_dir, split, run):
+  """Raises UserError if photographs of the run's dataset were converted by another value range than it was trained on.
+
+  That of images of bands does not matter: the run's own is applied to them.
+  """
+  reading = Input.from_config(run.config).reading
+  if reading.is_plain and records.read_stats(data_dir, split).get('dataset') == run.config['dataset'].get('name'):
+    records.check_reading(data_dir, split, reading, where=f'{run.folder} was trained on', ranges=True)
 
 
 def spaced_examples(data_dir, split, held, *, num_images, count):
@@ -67,7 +79,8 @@ def warn_of_seen(run, data_dir, split, held):
     held: the HoldOut of the split.
   """
   trained = HoldOut.from_json(run.config.get('hold_out'))
-  usual = run.train_split == 'train' and (split != HELD_OUT or held == trained)  # splits of a dataset do not overlap
+  # Train, val and test do not overlap; others, as trainval, may.
+  usual = run.train_split == 'train' and (split in ('val', 'test') or split == HELD_OUT and held == trained)
   if split == run.train_split or usual or not os.path.exists(records.stats_path(data_dir, run.train_split)):
     return
   if records.read_stats(data_dir, run.train_split).get('dataset') != run.config['dataset'].get('name'):

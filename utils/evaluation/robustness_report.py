@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import re
 
 import numpy as np
 from PIL import Image
@@ -14,7 +15,9 @@ from utils.evaluation.corruptions import Task, corrupted
 from utils.evaluation.robustness import mean_ious, totals
 from utils.files import read_json
 
-_SETUP = ('split', 'num_images', 'precision', 'temperature', 'samples', 'test_flip', 'test_scales', 'crf', 'seed')
+_SETUP = ('split', 'hold_out', 'num_images', 'precision', 'engine', 'temperature', 'samples', 'test_flip',
+          'test_scales', 'crf', 'seed')
+_TEMPERATURE = re.compile(r'-temperature_[\d.]+(?=-)')  # in the names of results, see run.variant
 
 
 def read_before(path, own, asked, classes):
@@ -33,18 +36,40 @@ def read_before(path, own, asked, classes):
     UserError: if it is not there, of other classes, or lacks a corruption or severity that is asked for.
   """
   if os.path.isdir(path):
-    path = os.path.join(path, os.path.basename(own))
+    path = _named_alike(path, os.path.basename(own))
   value = read_json(path)
-  found = value.get('corruptions') if isinstance(value, dict) else None
-  if not isinstance(found, dict):
+  if not (isinstance(_part(value, 'corruptions'), dict) and isinstance(_part(value, 'class_iou'), dict)
+          and isinstance(_part(value, 'mean_iou'), (int, float))):
     raise UserError(f'--compare: {path} is no result of evaluate.py --corruptions')
   missing = [f'{name} at severity {severity}' for name in asked.names for severity in asked.severities
-             if str(severity) not in found.get(name, ())]
+             if not isinstance(_part(value, 'corruptions', name, str(severity), 'mean_iou'), (int, float))]
   if missing:
     raise UserError(f'--compare: {path} lacks {listed(missing, 3)}')
   if list(value['class_iou']) != list(classes):
     raise UserError(f'--compare: {path} is of other classes')
   return value
+
+
+def _part(value, *keys):
+  """What a JSON's value holds under keys within keys; None without."""
+  for key in keys:
+    value = value.get(key) if isinstance(value, dict) else None
+  return value
+
+
+def _named_alike(folder, name):
+  """Path of the JSON in a folder that has the same name but for the temperature in it, which every run has for itself.
+
+  Raises:
+    UserError: if there are several, none of which has this one's.
+  """
+  path = os.path.join(folder, name)
+  if os.path.exists(path):
+    return path
+  found = sorted(other for other in os.listdir(folder) if _TEMPERATURE.sub('', other) == _TEMPERATURE.sub('', name))
+  if len(found) > 1:
+    raise UserError(f'--compare={folder} holds {listed(found)}; name one of them')
+  return os.path.join(folder, *found) if found else path
 
 
 def differences(value, before):
@@ -107,8 +132,8 @@ def sheet(split, asked, seed, title):
   with contextlib.closing(split.examples()) as examples:
     record, image, truth = next(itertools.islice(examples, split.num_images // 2, None))
   severity = asked.severities[len(asked.severities) // 2]
-  images = [(('clean',), image), *(((f'{name} {severity}',), corrupted(Task(name, severity, record, image, seed)))
-                                for name in asked.names)]
+  images = itertools.chain([(('clean',), image)], (
+      ((f'{name} {severity}',), corrupted(Task(name, severity, record, image, seed))) for name in asked.names))
   palette, shown = split.palette, {*np.unique(truth).tolist()}
   entries = [_pair(image, truth, palette, f'true labels of {record}')]
   for item in split.label(images):

@@ -237,7 +237,8 @@ class Weights:
     return found.hexdigest()
 
   def check(self):
-    """Raises UserError if a variable is missing or of another shape, or the checkpoint holds others beside them."""
+    """Raises UserError if a variable is missing or of another shape, if the checkpoint holds others beside them, or a
+    value that is not finite: all pixels would then be of the first class."""
     variables = {name: constant.shape.as_list() for name, constant in self._constants.items()}
     scopes, shapes = {name.split('/')[0] for name in variables}, self._shapes
     extra = [name for name in shapes if name.split('/')[0] in scopes and name not in variables
@@ -249,6 +250,9 @@ class Weights:
     if problems:
       raise UserError(f'checkpoint {self._checkpoint} is not of the network that its config.json describes: '
                       f'{listed(problems, separator="; ")}')
+    broken = [name for name, value in self.used.items() if not np.isfinite(value).all()]
+    if broken:
+      raise UserError(f'checkpoint {self._checkpoint} holds values that are not finite: {listed(broken)}')
 
 
 def _above(name):

@@ -36,7 +36,7 @@ def read_ratios(run_dir):
   """
   points = {}
   for path in sorted(glob.glob(os.path.join(glob.escape(run_dir), 'events.out.tfevents.*'))):
-    for event in tf.train.summary_iterator(tensorflow_path(path)):
+    for event in _events(path):
       for value in event.summary.value:
         if value.tag.startswith(RATIO_PREFIX):
           points[value.tag.removeprefix(RATIO_PREFIX), event.step] = _scalar(value)
@@ -45,6 +45,14 @@ def read_ratios(run_dir):
   layers, steps = sorted({layer for layer, _ in points}), sorted({step for _, step in points})
   ratios = np.array([[points.get((layer, step), np.nan) for step in steps] for layer in layers])
   return steps, [layer.split('_', 1)[1] for layer in layers], ratios
+
+
+def _events(path):
+  """Yields the events of a file, up to where it is cut off: that of a run that was killed, or still trains, may be."""
+  try:
+    yield from tf.train.summary_iterator(tensorflow_path(path))
+  except tf.errors.DataLossError:
+    print(f'note: {shown(path)} is cut off at its end; what is before is drawn', file=sys.stderr, flush=True)
 
 
 def _scalar(value):

@@ -1,8 +1,10 @@
 """What a run holds out: chosen by flags, kept in config.json, never seen by the weights that the run starts from."""
 
-from datasets import folds, hold_out
-from utils import runs
+import os
+
+from datasets import folds, hold_out, records, sanity
 from utils.errors import UserError, listed
+from utils.training.start import run_of
 
 
 def hold_out_of_run(settings, dataset, saved):
@@ -24,16 +26,17 @@ def hold_out_of_run(settings, dataset, saved):
   flags, data_dir = settings.data.held, settings.data.data_dir
   if not flags.given:
     return hold_out.NOTHING, None
-  held = folds.hold_out(flags, data_dir, dataset.splits)
-  if settings.bookkeeping.eval_steps and settings.bookkeeping.eval_split == hold_out.HELD_OUT:
-    print(f'note: the best checkpoint is chosen on {hold_out.HELD_OUT}, so that its score there is too good')
+  held, evaluated = folds.hold_out(flags, data_dir, dataset.splits), settings.bookkeeping.eval_split
+  if settings.bookkeeping.eval_steps and evaluated in (hold_out.HELD_OUT, *sanity.UNIONS):
+    holding = '' if evaluated == hold_out.HELD_OUT else f'{evaluated}, which has all images of '
+    print(f'note: the best checkpoint is chosen on {holding}{hold_out.HELD_OUT}, so that its score there is too good')
   if saved and hold_out.HoldOut.from_json(saved.get('hold_out')) != held:
     raise UserError(f'{settings.run_dir} held out {hold_out.HoldOut.from_json(saved.get("hold_out"))}, and now it is '
                     f'{held}: a file of patterns or the groups of the data have changed; give this run another '
                     '--run_dir')
   names = {split: list(filter(held.holds, hold_out.read_names(data_dir, split))) for split in held.splits}
   if not saved:
-    refuse_seen(settings.start, dataset.name, names.get('train', []))
+    refuse_seen(settings.start, dataset.name, held, data_dir)
   return held, held.to_json() | {'images': {split: len(of_split) for split, of_split in names.items()}}
 
 
@@ -45,7 +48,8 @@ def warn_if_trained_on(settings, held):
     held: the HoldOut.
   """
   trained, evaluated = settings.data.train_split, settings.bookkeeping.eval_split
-  if not settings.bookkeeping.eval_steps or evaluated not in hold_out.SPLITS or trained in hold_out.SPLITS:
+  if not settings.bookkeeping.eval_steps or evaluated == trained or (
+      trained in hold_out.SPLITS and evaluated not in sanity.UNIONS):
     return  # splits of a dataset do not overlap, but for such as trainval
   names = [set(hold_out.read_names(settings.data.data_dir, split, held)) for split in (trained, evaluated)]
   if seen := len(set.intersection(*names)):
@@ -53,7 +57,7 @@ def warn_if_trained_on(settings, held):
           'checkpoint by them, are too good; --eval_steps=0 leaves them out', flush=True)
 
 
-def refuse_seen(start, dataset_name, names):
+def refuse_seen(start, dataset_name, held, data_dir):
   """Raises UserError if the weights that a run starts from are those of a run that was trained on images held out.
 
   A run that itself held them out was started from weights that had not seen them.
@@ -61,24 +65,18 @@ def refuse_seen(start, dataset_name, names):
   Args:
     start: a training.settings.Start.
     dataset_name: name of the run's dataset.
-    names: names of the images of train that are held out.
+    held: the HoldOut.
+    data_dir: folder with the shards.
   """
-  run = _run_of(start)
+  run = run_of(start)
   if run is None or run.config['dataset'].get('name') != dataset_name:
     return
   theirs = hold_out.HoldOut.from_json(run.config.get('hold_out'))
-  seen = [name for name in names if not theirs.holds(name)]
+  is_here = os.path.exists(records.stats_path(data_dir, run.train_split))
+  trained = [run.train_split] if is_here else held.splits  # such as trainval, which may have images of all of them
+  seen = [name for split in trained for name in hold_out.read_names(data_dir, split)
+          if held.holds(name) and not theirs.holds(name)]
   if seen:
     flag = 'init_from' if start.init_from else 'checkpoint'
     raise UserError(f'--{flag}={getattr(start, flag)} was trained on {len(seen)} of the images that are held out here, '
                     f'such as {listed(seen, 3)}; start from weights that never saw them')
-
-
-def _run_of(start):
-  """The run that --init_from names, or --checkpoint if that is a run's; None without one."""
-  if start.init_from:
-    return runs.load_run(start.init_from, flag='init_from')
-  try:
-    return runs.load_run(start.checkpoint) if start.checkpoint else None
-  except UserError:  # 'none', or pretrained weights: start.choose says what is wrong with them
-    return None

@@ -20,10 +20,11 @@ from utils.best import (
     remove_others,
     replace_best,
     scored_on,
+    steps_since,
 )
 from utils.compat import tf
 from utils.errors import UserError, shown
-from utils.evaluation.advice import advice
+from utils.evaluation.advice import advice, has_norms
 from utils.evaluation.scorer import Scorer
 from utils.exits import TERMINATED, again, problem
 from utils.limits import return_free_memory
@@ -381,7 +382,8 @@ class EvaluateHook(tf.train.SessionRunHook):
     if self._log_hook.done and self._step != self._evaluated:  # an interrupted run ends without waiting
       self._evaluate(session)
     if self._writer and self._matrix is not None and self._step == self._evaluated:
-      for line in advice(self._matrix, self._dataset.classes, flags=self._flags, step=self._step):
+      step = self._step if has_norms(variable.op.name for variable in tf.global_variables()) else 0
+      for line in advice(self._matrix, self._dataset.classes, flags=self._flags, step=step):
         print(f'advice: {line}', flush=True)
 
   def _evaluate(self, session):
@@ -400,7 +402,11 @@ class EvaluateHook(tf.train.SessionRunHook):
     self._evaluated = self._step
     better = result[METRIC] > self._best[METRIC]
     if better:
-      self._best = {'split': self._split, 'metric': METRIC, METRIC: result[METRIC], 'step': int(self._step)}
+      self._best = {'split': self._split, 'metric': METRIC, METRIC: result[METRIC], 'step': int(self._step),
+                    'no_better': []}
+    elif self._step > self._best['step']:  # else it is that of the best once more, after a crash
+      before = steps_since(self._best, int(self._step) - 1, self._every_steps)
+      self._best = {**self._best, 'no_better': [*before, int(self._step)]}
     if self._writer:
       self._report(session, result, better)
     self._log_hook.pause(time.monotonic() - start)

@@ -24,7 +24,7 @@ from utils.files import tensorflow_path
 from utils.rewritings import rewritings
 from utils.session import chosen_xla, device_line, device_type, gpu_numbers, session_config
 from utils.settings import changeable, to_dict
-from utils.training import compiled, finish, hooks, loss_scale, losses, start, summaries, together
+from utils.training import compiled, finish, hooks, loss_scale, losses, start, summaries, together, warm_start
 from utils.training.held_out import hold_out_of_run, warn_if_trained_on
 from utils.training.replicas import Replicas, place, replicas_of
 from utils.training.saving import CheckpointFolder
@@ -285,7 +285,10 @@ def build(training):
   if training.xla:  # but for the loss of the weights, which is fetched by itself
     outputs = compiled.compiled(outputs._replace(weight_loss=None))._replace(weight_loss=outputs.weight_loss)
   init_fn, names = start.choose(settings.start, training.network, resumed=training.resumed,
-                                start_step=training.start_step, seen=training.seen, absent=training.absent)
+                                start_step=training.start_step, seen=training.seen, absent=training.absent,
+                                classes=training.dataset.classes)
+  if names and outputs.averages:
+    init_fn = warm_start.with_averages(init_fn, outputs.averages, [variable for _, variable in outputs.gradients])
   if not training.resumed and start.learns_new_averages(names):
     start.say_if_averages_lag(optimizer.batch_norm_decay, schedule)
   print(start.overview(outputs.gradients, schedule.learning_rate, rate_factor(**scopes)), flush=True)

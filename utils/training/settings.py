@@ -101,7 +101,7 @@ class Bookkeeping(Settings):
   summary_steps: int = flag(100, 'steps between summaries for TensorBoard', least=1, may_change=True)
   summarize_gradients: bool = flag(
       False, 'histograms and norms of all weights and gradients in TensorBoard', may_change=True)
-  threads: int = flag(0, 'CPU threads per operation; 0: one per core', least=0, may_change=True)
+  threads: int = flag(0, 'CPU threads per operation; 0: one per core', least=0, most=4096, may_change=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,9 +137,23 @@ class TrainSettings(Settings):
     if self.data.held.given and self.data.train_split not in SPLITS:
       raise UserError(f'--train_split={self.data.train_split}: images are held out of {" and ".join(SPLITS)} alone')
     losses.loss_functions(self.optimizer.loss)
+    self._check_start(network)
+    if self.bookkeeping.early_stop and not self.bookkeeping.eval_steps:
+      raise UserError(f'--early_stop={self.bookkeeping.early_stop} counts evaluations, and --eval_steps=0 makes none')
     if schedule.batch_size % schedule.gradient_accumulation:
       raise UserError(f'--gradient_accumulation={schedule.gradient_accumulation} does not divide '
                       f'--batch_size={schedule.batch_size} into equal parts')
+
+  def _check_start(self, network):
+    """Raises UserError if pretrained weights are given that the network does not take, or left out where none are."""
+    start = self.start
+    if start.init_from is None and start.checkpoint not in (None, 'none') and not network.pretrained_scopes:
+      raise UserError(f'--checkpoint={start.checkpoint}: {network.name} takes no pretrained weights; --init_from '
+                      'starts from a run of it, and --checkpoint=none from scratch')
+    if start.checkpoint_exclude_scopes and (
+        start.init_from is not None or start.checkpoint == 'none' or not network.pretrained_scopes):
+      raise UserError(f'--checkpoint_exclude_scopes={",".join(start.checkpoint_exclude_scopes)}: this run restores '
+                      'nothing from a --checkpoint')
 
   @property
   def splits(self):

@@ -6,11 +6,12 @@
 2. The checkpoint of another run, --init_from: moving averages if the run has them, since these were evaluated. Layers
    that only the new network has keep their initial values.
 3. A pretrained checkpoint, --checkpoint or by default the network's ImageNet weights: it fills the backbone. What it
-   lacks of the network's `optional_scopes` is new.
+   lacks of the network's `optional_scopes` is new. It may be that of another run, as for --init_from.
 4. The random initial values (--checkpoint=none, or a network without pretrained weights).
 """
 
 import math
+import os
 
 import checkpoints
 from datasets.inputs import Input
@@ -18,6 +19,7 @@ from utils import runs
 from utils.checkpoint_files import folder_named, newest_checkpoint, open_checkpoint, without_suffix
 from utils.compat import slim, tf
 from utils.errors import UserError, listed, shown
+from utils.packages import CONFIG, is_package
 from utils.training import loss_scale, warm_start
 
 LAGGING = 0.05  # share of their start in batch norm's averages from which scores are clearly too low
@@ -43,7 +45,31 @@ def absent_scopes(settings, network):
                                                                      for name in there))
 
 
-def choose(settings, network, *, resumed, start_step, seen=Input(), absent=()):  # noqa: B008, the record is frozen
+def run_of(settings):
+  """The runs.Run that --init_from names, or --checkpoint if that is a run's; None without one.
+
+  Args:
+    settings: a training.settings.Start.
+
+  Raises:
+    UserError: if --init_from names none.
+  """
+  if settings.init_from:
+    return runs.load_run(settings.init_from, flag='init_from')
+  path = settings.checkpoint
+  if path in (None, 'none'):
+    return None
+  folder = folder_named(path) or os.path.dirname(path) or '.'
+  if not is_package(path) and not any(
+      os.path.exists(os.path.join(place, CONFIG)) for place in (folder, os.path.join(folder, '..'))):
+    return None  # as of the ImageNet weights, without reading all of them
+  try:
+    return runs.load_run(path, flag='checkpoint')
+  except UserError:  # pretrained weights, or broken ones: `choose` says what is wrong with them
+    return None
+
+
+def choose(settings, network, *, resumed, start_step, seen=Input(), absent=(), classes=()):  # noqa: B008, it is frozen
   """Chooses the source of the initial weights and prints it.
 
   Args:
@@ -53,19 +79,22 @@ def choose(settings, network, *, resumed, start_step, seen=Input(), absent=()): 
     start_step: step of this checkpoint.
     seen: the Input of the network.
     absent: `absent_scopes`, which keep their initial values.
+    classes: class names of the dataset, index = label id.
 
   Returns:
     `(init_fn, names)`: `init_fn(scaffold, session)` for tf.train.Scaffold, None if the weights are random, or the run's
     own and its checkpoint is whole; and the names of the variables that come from other weights.
 
   Raises:
-    UserError: if the checkpoint is missing, cannot be downloaded, or does not fit the network.
+    UserError: if the checkpoint is missing, cannot be downloaded, or does not fit the network or its bands.
   """
   if resumed:
     print(f'resumed at step {start_step} from {shown(resumed)}', flush=True)
     return warm_start.restore_without(resumed, loss_scale.SCOPE), []
   if settings.init_from:
-    run = runs.load_run(settings.init_from, flag='init_from')
+    run = run_of(settings)
+    _compare_bands(run, seen, f'--init_from={settings.init_from}')
+    _say_if_other_classes(run, classes)
     init_fn, names, new_names = warm_start.restore_from_run(run.checkpoint)
     print(warm_start.start_line(names, run.checkpoint) + f'; new: {", ".join(new_names) or "none"}', flush=True)
     return init_fn, names
@@ -73,13 +102,57 @@ def choose(settings, network, *, resumed, start_step, seen=Input(), absent=()): 
     print('started from scratch: all weights are random', flush=True)
     return None, []
   path = _given(settings.checkpoint) if settings.checkpoint else checkpoints.pretrained_checkpoint(network.pretrained)
+  makes_kernels = _makes_kernels(settings, seen)
   init_fn, names = warm_start.restore_pretrained(
-      path, network.pretrained_scopes, (*settings.checkpoint_exclude_scopes, *absent), colors=seen.colors)
+      path, network.pretrained_scopes, (*settings.checkpoint_exclude_scopes, *absent),
+      colors=seen.colors if makes_kernels else warm_start.RGB)
   print(warm_start.start_line(names, path) + (f'; new, being not in it: {listed(absent, 8)}' if absent else ''),
         flush=True)
-  if seen.colors != warm_start.RGB or seen.bands:
+  if makes_kernels and (seen.colors != warm_start.RGB or seen.bands):
     print(warm_start.bands_line(seen.names, seen.colors), flush=True)
   return init_fn, names
+
+
+def _makes_kernels(settings, seen):
+  """Whether the first kernels are to be made of those of a photograph: not of a run's that saw other bands, as many.
+
+  Raises:
+    UserError: if it saw the same bands in another order.
+  """
+  run = run_of(settings)
+  there = Input.from_config(run.config) if run else Input()
+  if there.is_photograph or len(there.names) != len(seen.names):
+    return True
+  _compare_bands(run, seen, f'--checkpoint={settings.checkpoint}')
+  return False
+
+
+def _compare_bands(run, seen, given):
+  """Compares the bands that a run saw with those that are to take their places, and says if they are others.
+
+  Args:
+    run: the runs.Run that is started from.
+    seen: the Input of the network.
+    given: the flag that names the run.
+
+  Raises:
+    UserError: if they are the same in another order.
+  """
+  there, here = Input.from_config(run.config).names, seen.names
+  if there == here or len(there) != len(here):  # another number does not fit the first kernels, which says so
+    return
+  if {*there} == {*here}:
+    raise UserError(f'{given} saw the bands {", ".join(there)}, and here they are in another order: '
+                    f'{", ".join(here)}; --bands={",".join(there)} has them in its order')
+  print(f'note: {shown(run.folder)} saw other bands: its {listed(there, 20)} are here {listed(here, 20)}', flush=True)
+
+
+def _say_if_other_classes(run, classes):
+  """Prints a note if scores of a run's classes become those of others; another number of classes does not fit."""
+  other = [f'{there} is here {here}' for there, here in zip(run.classes, classes) if there != here]
+  if other and len(run.classes) == len(classes):
+    print(f'note: {shown(run.folder)} was trained on other classes, whose scores start as those of these: '
+          f'{listed(other)}', flush=True)
 
 
 def _given(path):

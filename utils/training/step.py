@@ -252,7 +252,7 @@ def _update(pairs, factors, options, *, finite, scaling):
   averages, global_step = None, tf.train.get_or_create_global_step()
   with tf.control_dependencies([update]):
     if options.ema_decay:
-      # `num_updates` makes the decay small at first: the random weights from before a restore are soon forgotten.
+      # `num_updates` makes the decay small at first: the weights of the start are soon forgotten.
       averages = tf.train.ExponentialMovingAverage(options.ema_decay, num_updates=global_step)
       update = averages.apply([variable for _, variable in pairs])
   with tf.control_dependencies([update]):

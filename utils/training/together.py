@@ -2,6 +2,8 @@
 
 import contextlib
 
+import numpy as np
+
 from datasets import hold_out
 from utils import cluster as clusters
 from utils.agreement import checksum
@@ -53,5 +55,12 @@ def start_facts(training, session):
   return {**{f'--{name}': value for name, value in settings.items() if name not in may_differ},
           'precision': training.precision, 'devices': training.replicas.local, 'step': training.start_step,
           'weights': checksum(session.run(weights)),
-          **{f'images of {split}': hold_out.read_stats(training.data_dir, split, training.held)['num_examples']
-             for split in training.settings.splits}}
+          **{f'{what} of {split}': value for split in training.settings.splits
+             for what, value in _data_facts(training.data_dir, split, training.held).items()}}
+
+
+def _data_facts(data_dir, split, held):
+  """What decides the stream of a split's images: which there are, in what order, in how many shards."""
+  names = hold_out.read_names(data_dir, split, held)
+  return {'images': [len(names), checksum({'names': np.array(names)})],
+          'shards': len(hold_out.shard_paths(data_dir, split, held))}

@@ -29,7 +29,7 @@ def restore_pretrained(path, scopes, exclude_scopes=(), variables=None, colors=R
   Args:
     path: checkpoint in slim's old single-file format (V1), or prefix of a V2 checkpoint. Other tensors in it
       (classifier, `global_step`, optimizer slots) are ignored.
-    scopes: variable scopes to fill, e.g. ('InceptionV3',).
+    scopes: variable scopes to fill, e.g. ('InceptionV3',). Weights with moving averages are filled with these.
     exclude_scopes: scopes or full variable names under `scopes` that keep their initial values.
     variables: model variables, without optimizer slots and `global_step`; by default slim.get_model_variables(). Call
       this after the network is built and before the graph is finalized: it adds restore ops.
@@ -53,11 +53,13 @@ def restore_pretrained(path, scopes, exclude_scopes=(), variables=None, colors=R
   first = {} if colors == RGB else _first_kernels(reader, wanted, len(colors))
   others = {name: variable for name, variable in wanted.items() if name not in first}
   _require_all(path, missing=_missing(reader, wanted), misshaped=_misshaped(reader, others))
-  restore = _init_fn(path, others)
+  stored = _stored(reader, wanted)
+  restore = _init_fn(path, {stored[name]: variable for name, variable in others.items()})
 
   def init_fn(scaffold, session):
     restore(scaffold, session)
-    _load(session, _for_bands(read_tensors(path, first), colors), first)
+    kernels = read_tensors(path, [stored[name] for name in first])
+    _load(session, _for_bands({name: kernels[stored[name]] for name in first}, colors), first)
 
   return init_fn, sorted(wanted)
 
@@ -179,7 +181,7 @@ def restore_from_run(prefix, variables=None, new_scopes=('fcn',)):
                misshaped=_misshaped(reader, wanted), unplaced=unplaced)
   if not wanted:
     raise UserError(f'{prefix} holds none of this network\'s variables')
-  stored = {name: name + AVERAGE if reader.has_tensor(name + AVERAGE) else name for name in wanted}
+  stored = _stored(reader, wanted)
   return _init_fn(prefix, {stored[name]: wanted[name] for name in wanted}), sorted(wanted), new_names
 
 
@@ -226,6 +228,12 @@ def _misshaped(reader, variables):
   return lines
 
 
+def _stored(reader, names):
+  """Dict from names of variables to those of their values in a checkpoint: of the moving averages where it has them,
+  since these were evaluated."""
+  return {name: name + AVERAGE if reader.has_tensor(name + AVERAGE) else name for name in names}
+
+
 def _model_variables(reader):
   """Sorted names in a checkpoint, without optimizer slots, which are named after their variable, `NAME/Adam`."""
   names = set(reader.get_variable_to_shape_map())
@@ -259,6 +267,27 @@ def restore_without(path, scope):
   if not lacking:
     return None
   return _init_fn(path, {name: variable for name, variable in variables.items() if name not in lacking})
+
+
+def with_averages(init_fn, averages, variables):
+  """Lets moving averages begin with restored weights: by themselves, they begin with those from before the restore.
+
+  Args:
+    init_fn: as of `restore_pretrained`.
+    averages: the tf.train.ExponentialMovingAverage of the weights.
+    variables: list of the weights that it averages.
+
+  Returns:
+    an `init_fn` that sets the averages as well.
+  """
+  begin = tf.group(*[average.assign(weights) for variable in variables for average, weights in zip(
+      _copies(averages.average(variable)), _copies(variable))])
+
+  def both(scaffold, session):
+    init_fn(scaffold, session)
+    session.run(begin)
+
+  return both
 
 
 def _copies(variable):

@@ -244,9 +244,7 @@ def _picture(data, index, where):
 
 def _path(reference):
   """The path in a reference: that of a URL, or of the folder that Label Studio serves."""
-  parts = urllib.parse.urlsplit(reference.strip()) if not reference.startswith('data:') else None
-  if parts is None:
-    return ''
+  parts = pictures.split_url('' if reference.startswith('data:') else reference.strip())
   served = urllib.parse.parse_qs(parts.query).get('d')
   return served[0] if served else urllib.parse.unquote(parts.path)
 

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import re
 import unicodedata
+import urllib.parse
 
 from datasets import images
 from datasets.dataset import BadFile, Source
@@ -84,6 +85,14 @@ class Pictures:
   def missing(self, reference):
     """Path at which a picture that is not there is reported missing, by the converter."""
     return os.path.join(self.root, 'images', _parts(reference)[-1])
+
+
+def split_url(text):
+  """The parts of a URL, as urllib.parse.urlsplit gives them; empty ones of a text that is none, as 'http://['."""
+  try:
+    return urllib.parse.urlsplit(text)
+  except ValueError:
+    return urllib.parse.urlsplit('')
 
 
 def _nfc(path):

@@ -248,7 +248,7 @@ def _drawing(picture, index, attribute, single, counts):
 
 def _file(name):
   """The path in a picture's name, which may be an address."""
-  return urllib.parse.unquote(urllib.parse.urlsplit(name).path) if '://' in name else name
+  return urllib.parse.unquote(pictures.split_url(name).path) if '://' in name else name
 
 
 def read_label(label, raws, rest, turned):
