@@ -65,8 +65,8 @@ def settings(data_dir, *words):
 
 
 def test_a_checkpoint_chosen_by_images_that_are_trained_on_is_said(splits, capsys):
-  for words, count in ((['--eval_split=trainval'], 2), (['--train_split=trainval'], 1), (['--eval_split=train'], 0),
-                       ([], 0), (['--eval_split=trainval', '--eval_steps=0'], 0)):
+  for words, count in ((['--eval_split=trainval'], 2), (['--train_split=trainval'], 1), (['--eval_split=train'], 2),
+                       (['--train_split=val'], 1), ([], 0), (['--eval_split=trainval', '--eval_steps=0'], 0)):
     held_out.warn_if_trained_on(settings(splits, *words), NOTHING)
     found = capsys.readouterr().out
     assert f'warning: {count} images of ' in found and 'are trained on' in found if count else not found

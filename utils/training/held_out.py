@@ -48,9 +48,9 @@ def warn_if_trained_on(settings, held):
     held: the HoldOut.
   """
   trained, evaluated = settings.data.train_split, settings.bookkeeping.eval_split
-  if not settings.bookkeeping.eval_steps or evaluated == trained or (
-      trained in hold_out.SPLITS and evaluated not in sanity.UNIONS):
-    return  # splits of a dataset do not overlap, but for such as trainval
+  apart = trained != evaluated and trained in hold_out.SPLITS and evaluated not in sanity.UNIONS
+  if not settings.bookkeeping.eval_steps or apart:  # splits of a dataset do not overlap, but for such as trainval
+    return
   names = [set(hold_out.read_names(settings.data.data_dir, split, held)) for split in (trained, evaluated)]
   if seen := len(set.intersection(*names)):
     print(f'warning: {seen} images of {evaluated} are trained on, so that its scores, and the choice of the best '
