@@ -95,18 +95,28 @@ _CHOICES = {
     'long-light': ['--max_steps=1800 --ema_decay=0.997 --color_jitter=0.5 --white_balance=0.2 --gamma=2 --blur=1.5 '
                    '--noise=15'],
 }
-# Each network with the rates that docs/networks.md found for it.
+# Each network with the rates that docs/networks.md found for it, and VGG with those beside.
 _NETWORKS = {
     'inception_v3': ['--net=inception_v3'],
     'vgg_16': ['--net=vgg_16_trunk --checkpoint={vgg}'],
+    'vgg_16-low': ['--net=vgg_16_trunk --checkpoint={vgg} --learning_rate=3e-5 --new_layers_rate=33'],
+    'vgg_16-high': ['--net=vgg_16_trunk --checkpoint={vgg} --learning_rate=3e-4 --new_layers_rate=3.3'],
     'segnet': ['--net=segnet --checkpoint={vgg} --learning_rate=1e-3 --new_layers_rate=1 --warmup_steps=50'],
     'deconvnet': ['--net=deconvnet --checkpoint={vgg} --learning_rate=1e-3 --new_layers_rate=1 --warmup_steps=50'],
     'enet': ['--net=enet --checkpoint=none --learning_rate=5e-3 --new_layers_rate=1 --warmup_steps=50'],
+}
+# Flags of each network's steps in the CPU time of VGG's 600, by the times in docs/vgg-or-googlenet.md.
+_EQUAL_TIME = {
+    'inception_v3': '--max_steps=830',
+    'segnet': '--max_steps=200',
+    'deconvnet': '--max_steps=90 --batch_norm_decay=0.9',
+    'enet': '--max_steps=880',
 }
 # The recipe chosen on CamVid's val, and the one chosen on roads never seen (camvid.flags).
 _RECIPES = {
     'former': [''],
     'recipe': ['--color_jitter=0.5 --mix_statistics=1'],
+    'recipe-long': ['--color_jitter=0.5 --mix_statistics=1 --max_steps=5000 --ema_decay=0.999'],
 }
 STUDIES = {
     'choices': Study(_RECIPE, _CHOICES),
@@ -115,7 +125,9 @@ STUDIES = {
                      '--warmup_steps=50 --ema_decay=0.998 --trainable_scopes=fcn,InceptionV3/Mixed_* '
                      '--max_steps=2500 --eval_steps=0', _RECIPES),
     'networks': Study('--dataset=camvid --crop_size=223,287 --learning_rate=1e-4 --new_layers_rate=10 '
-                      '--batch_norm_decay=0.97 --max_steps=600 --eval_steps=0', _NETWORKS),
+                      '--batch_norm_decay=0.97 --max_steps=600 --eval_steps=0',
+                      _NETWORKS | {f'{name}-time': [f'{_NETWORKS[name][0]} {steps}']
+                                   for name, steps in _EQUAL_TIME.items()}),
 }
 SHOWN = ('pole', 'sign', 'fence', 'pedestrian', 'bicyclist')  # classes with a column of their own
 _WIDTH, _ROW = 520, 22  # pixels of a row of the chart
