@@ -59,6 +59,6 @@ def encode_pair(source, label_map, *, read_raw=None, generate=None, reading=Read
   if bad:
     return bad
   counts = np.array(Image.fromarray(ids).histogram(), np.int64)  # faster than np.bincount
-  label, limits = images.encode_png(ids), (0, 255) if reading.is_plain else reading.limits(len(reading.bands))
+  label = images.encode_png(ids)
   return Pair(source.name, dataclasses.replace(picture, pixels=None), label, counts,
-              sanity.look(picture.pixels, ids, label, limits))
+              sanity.look(picture.pixels, ids, label, reading.stored_limits))

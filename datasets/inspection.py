@@ -95,7 +95,6 @@ def scan(data_dir, split, num_classes, *, num_shown=12, progress=True, held=hold
   wanted = set(np.linspace(0, total - 1, min(num_shown, total)).astype(int).tolist())
   is_known = 'different_labels' in stats.get('sanity', {})  # not of parts of a split, nor by an older converter
   tally = None if is_known else sanity.Tally()
-  limits = (0, 255) if reading.is_plain else reading.limits(len(reading.bands))
   names, sizes, counts, pictures = [], [], [], []
   with Progress(total, 'images', label=f'inspecting {split}', stream=None if progress else io.StringIO()) as bar:
     for name, image, image_format, label in records.encoded_examples(shards):
@@ -111,7 +110,7 @@ def scan(data_dir, split, num_classes, *, num_shown=12, progress=True, held=hold
       if pixels[num_classes:IGNORE_LABEL].any():
         records.verify(shards, num_classes)  # names the record
       if tally:
-        tally.add(name, sanity.look(decoded, ids, label, limits))
+        tally.add(name, sanity.look(decoded, ids, label, reading.stored_limits))
       names.append(name)
       sizes.append(ids.shape)
       counts.append([*pixels[:num_classes], pixels[IGNORE_LABEL]])

@@ -85,6 +85,11 @@ class Reading:
     low, high = np.array(pairs * (num_bands if len(pairs) == 1 else 1), np.float32).T
     return low, high
 
+  @property
+  def stored_limits(self):
+    """(low, high) of an image as it is kept, numbers or the arrays of `limits`: photographs are kept in 0 to 255."""
+    return (0, 255) if self.is_plain else self.limits(len(self.bands))
+
   def shown(self, bands=()):
     """Chooses the bands that stand for red, green and blue in a picture in false color.
 

@@ -11,14 +11,15 @@ LARGEST = 0.9  # share of the truth above which its largest class outweighs all 
 LAG = 3  # times 1 / (1 - decay): steps after which a moving average has forgotten 95 % of its start
 
 
-def advice(matrix, classes, *, flags=None, step=0):
+def advice(matrix, classes, *, flags=None, step=0, variables=None):
   """Names what is wrong with predictions, by classes.
 
   Args:
     matrix: int64 [C, C], see metrics.confusion_matrix: rows are the truth.
     classes: class names, index = label id.
     flags: dict of the run's flags, so that nothing is proposed that it has; None where they are unknown.
-    step: training step of the weights; 0 where it is unknown, or there are no averages of batch norm (see `has_norms`).
+    step: training step of the weights; 0 where it is unknown.
+    variables: names of the network's variables, by which it has batch norms or not; None where they are unknown.
 
   Returns:
     a list of lines.
@@ -26,6 +27,8 @@ def advice(matrix, classes, *, flags=None, step=0):
   truth, predicted = matrix.sum(axis=1), matrix.sum(axis=0)
   if not truth.any():
     return []
+  if variables is not None and not has_norms(variables):
+    step = 0  # there are no averages that lag
   shares, flags = truth / truth.sum(), flags or {}
   taken, never = _taken(matrix), np.flatnonzero((truth > 0) & (predicted == 0))
   lines = []

@@ -15,7 +15,7 @@ from utils.checkpoint_files import open_checkpoint
 from utils.drawing import charts, colors, gallery
 from utils.errors import UserError, listed, shown
 from utils.evaluation import metrics, robustness, robustness_report, temperature_fit
-from utils.evaluation.advice import advice, has_norms
+from utils.evaluation.advice import advice
 from utils.evaluation.data import open_split, sizes
 from utils.evaluation.scorer import PARTS, PICTURES, Scorer
 from utils.files import claim, locked_folder, make_folder, write_json
@@ -212,13 +212,13 @@ def report(run, evaluation, settings, num_images, output_dir, *, held=NOTHING, a
   """
   scorer, labelling, suffix = evaluation.scorer, settings.labelling, variant(settings, artifact)
   result = scorer.result()
-  step = run.step if has_norms(open_checkpoint(run.checkpoint).get_variable_to_shape_map()) else 0
   print(metrics.table(result, run.classes))
   value = metrics.to_json(result, run.classes, num_images, matrix=scorer.matrix)
   value |= {'split': settings.split, 'checkpoint': os.path.basename(run.checkpoint), 'step': run.step,
             'precision': labelling.placed.chosen, 'temperature': labelling.temperature, 'samples': labelling.samples,
             'test_flip': labelling.views.flip, 'test_scales': list(labelling.views.scales),
-            'advice': advice(scorer.matrix, run.classes, flags=run.config.get('flags'), step=step)}
+            'advice': advice(scorer.matrix, run.classes, flags=run.config.get('flags'), step=run.step,
+                             variables=open_checkpoint(run.checkpoint).get_variable_to_shape_map())}
   if artifact:
     value |= artifact.to_json()
   if settings.split == HELD_OUT:

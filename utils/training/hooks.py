@@ -24,7 +24,7 @@ from utils.best import (
 )
 from utils.compat import tf
 from utils.errors import UserError, shown
-from utils.evaluation.advice import advice, has_norms
+from utils.evaluation.advice import advice
 from utils.evaluation.scorer import Scorer
 from utils.exits import TERMINATED, again, problem
 from utils.limits import return_free_memory
@@ -382,8 +382,8 @@ class EvaluateHook(tf.train.SessionRunHook):
     if self._log_hook.done and self._step != self._evaluated:  # an interrupted run ends without waiting
       self._evaluate(session)
     if self._writer and self._matrix is not None and self._step == self._evaluated:
-      step = self._step if has_norms(variable.op.name for variable in tf.global_variables()) else 0
-      for line in advice(self._matrix, self._dataset.classes, flags=self._flags, step=step):
+      for line in advice(self._matrix, self._dataset.classes, flags=self._flags, step=self._step,
+                         variables=[variable.op.name for variable in tf.global_variables()]):
         print(f'advice: {line}', flush=True)
 
   def _evaluate(self, session):
