@@ -199,7 +199,12 @@ def test_data_that_is_not_there(folder, tmp_path):
   (folder / 'config.json').write_text(json.dumps(config))
   result = make(folder)
   assert 'note: labels are not compared: ' in result.stderr and 'the data was not there' in result.stdout
-  programs.assert_refused(programs.run(package.main, f'--ckpt={folder}', f'--data_dir={tmp_path}/gone'), 'gone')
+  for asked in (f'--data_dir={tmp_path}/gone', '--split=train'):
+    programs.assert_refused(programs.run(package.main, f'--ckpt={folder}', asked), 'gone')
+
+
+def test_a_split_that_is_not_there(folder):
+  programs.assert_refused(programs.run(package.main, f'--ckpt={folder}', '--split=tset'), 'tset')
 
 
 def test_only_packages_are_replaced(folder, tmp_path):
