@@ -48,6 +48,10 @@ def _optional_formats():
 
 # Formats that are read. Not EPS: Pillow runs another program on it.
 FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'PPM', 'TIFF', 'WEBP', *_optional_formats())
+OPTIONAL = {  # what to do about pictures of a format that not every installation reads
+    'AVIF': 'this Pillow was built without AVIF; convert to JPEG or PNG, or pip install --upgrade pillow',
+    'HEIF': 'convert to JPEG or PNG, or pip install pillow-heif'}
+_BRANDS = {b'avif': 'AVIF', b'avis': 'AVIF', **dict.fromkeys((b'heic', b'heix', b'hevc', b'hevx', b'mif1'), 'HEIF')}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +106,7 @@ def open_picture(path):
         if PNG_END not in data:
           raise OSError('truncated PNG file')
   except UnidentifiedImageError as error:
-    raise BadFile(path, f'is none of {", ".join(FORMATS)} (it starts with {data[:8]!r})') from error
+    raise BadFile(path, _unidentified(data)) from error
   except MemoryError:
     raise
   except Exception as error:  # Pillow's decoders raise nearly anything on broken data
@@ -220,6 +224,17 @@ def _alpha_use(alpha, path, reading):
 def is_transparency(counts):
   """Whether alpha is transparency, by the number of its pixels of each value, [256]: at least half are 0 or 255."""
   return 2 * (counts[0] + counts[255]) >= counts.sum()
+
+
+def _unidentified(data):
+  """Says why Pillow knows nothing of a picture's bytes."""
+  # Brand of the first box, ftyp (ISO/IEC 14496-12, 4.3). Phones' HEIC is renamed to .jpg more often than converted.
+  found = _BRANDS.get(data[8:12]) if data[4:8] == b'ftyp' else None
+  if found in FORMATS:
+    return f'is a broken {found} picture'
+  if found:
+    return f'is a {found} picture: {OPTIONAL[found]}'
+  return f'is none of {", ".join(FORMATS)} (it starts with {data[:8]!r})'
 
 
 def orientation(image):

@@ -252,6 +252,31 @@ def test_a_file_that_is_no_picture_is_named(name, data, reason, tmp_path):
     assert str(error.value).startswith(f'{path}: {reason}')
 
 
+@pytest.mark.parametrize('orientation, turns', [(1, 0), (3, 2), (6, 3), (8, 1)])
+def test_a_phones_heic_stands_upright(orientation, turns, tmp_path):
+  """Whose container turns it: libheif has done so, and EXIF must not do it again."""
+  pixels, exif = _photo(32, 48), Image.Exif()
+  exif[ORIENTATION] = orientation
+  path = save(tmp_path / 'IMG_1.HEIC', pixels, exif=exif.tobytes(), chroma=444, quality=95)  # from bytes: in both
+  upright = np.rot90(pixels, turns)
+  assert np.abs(images.read_rgb(path).astype(int) - upright).mean() < 3
+  assert images.upright_size(images.read_header(path)) == upright.shape[:2]
+  np.testing.assert_array_equal(_as_stored(path)[1], images.read_rgb(path))
+
+
+def test_a_heic_that_cannot_be_read_is_named_whatever_its_suffix(tmp_path, monkeypatch):
+  save(tmp_path / 'a.heic', _photo(32, 48))
+  path = tmp_path / 'IMG_1.jpg'
+  path.write_bytes((tmp_path / 'a.heic').read_bytes())
+  assert images.read_rgb(str(path)).shape == (32, 48, 3)
+  path.write_bytes(path.read_bytes()[:300])
+  with pytest.raises(images.BadFile, match='IMG_1.jpg: is a broken HEIF picture'):
+    images.read_rgb(str(path))
+  monkeypatch.setattr(images, 'FORMATS', ('JPEG', 'PNG'))
+  with pytest.raises(images.BadFile, match='IMG_1.jpg: is a HEIF picture: convert to JPEG .* pip install pillow-heif'):
+    images.read_rgb(str(path))
+
+
 @pytest.mark.parametrize('kind', ['jpeg', 'png', '4-bit palette png', 'webp'])
 @pytest.mark.parametrize('missing', [1, 6, 20, 300])
 def test_a_truncated_picture_is_bad(kind, missing, tmp_path):

@@ -25,9 +25,7 @@ from utils.settings import expanded
 PHOTO, LARGE, VIDEO = 'photograph', 'large photograph', 'video'  # kinds of inputs; a large one is read by rows
 PHOTOS = EXTENSIONS
 VIDEOS = ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv', '.mts')
-OPTIONAL = {  # suffix -> the format's name in Pillow, and how to read it
-    '.avif': ('AVIF', 'this Pillow was built without AVIF; convert to JPEG or PNG, or pip install --upgrade pillow'),
-    **dict.fromkeys(('.heic', '.heif', '.hif'), ('HEIF', 'convert to JPEG or PNG, or pip install pillow-heif'))}
+OPTIONAL = {'.avif': 'AVIF', '.heic': 'HEIF', '.heif': 'HEIF', '.hif': 'HEIF'}  # suffix -> the format's name in Pillow
 SYSTEM = ('thumbs.db', 'ehthumbs.db', 'desktop.ini', '@eadir', '#recycle', '$recycle.bin', 'lost+found', '__macosx',
           'system volume information')  # what systems put into folders of photographs, beside names with a dot
 
@@ -154,9 +152,8 @@ def _classified(path, base, kind):
     return LeftOut(path, shown(suffix) or 'without suffix')
   if os.path.isfile(path) and is_marked_png(path):
     return LeftOut(path, 'written by this program')
-  needed, how = OPTIONAL.get(suffix, (None, None))
-  if needed and needed not in images.FORMATS:
-    return Failed(path, how, suffix)
+  if suffix in OPTIONAL and OPTIONAL[suffix] not in images.FORMATS:
+    return Failed(path, images.OPTIONAL[OPTIONAL[suffix]], suffix)
   below = os.path.relpath(path, base or '.')
   if below.startswith(os.pardir + os.sep):  # from a glob as */../../a.jpg: outputs stay in their folder
     below = name
