@@ -228,7 +228,7 @@ def is_transparency(counts):
 
 def _unidentified(data):
   """Says why Pillow knows nothing of a picture's bytes."""
-  # Brand of the first box, ftyp (ISO/IEC 14496-12, 4.3). Phones' HEIC is renamed to .jpg more often than converted.
+  # Brand of the first box, ftyp (ISO/IEC 14496-12, 4.3). A renamed HEIC is one still, whatever its suffix says.
   found = _BRANDS.get(data[8:12]) if data[4:8] == b'ftyp' else None
   if found in FORMATS:
     return f'is a broken {found} picture'
