@@ -48,7 +48,7 @@ def _optional_formats():
 
 # Formats that are read. Not EPS: Pillow runs another program on it.
 FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'PPM', 'TIFF', 'WEBP', *_optional_formats())
-OPTIONAL = {  # what to do about pictures of a format that not every installation reads
+REMEDIES = {  # what to do about pictures of a format that not every installation reads
     'AVIF': 'this Pillow was built without AVIF; convert to JPEG or PNG, or pip install --upgrade pillow',
     'HEIF': 'convert to JPEG or PNG, or pip install pillow-heif'}
 _BRANDS = {b'avif': 'AVIF', b'avis': 'AVIF', **dict.fromkeys((b'heic', b'heix', b'hevc', b'hevx', b'mif1'), 'HEIF')}
@@ -112,6 +112,17 @@ def open_picture(path):
   except Exception as error:  # Pillow's decoders raise nearly anything on broken data
     raise BadFile(path, f'cannot be decoded: {error}') from error
   return data, image
+
+
+def _unidentified(data):
+  """Says why Pillow knows nothing of a picture's bytes."""
+  # Brand of the first box, ftyp (ISO/IEC 14496-12, 4.3). A renamed HEIC is one still, whatever its suffix says.
+  found = _BRANDS.get(data[8:12]) if data[4:8] == b'ftyp' else None
+  if found in FORMATS:
+    return f'is a broken {found} picture'
+  if found:
+    return f'is a {found} picture: {REMEDIES[found]}'
+  return f'is none of {", ".join(FORMATS)} (it starts with {data[:8]!r})'
 
 
 def png_size(data):
@@ -224,17 +235,6 @@ def _alpha_use(alpha, path, reading):
 def is_transparency(counts):
   """Whether alpha is transparency, by the number of its pixels of each value, [256]: at least half are 0 or 255."""
   return 2 * (counts[0] + counts[255]) >= counts.sum()
-
-
-def _unidentified(data):
-  """Says why Pillow knows nothing of a picture's bytes."""
-  # Brand of the first box, ftyp (ISO/IEC 14496-12, 4.3). A renamed HEIC is one still, whatever its suffix says.
-  found = _BRANDS.get(data[8:12]) if data[4:8] == b'ftyp' else None
-  if found in FORMATS:
-    return f'is a broken {found} picture'
-  if found:
-    return f'is a {found} picture: {OPTIONAL[found]}'
-  return f'is none of {", ".join(FORMATS)} (it starts with {data[:8]!r})'
 
 
 def orientation(image):

@@ -152,8 +152,9 @@ def _classified(path, base, kind):
     return LeftOut(path, shown(suffix) or 'without suffix')
   if os.path.isfile(path) and is_marked_png(path):
     return LeftOut(path, 'written by this program')
-  if suffix in OPTIONAL and OPTIONAL[suffix] not in images.FORMATS:
-    return Failed(path, images.OPTIONAL[OPTIONAL[suffix]], suffix)
+  optional = OPTIONAL.get(suffix)
+  if optional and optional not in images.FORMATS:
+    return Failed(path, images.REMEDIES[optional], suffix)
   below = os.path.relpath(path, base or '.')
   if below.startswith(os.pardir + os.sep):  # from a glob as */../../a.jpg: outputs stay in their folder
     below = name
