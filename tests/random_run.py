@@ -14,8 +14,8 @@ def load(session, values, variables):
 
 
 def write_run(folder, classes, *, network='inception_v3', skip='8s', seed=0, dataset='camvid', data_dir='data/camvid',
-              step=1234):
-  """Writes config.json and a checkpoint of an FCN, as train.py does. Returns `folder`."""
+              step=1234, factor=1.0):
+  """Writes config.json and a checkpoint of an FCN, as train.py does, of weights times `factor`. Returns `folder`."""
   from nets import get_network
   from utils.compat import tf
 
@@ -33,7 +33,8 @@ def write_run(folder, classes, *, network='inception_v3', skip='8s', seed=0, dat
     variables = tf.global_variables()
     global_step = tf.train.get_or_create_global_step()
     with tf.Session() as session:
-      load(session, {**random_values(variables, seed), 'global_step': step}, [*variables, global_step])
+      values = {name: factor * value for name, value in random_values(variables, seed).items()}
+      load(session, {**values, 'global_step': step}, [*variables, global_step])
       tf.train.Saver(save_relative_paths=True).save(
           session, str(folder / 'model.ckpt'), global_step=step, write_meta_graph=False)
   return folder

@@ -197,6 +197,28 @@ def test_images_lost_to_memory_do_not_count_as_labeled(folder, tmp_path, monkeyp
       f'{name}_{kind}.png' for name in 'ab' for kind in ('label', 'overlay')]
 
 
+@pytest.fixture(scope='module')
+def overflowing(tmp_path_factory, tiny):
+  """A run whose weights are finite, and whose outputs are not."""
+  return write_run(tmp_path_factory.mktemp('run'), CLASSES, network=tiny, dataset='voc', factor=1e30)
+
+
+@pytest.mark.parametrize('flags', [
+    ('--batch_size=2',), ('--probabilities',), ('--test_flip',), ('--crf',), ('--max_pixels=3000', '--tile_size=256'),
+    ('--max_pixels=3000', '--tile_size=256', '--window_pixels=1'), ('--rank',)])
+def test_outputs_that_are_not_finite_are_no_labels(overflowing, tmp_path, flags):
+  """They would all be of the first class."""
+  (tmp_path / 'in').mkdir()
+  for name in 'ab':
+    Image.fromarray(pixels(61, 90)).save(tmp_path / 'in' / f'{name}.png')
+  result = infer(f'--ckpt={overflowing}', f'--output_dir={tmp_path / "out"}', *flags, tmp_path / 'in')
+  assert result.returncode == 1 and 'Traceback' not in result.stderr
+  for name in 'ab':
+    assert (f'skipped {tmp_path / "in" / name}.png: the network gives no numbers for it (NaN or infinity, in float32)'
+            in result.stderr)
+  assert not [*tmp_path.glob('out/*.*')]
+
+
 class Compared(str):
   """Text that counts how often it is compared."""
 

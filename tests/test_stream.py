@@ -9,6 +9,7 @@ import pytest
 from datasets.inputs import Input
 from utils.compat import tf
 from utils.inference import crf, stream
+from utils.inference.labeler import NotFinite
 from utils.inference.stream import Failed, Labelled, Wanted, labelled
 from utils.inference.tiles import Tiles
 from utils.inference.tta import Views
@@ -43,6 +44,23 @@ class Brightness:
 
 def image(height, width, value):
   return np.full((height, width, 3), value, np.uint8)
+
+
+def test_an_image_without_finite_numbers_fails_alone(monkeypatch):
+  """The others of its batch keep their labels."""
+  labels = Brightness.labels
+
+  def broken(predictor, images):
+    if (images == 7).any():
+      raise NotFinite('float16')
+    return labels(predictor, images)
+
+  monkeypatch.setattr(Brightness, 'labels', broken)
+  images = [('a', image(2, 3, 9)), ('b', image(2, 3, 7)), ('c', image(2, 3, 200))]
+  found = list(labelled(iter(images), Brightness(), batch_size=3))
+  assert found[1] == Failed('b', str(NotFinite('float16')), 'without result')
+  assert str(NotFinite('float16')).endswith('; --precision=float32 has a wider range')
+  assert [int(found[place].label[0, 0]) for place in (0, 2)] == [0, 1]
 
 
 def test_order_and_batches():

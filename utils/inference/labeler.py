@@ -3,10 +3,20 @@
 import numpy as np
 
 from utils.compat import tf
+from utils.errors import UserError
 from utils.inference import mc_dropout
 from utils.inference.tta import Views, scaled_size
 
 PLAIN = Views()
+
+
+class NotFinite(UserError):
+  """The network's outputs for an image hold NaN or infinity, of which labels would all be of the first class."""
+
+  def __init__(self, precision='float32'):
+    """Says so of a network that computes in `precision`."""
+    hint = '; --precision=float32 has a wider range' if precision == 'float16' else ''
+    super().__init__(f'the network gives no numbers for it (NaN or infinity, in {precision}){hint}')
 
 
 class Labeler:
@@ -20,8 +30,10 @@ class Labeler:
     views: the tta.Views over which probabilities are averaged.
     num_devices: number of devices, each of which may have a call at a time.
     artifact: the exported.Artifact that computes; None for the run itself.
+    precision: arithmetic of the convolutions.
   """
   artifact = None
+  precision = 'float32'
 
   def __init__(self, num_classes, seen, views, num_devices):
     """Keeps the attributes."""
@@ -40,6 +52,9 @@ class Labeler:
 
     Returns:
       uint8 [B, H, W], label ids.
+
+    Raises:
+      NotFinite: if they would be of numbers that are not finite.
     """
     if self.is_one_pass:
       return self._run('labels', images)
@@ -53,9 +68,12 @@ class Labeler:
 
     Returns:
       float32 [B, H, W, num_classes]; the classes sum to 1. With samples or views, their mean.
+
+    Raises:
+      NotFinite: if one is not finite.
     """
     if self.is_one_pass:
-      return self._run('probabilities', images)
+      return self._finite(self._run('probabilities', images))
     return self.sampled(images, measure=None)[0]
 
   def sampled(self, images, measure=mc_dropout.MEASURES[0]):
@@ -77,7 +95,14 @@ class Labeler:
     for number, (scale, mirrored) in enumerate(self.views.each):
       seen = images if scale == 1 else self._scaled(images, scaled_size(size, scale))
       for probabilities in self._view(seen[:, :, ::-1] if mirrored else seen, number, size):
+        self._finite(probabilities)
         yield probabilities[:, :, ::-1] if mirrored else probabilities
+
+  def _finite(self, values):
+    """Returns the values of the network. Raises NotFinite if one is not finite."""
+    if not np.isfinite(np.sum(values)):
+      raise NotFinite(self.precision)
+    return values
 
   def _run(self, output, images):
     """The output 'labels' or 'probabilities' of one pass over images as they are."""

@@ -12,6 +12,7 @@ from datasets.images import BadFile, encode_png
 from utils.compat import tf
 from utils.drawing import colors
 from utils.inference import label_files
+from utils.inference.labeler import NotFinite
 from utils.inference.stream import NO_MEMORY
 from utils.inference.tiles import label_bands
 from utils.progress import Progress
@@ -97,6 +98,8 @@ def label_large(item, output, predictor, reading):
         collections.deque(bands, maxlen=0)
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
       raise BadFile(item.path, NO_MEMORY) from error
+    except NotFinite as error:
+      raise BadFile(item.path, str(error)) from error
   if 'overlay' in paths:
     output.ledger.write_png(paths['overlay'], encode_png(overview.overlay(output.run, settings.alpha)), output.run)
 

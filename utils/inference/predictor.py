@@ -20,11 +20,12 @@ from utils.checkpoint_files import open_checkpoint, read_tensors
 from utils.compat import tf
 from utils.errors import UserError, brief, listed
 from utils.inference import mc_dropout
-from utils.inference.labeler import PLAIN, Labeler, resizing
+from utils.inference.labeler import PLAIN, Labeler, NotFinite, resizing
 from utils.runs import AVERAGE
 from utils.session import chosen_precision, device_names, session_config
 
 _OUTPUTS = ('labels', 'probabilities')
+_FINITE = 'finite:0'  # whether all logits are
 
 
 class Predictor(Labeler):
@@ -53,9 +54,10 @@ class Predictor(Labeler):
       UserError: if the checkpoint does not hold exactly the run's network, the precision or a GPU is not available, or
         the network has no dropout to sample.
     """
+    self.precision = chosen_precision(precision, gpu)
     # In bfloat16 the second round converts the weights once instead of in every call.
     config = session_config(precision, threads, gpu=gpu, gpu_memory_fraction=gpu_memory_fraction,
-                            once=chosen_precision(precision, gpu) == 'float32')
+                            once=self.precision == 'float32')
     devices = device_names(gpu) if devices is None else devices
     super().__init__(len(run.classes), Input.from_config(run.config), views, len(devices))
     self._samples, self._seed = samples, seed
@@ -64,6 +66,7 @@ class Predictor(Labeler):
       constant_network(run, tf.placeholder(
           self.seen.reading.dtype, [None, None, None, len(self.seen.reading.names)], name='images'),
           dropout=samples > 0, temperature=temperature)
+      tf.math.is_finite(tf.reduce_sum(graph.get_tensor_by_name('logits:0')), name=_FINITE.split(':')[0])
     if samples:
       graph = self._with_seeds(graph, run)
     with graph.as_default(), tf.device(place):
@@ -95,8 +98,11 @@ class Predictor(Labeler):
 
     Returns:
       float32 [B, H, W, num_classes].
+
+    Raises:
+      NotFinite: if one is not finite.
     """
-    return self._run('logits', images)
+    return self._finite(self._run('logits', images))
 
   def _scaled(self, images, size):
     return self._sessions.run(self._resized, {'images:0': images, self._size: size})
@@ -120,12 +126,16 @@ class Predictor(Labeler):
       yield {**shared, **seeds}
 
   def _run(self, output, images):
+    fetches = [f'{output}:0', *([_FINITE] if output == 'labels' else [])]  # of labels alone one cannot tell
     with self._sessions.free() as session:
       if output not in session.optimized:  # the first call optimizes the graph, in many copies of the weights
         session.optimized.add(output)
-        session.run(f'{output}:0', {'images:0': images[:1, :1, :1]})
+        session.run(fetches, {'images:0': images[:1, :1, :1]})
         _return_free_memory()
-      return session.run(f'{output}:0', {'images:0': images})
+      values, *finite = session.run(fetches, {'images:0': images})
+    if not all(finite):
+      raise NotFinite(self.precision)
+    return values
 
   def close(self):
     """Closes the sessions, once the calls on them have come to their end."""

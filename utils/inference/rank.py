@@ -142,8 +142,6 @@ def look(inputs, run, settings, read):
                          wanted=Wanted(measure=settings.ranking.rank_by), num_workers=labelling.num_workers):
       if isinstance(item, Failed):
         failures.append(dataclasses.replace(item, key=item.key.path))
-      elif not np.isfinite(item.uncertainty).all():
-        failures.append(Failed(item.key.path, 'the network gives no numbers for it (NaN)', 'without result'))
       else:
         picture = colors.false_color(item.image, predictor.seen.reading, predictor.seen.bands)
         seen.append(keep(dataclasses.replace(item, image=picture), len(run.classes)))
