@@ -214,6 +214,7 @@ def test_the_study_from_end_to_end(photos, checkpoint, tmp_path, monkeypatch, ca
   rows = (tmp_path / 'out/course-val.md').read_text().splitlines()[:-1]  # the last line is the mark
   assert [row.split(' | ')[0] for row in rows[2:]] == ['| baseline', '| raw+norms+squashed+boundary']
   assert rows[-1] in capsys.readouterr().out
+  assert imageio.imread(tmp_path / 'out/course-val.png').shape[1] > 520  # the bars' width
   course_project.study(settings, script=lambda *_: pytest.fail('was measured before'))
   assert 'inception_v3_raw_norms' not in NETWORKS  # the product does not know it
 

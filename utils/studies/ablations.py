@@ -313,19 +313,19 @@ def _line(cells):
   return f'| {" | ".join(cells)} |'
 
 
-def chart(found):
-  """Draws the change of the mean IoU from that of the study's first choice, a bar for each choice.
+def chart(scores):
+  """Draws the change of the mean IoU from that of a study's first choice, a bar for each choice.
 
   Args:
-    found: dict from `collect`, with the first choice.
+    scores: dict from name, the first choice first, to a list with the mean IoU of each seed, in percent.
 
   Returns:
     uint8 [h, w, 3], RGB. The best choices come first; dots are single seeds of a choice with several; the gray band is
     the range of the first choice's seeds.
   """
-  first = next(iter(found))
-  middle = mean(found[first], 'mean_iou')
-  changes = {name: [score['mean_iou'] - middle for score in scores] for name, scores in found.items()}
+  first = next(iter(scores))
+  middle = float(np.mean(scores[first]))
+  changes = {name: [score - middle for score in of_seeds] for name, of_seeds in scores.items()}
   order = sorted(changes, key=lambda name: -np.mean(changes[name]))
   low, high = (function(sum(changes.values(), [0.0])) for function in (min, max))
   picture, left = canvas.row_chart(f'change of the mean IoU from the {middle:.1f} of {first}', order, width=_WIDTH,
@@ -372,7 +372,7 @@ def save(settings):
     return None
   stem, text = os.path.join(settings.output_dir, settings.study), table(found, settings)
   write_text(f'{stem}.md', text)
-  write_png(f'{stem}.png', chart(found))
+  write_png(f'{stem}.png', chart({name: [score['mean_iou'] for score in scores] for name, scores in found.items()}))
   return text
 
 

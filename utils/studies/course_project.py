@@ -11,9 +11,9 @@ size, and by the course project's.
 
 Runs lie in --output_dir as VARIANT-SEED, their output beside them as VARIANT-SEED.log, and the variants' data under
 `data`. A finished run is not trained again, an interrupted run resumes, and Ctrl-C lets the training in progress save.
-After each run the table of all finished runs is written to OUTPUT/course-SPLIT.md and printed. A run that fails is
-reported and skipped. What is not put back: the project's optimizer, its learned upsampling, and its lack of
-augmentation.
+After each run the table of all finished runs is written to OUTPUT/course-SPLIT.md and printed; once the baseline is
+among them, OUTPUT/course-SPLIT.png is its chart. A run that fails is reported and skipped. What is not put back: the
+project's optimizer, its learned upsampling, and its lack of augmentation.
 """
 
 import dataclasses
@@ -25,13 +25,14 @@ import numpy as np
 import checkpoints
 from datasets import DATASETS
 from datasets.folds import HoldOutFlags
+from utils.drawing.colors import write_png
 from utils.errors import shown
 from utils.exits import ended_by_sigterm
 from utils.files import claim, make_folder, read_json, write_text
 from utils.progress import Progress
 from utils.session import PRECISIONS
 from utils.settings import Settings, command_words, flag, group, overwrite_flag, run
-from utils.studies import scripts
+from utils.studies import ablations, scripts
 from utils.studies.course_variant import BASELINE, MISTAKES, NET, SCORES, SIZE, dataset_name, mistakes_of, network_name
 
 PROGRAM = 'utils.studies.course_variant'
@@ -128,17 +129,26 @@ def table(found):
   return '\n'.join(lines)
 
 
+def save(settings):
+  """Writes the table of all finished runs, and the chart if the baseline is among them."""
+  found, stem = collect(settings), os.path.join(settings.output_dir, f'course-{settings.split}')
+  write_text(f'{stem}.md', table(found))
+  if BASELINE in found:
+    write_png(f'{stem}.png', ablations.chart(
+        {name: [100 * score['own']['mean_iou'] for score in scores] for name, scores in found.items()}))
+
+
 def study(settings, *, script=scripts.run):
   """Measures the variants that the flags name, and reports on all finished runs; `script` is that of `measure`."""
   make_folder(settings.output_dir)
   checkpoint = settings.checkpoint or checkpoints.pretrained_checkpoint(NET)
   runs = [(variant, seed) for seed in settings.seeds for variant in settings.only or VARIANTS]
-  path = os.path.join(settings.output_dir, f'course-{settings.split}.md')
-  claim([path], overwrite=settings.overwrite)
+  stem = os.path.join(settings.output_dir, f'course-{settings.split}')
+  claim([f'{stem}.md', f'{stem}.png'], overwrite=settings.overwrite)
   with ended_by_sigterm(), Progress(len(runs), 'trainings', interval=0.0) as progress:
     for variant, seed in runs:
       if measure(variant, seed, settings, checkpoint, script=script):
-        write_text(path, table(collect(settings)))
+        save(settings)
       else:
         log = os.path.join(settings.output_dir, f'{variant}-{seed}.log')
         print(f'{variant}, seed {seed}: failed; {shown(log)} says why', flush=True)
