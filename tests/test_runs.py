@@ -108,6 +108,19 @@ def test_a_run_of_before_a_flag_has_its_default(folder):
     runs.check_config(str(folder), CONFIG, now, defaults={'train_split': 'train'})
 
 
+def test_a_run_with_a_flag_that_is_gone_does_not_go_on_without_it(folder):
+  saved = {**CONFIG, 'commit': '675d607', 'flags': {
+      **CONFIG['flags'], 'class_mix': 0, 'context': 'none', 'layer_rate_decay': '1'}}
+  runs.check_config(str(folder), saved, CONFIG)
+  saved['flags'] |= {'layer_rate_decay': 0.9, 'of_tomorrow': True}
+  with pytest.raises(UserError) as refused:
+    runs.check_config(str(folder), saved, CONFIG)
+  assert str(refused.value) == (
+      f'{folder} holds a run with settings that this version does not have: --layer_rate_decay (0.9 there), '
+      f'--of_tomorrow (True there); go on with the version that began it, commit \'675d607\', or start another run by '
+      f'--init_from={folder}')
+
+
 def test_numbers_in_lists_may_have_been_kept_as_text(folder):
   saved = {**CONFIG, 'flags': {**CONFIG['flags'], 'crop_size': ['319', '415'], 'scale_range': ['0.7', '2']}}
   now = {**CONFIG, 'flags': {**CONFIG['flags'], 'crop_size': [319, 415], 'scale_range': [0.7, 2.0]}}

@@ -11,7 +11,7 @@ import numpy as np
 
 from utils.best import BEST, best_checkpoint, described, read_best, scored_on
 from utils.checkpoint_files import LIST, folder_named, newest_checkpoint, problem, read_step, steps_of, without_suffix
-from utils.errors import UserError, listed, shown
+from utils.errors import UserError, brief, listed, quoted, shown
 from utils.exits import works_in
 from utils.files import commit, make_folder, read_json, take_lock, write_json
 from utils.installation import versions
@@ -25,6 +25,8 @@ _ENTRIES = {  # part of config.json -> type of its entries, where they are there
                             'class_weights'), str)
              | dict.fromkeys(('learning_rate', 'batch_norm_decay', 'ema_decay', 'dropout_keep_prob'), (int, float)),
 }
+# Flags that earlier versions had, and the value of each with which training is as it is without the flag.
+_FORMER_FLAGS = {'class_mix': 0.0, 'context': 'none', 'decoupled_weight_decay': 0.0, 'layer_rate_decay': 1.0}
 AVERAGE = '/ExponentialMovingAverage'  # suffix of tf.train.ExponentialMovingAverage to a variable's name
 
 
@@ -274,7 +276,7 @@ def check_config(folder, saved, config, may_differ=(), defaults=None):
       where it is not in the dict.
 
   Raises:
-    UserError: if the classes or any other flags differ, naming them.
+    UserError: if the classes or any other flags differ, or were set that this version does not have, naming them.
   """
   if saved['dataset']['classes'] != config['dataset']['classes']:
     raise UserError(f'{folder} holds a run on other classes: {", ".join(saved["dataset"]["classes"])} there, '
@@ -284,6 +286,12 @@ def check_config(folder, saved, config, may_differ=(), defaults=None):
   if differing:
     text = ', '.join(f'--{name} ({_shown(there.get(name))} there, {_shown(here[name])} here)' for name in differing)
     raise UserError(f'{folder} holds a run with other settings: {text}; give this run another --run_dir')
+  unknown = [name for name in there if name not in here and _plain(there[name]) != _FORMER_FLAGS.get(name)]
+  if unknown:
+    text = ', '.join(f'--{name} ({_shown(there[name])} there)' for name in unknown)
+    commit = f', commit {brief(saved["commit"])}' if saved.get('commit') else ''
+    raise UserError(f'{folder} holds a run with settings that this version does not have: {text}; go on with the '
+                    f'version that began it{commit}, or start another run by {quoted(f"--init_from={folder}")}')
 
 
 def save_config(folder, config):
