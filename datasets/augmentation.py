@@ -1,4 +1,4 @@
-"""Random variation of training examples: places, sizes and turns, light and color, sharpness, style, and holes.
+"""Random variation of training examples: places and sizes, light and color, sharpness, style, and holes.
 
 Every random choice is a function of the seed of its example.
 """
@@ -25,7 +25,6 @@ class Augmentation(Settings):
     scale_range: (least, greatest) factor by which image and label are resized, drawn log-uniformly.
     class_crops: share of the crops that are put on a pixel of a class, which is drawn evenly from those in the image,
       so that rare classes are seen more often.
-    rotation: greatest angle in degrees by which image and label are turned, either way.
     flip: mirror half of the images left to right.
     mix_statistics: greatest share by which the mean and deviation of each channel move towards those of another image
       of the split, as in Reinhard et al., "Color Transfer between Images", 2001, in RGB.
@@ -48,7 +47,6 @@ class Augmentation(Settings):
   scale_range: tuple[float, float] = flag((0.7, 1.6), 'least,greatest random scale', length=2)
   class_crops: float = flag(
       0.0, 'share of the crops put on a pixel of a class drawn evenly from those in the image', least=0, most=1)
-  rotation: float = flag(0.0, 'greatest random turn in degrees', least=0, most=180)
   flip: bool = flag(True, 'mirror half of the images')
   mix_statistics: float = flag(
       0.0, "greatest share by which means and deviations of colors become another image's", least=0, most=1)
@@ -153,12 +151,9 @@ def _mix_amplitude(image, style, share):
 
 
 def _place(image, label, augmentation, draws, seed):
-  """Scales, turns and crops image and label."""
+  """Scales and crops image and label."""
   if augmentation.scale_range != (1.0, 1.0):
     image, label = _rescale(image, label, _between(draws[0], augmentation.scale_range))
-  if augmentation.rotation:
-    angle = augmentation.rotation / 180.0 * np.pi * (2.0 * _further(seed, 4, []) - 1.0)
-    image, label = _rotate(image, label, angle)
   draws = draws[1:3]
   if augmentation.class_crops:
     chance, place = _further(seed, 5, [2]), _class_place(label, augmentation.crop_size, seed)
@@ -173,26 +168,6 @@ def _rescale(image, label, scale):
   # The resizing of TensorFlow 2 samples both at pixel centers; TensorFlow 1's shifts them by up to half a pixel.
   image = tf.compat.v2.image.resize(image, size, method='bilinear')
   label = tf.compat.v2.image.resize(label, size, method='nearest')
-  return image, label
-
-
-def _rotate(image, label, angle):
-  """Turns image (bilinear) and label (nearest) [H, W, C] about their center by an angle in radians."""
-  height, width = (tf.cast(tf.shape(image)[axis] - 1, tf.float32) for axis in (0, 1))
-  sine, cosine = tf.sin(angle), tf.cos(angle)
-  # Row and column of a result's pixel, turned about the center, are where its value comes from.
-  transform = tf.stack([cosine, -sine, (width - cosine * width + sine * height) / 2.0,
-                        sine, cosine, (height - sine * width - cosine * height) / 2.0, 0.0, 0.0])
-
-  def turned(pixels, interpolation, fill):
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=pixels[None], transforms=transform[None], output_shape=tf.shape(pixels)[:2], fill_value=fill,
-        interpolation=interpolation, fill_mode='CONSTANT')[0]
-
-  covered = turned(tf.ones_like(image[..., :1]), 'BILINEAR', 0.0)
-  image = turned(image - PAD_VALUE, 'BILINEAR', 0.0) + PAD_VALUE
-  image = tf.clip_by_value(image, 0.0, 255.0)  # rounding leaves it by 1e-5, and gamma makes NaN of what is below 0
-  label = tf.where_v2(covered > 0.5, turned(label, 'NEAREST', float(IGNORE_LABEL)), IGNORE_LABEL)
   return image, label
 
 

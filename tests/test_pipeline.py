@@ -74,7 +74,7 @@ def test_the_seed_decides(data_dir):
 
 
 VARIED = Augmentation(crop_size=(9, 17), scale_range=(.6, 1.7), flip=True, color_jitter=.3, cutout=.1)
-VARIED_FURTHER = dataclasses.replace(VARIED, class_crops=.5, rotation=20., mix_statistics=.8, mix_amplitude=.6,
+VARIED_FURTHER = dataclasses.replace(VARIED, class_crops=.5, mix_statistics=.8, mix_amplitude=.6,
                                      white_balance=.2, gamma=2., blur=2., noise=9.)
 
 

@@ -67,7 +67,6 @@ _CHOICES = {
     'amplitude': ['--mix_amplitude=1'],
     'color-statistics': ['--color_jitter=0.5 --mix_statistics=1'],
     'cutout': ['--cutout=0.2'],
-    'rotation': ['--rotation=10'],
     'wide-scales': ['--scale_range=0.5,2.5'],
     'no-flip': ['--flip=false'],
     'class-crops': ['--class_crops=0.5'],
