@@ -1,4 +1,4 @@
-"""Random variation of training examples: places and sizes, light and color, sharpness, style, and holes.
+"""Random variation of training examples: places and sizes, light and color, sharpness, and style.
 
 Every random choice is a function of the seed of its example.
 """
@@ -38,9 +38,6 @@ class Augmentation(Settings):
       1/gamma to gamma; 1 for none.
     blur: greatest standard deviation in pixels of a Gaussian blur of half of the images.
     noise: greatest standard deviation in gray levels of 0..255 of noise on half of the images.
-    cutout: share of the crop's area that a rectangle of random shape and place covers: gray in the image, void in the
-      label. DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout",
-      arXiv:1708.04552, whose squares may reach beyond the border. 0 for none.
   """
   crop_size: tuple[int, int] = flag(
       (319, 415), 'H,W of the crops trained on; 32k + 31 wastes no pixel', least=1, length=2)
@@ -57,7 +54,6 @@ class Augmentation(Settings):
   gamma: float = flag(1.0, 'greatest exponent of a random change of exposure; 1: none', least=1, most=10)
   blur: float = flag(0.0, 'greatest blur of half of the images, in pixels', least=0, most=10)
   noise: float = flag(0.0, 'greatest noise of half of the images, in gray levels', least=0, most=255)
-  cutout: float = flag(0.0, 'share of the crop that a rectangle covers', least=0, most=1)
 
   def check(self):
     """Raises UserError for the first value that is not valid."""
@@ -86,7 +82,7 @@ def augment(example, augmentation, seed, *, is_photograph=True, style=None):
 
   Returns:
     the dict with `image` float32 [h, w, N] in 0..255 and `label` int32 [h, w]; h, w = crop_size. Pixels from beyond
-    the image's border, and pixels cut out, are PAD_VALUE in the image and IGNORE_LABEL in the label.
+    the image's border are PAD_VALUE in the image and IGNORE_LABEL in the label.
   """
   seed = tf.cast(tf.stack(seed), tf.int64)
   draws = tf.random.stateless_uniform([8], seed=seed)
@@ -106,8 +102,6 @@ def augment(example, augmentation, seed, *, is_photograph=True, style=None):
       image = _vary_bands(image, augmentation.color_jitter, tf.random.experimental.stateless_fold_in(seed, 2))
   image = _expose(image, augmentation, seed)
   image = _degrade(image, augmentation, seed)
-  if augmentation.cutout:
-    image, label = _cut_out(image, label, augmentation.cutout, _further(seed, 1, [3]))
   return {**example, 'image': image, 'label': label[..., 0]}
 
 
@@ -269,15 +263,3 @@ def _blur(image, most, deviation):
     paddings = [[reach, reach] if place == axis else [0, 0] for place in range(4)]
     channels = tf.nn.conv2d(tf.pad(channels, paddings, 'SYMMETRIC'), kernel, strides=1, padding='VALID')
   return tf.ensure_shape(tf.transpose(channels[..., 0], [1, 2, 0]), image.shape)
-
-
-def _cut_out(image, label, share, draws):
-  """Covers a rectangle of the share `share` of image and label [H, W, C] by PAD_VALUE and void."""
-  size = tf.cast(tf.shape(label)[:2], tf.float32)
-  # Between share^(3/4) of the height by share^(1/4) of the width, and the other way round.
-  exponent = 0.25 + 0.5 * draws[0]
-  extent = tf.round(size * tf.pow(share, tf.stack([exponent, 1.0 - exponent])))
-  begin = tf.floor(draws[1:] * (size - extent + 1.0))
-  rows, columns = (tf.range(size[axis]) - begin[axis] for axis in (0, 1))
-  covered = ((rows >= 0) & (rows < extent[0]))[:, None, None] & ((columns >= 0) & (columns < extent[1]))[None, :, None]
-  return tf.where_v2(covered, PAD_VALUE, image), tf.where_v2(covered, IGNORE_LABEL, label)

@@ -77,29 +77,6 @@ def test_color_jitter_changes_colors_within_range_and_no_labels(graph):
   assert value.min() >= 0 and value.max() <= 255 and np.abs(value - image).max() > 2
 
 
-@pytest.mark.parametrize('crop_size, share', [((37, 53), 0.25), ((37, 53), 0.9), ((5, 41), 0.1)])
-def test_cutout_covers_one_rectangle_of_its_share_inside_the_crop(crop_size, share, graph):
-  """All other pixels, and the other random choices, are as without a cutout."""
-  image = np.random.default_rng(0).integers(0, 256, [70, 90, 3]).astype(np.uint8)  # no crop reaches beyond it
-  label = 1000 + np.arange(70 * 90).reshape(70, 90)
-  others = {'crop_size': crop_size, 'scale_range': (.8, 1.7), 'flip': True, 'color_jitter': .4}
-  seeds = [(seed, 5) for seed in range(6)]
-  with_cuts, without = (apply(image, label, Augmentation(**others, cutout=area), seeds) for area in (share, 0.0))
-  places, shapes = set(), set()
-  for cut, whole in zip(with_cuts, without, strict=True):
-    cut, whole = (dict(zip(('image', 'label'), pair)) for pair in (cut, whole))
-    changed = np.argwhere(cut['label'] != whole['label'])
-    (top, left), (bottom, right) = changed.min(axis=0), changed.max(axis=0) + 1
-    assert abs(len(changed) - share * cut['label'].size) <= 0.5 * sum(crop_size) + 0.25  # sides are whole pixels
-    for key, fill in (('label', IGNORE_LABEL), ('image', PAD_VALUE)):
-      expected = whole[key].copy()
-      expected[top:bottom, left:right] = fill
-      np.testing.assert_array_equal(cut[key], expected)
-    places.add((top, left))
-    shapes.add((bottom - top, right - left))
-  assert len(places) > 2 and len(shapes) > 2
-
-
 def varied(image, seed, **options):
   """`augment` of a float image [H, W, N], with color jitter alone."""
   with tf.Graph().as_default(), tf.Session() as session:
@@ -240,7 +217,7 @@ def test_a_blur_may_be_wider_than_the_crop(crop_size, graph):
 
 @pytest.mark.parametrize('option', [
     {'class_crops': 1.0}, {'mix_statistics': 0.5}, {'mix_amplitude': 0.5}, {'white_balance': 0.2},
-    {'gamma': 2.0}, {'blur': 2.0}, {'noise': 5.0}, {'cutout': 0.1}, {'color_jitter': 0.3}])
+    {'gamma': 2.0}, {'blur': 2.0}, {'noise': 5.0}, {'color_jitter': 0.3}])
 @pytest.mark.parametrize('bands', [1, 3, 5])
 def test_bands_are_varied_within_the_range_of_values(option, bands, graph):
   image = np.random.default_rng(1).uniform(0, 255, [21, 34, bands]).astype(np.float32)
@@ -261,7 +238,7 @@ def test_all_kinds_go_together_at_their_limits(bands, size, crop_size, graph):
   label[-1, 0] = 2
   augmentation = Augmentation(
       crop_size=crop_size, scale_range=(0.1, 3.0), class_crops=1.0, mix_statistics=1.0,
-      mix_amplitude=1.0, color_jitter=1.0, white_balance=1.0, gamma=10.0, blur=10.0, noise=255.0, cutout=0.5)
+      mix_amplitude=1.0, color_jitter=1.0, white_balance=1.0, gamma=10.0, blur=10.0, noise=255.0)
   seed = tf.placeholder(tf.int64, [2])
   found = augment({'image': tf.constant(image), 'label': tf.constant(label)}, augmentation, seed,
                   is_photograph=bands == 3, style=tf.fill([4, 6, bands], 255.0))
@@ -280,7 +257,7 @@ def test_all_kinds_go_together_at_their_limits(bands, size, crop_size, graph):
     ({'scale_range': (1.6, 0.7)}, '--scale_range=1.6,0.7: the least scale is above the greatest'),
     ({'crop_size': (0, 9)}, '--crop_size=0,9: valid are 1 and above'),
     ({'color_jitter': 1.5}, '--color_jitter=1.5: valid are 0 to 1'),
-    ({'cutout': float('inf')}, '--cutout=inf: a finite number is wanted'),
+    ({'noise': float('inf')}, '--noise=inf: a finite number is wanted'),
     ({'gamma': 0.5}, '--gamma=0.5: valid are 1 to 10'),
     ({'blur': -5.0}, '--blur=-5: valid are 0 to 10'),
     ({'mix_amplitude': 2.0}, '--mix_amplitude=2: valid are 0 to 1'),
@@ -296,7 +273,7 @@ def test_an_augmentation_is_flags(run_program):
   assert run_program(main, '--crop_size=64,96', '--noflip', '--scale_range=.5,2').returncode == 0
   assert run_program(main).returncode == 0
   assert found == [Augmentation((64, 96), (0.5, 2.0), flip=False),
-                   Augmentation((319, 415), (0.7, 1.6), flip=True, color_jitter=0.0, cutout=0.0)]
+                   Augmentation((319, 415), (0.7, 1.6), flip=True, color_jitter=0.0)]
   assert_refused(run_program(main, '--crop_size=64'), '--crop_size', 'two numbers are wanted')
   assert_refused(run_program(main, '--scale_range=nan,1'), '--scale_range=nan,1: a finite number is wanted')
 

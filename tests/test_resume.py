@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures('tiny')
 # Whatever is drawn at random, averaged, or changes with the number of the step.
 FLAGS = ('--dataset=shapes', '--net=tiny', '--checkpoint=none', '--crop_size=63,95', '--batch_size=4', '--log_steps=1',
          '--nofreeze_batch_norm', '--dropout_keep_prob=0.8', '--gradient_accumulation=2', '--class_crops=0.5',
-         '--mix_statistics=0.5', '--mix_amplitude=0.3', '--blur=2', '--noise=5', '--cutout=0.1',
+         '--mix_statistics=0.5', '--mix_amplitude=0.3', '--blur=2', '--noise=5',
          '--color_jitter=0.3', '--white_balance=0.2', '--gamma=1.5', '--warmup_steps=3', '--ema_decay=0.9',
          '--learning_rate=0.01', '--loss=cross_entropy+lovasz', '--save_minutes=0')
 

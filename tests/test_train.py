@@ -258,7 +258,7 @@ def test_what_shapes_the_network_reaches_inference(data_dir, tmp_path):
   """A decoder, another input scale, and averaged weights: evaluation during training and after it agree."""
   run_dir = tmp_path / 'run'
   args = ('--skip=16s', '--decoder_channels=8', '--input_scale=1.25', '--ema_decay=0.9')
-  result = succeed(run(run_dir, data_dir, *args, '--loss=cross_entropy+lovasz', '--cutout=0.1', '--max_steps=3',
+  result = succeed(run(run_dir, data_dir, *args, '--loss=cross_entropy+lovasz', '--max_steps=3',
                        '--eval_steps=3'))
   during = float(re.search(r'mean IoU ([\d.]+)', result.stdout)[1])
   succeed(programs.run(evaluate.main, f'--ckpt={run_dir}'))

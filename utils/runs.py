@@ -26,8 +26,8 @@ _ENTRIES = {  # part of config.json -> type of its entries, where they are there
              | dict.fromkeys(('learning_rate', 'batch_norm_decay', 'ema_decay', 'dropout_keep_prob'), (int, float)),
 }
 # Flags that earlier versions had, and the value of each with which training is as it is without the flag.
-_FORMER_FLAGS = {
-    'class_mix': 0.0, 'context': 'none', 'decoupled_weight_decay': 0.0, 'layer_rate_decay': 1.0, 'rotation': 0.0}
+_FORMER_FLAGS = {'class_mix': 0.0, 'context': 'none', 'cutout': 0.0, 'decoupled_weight_decay': 0.0,
+                 'layer_rate_decay': 1.0, 'rotation': 0.0}
 AVERAGE = '/ExponentialMovingAverage'  # suffix of tf.train.ExponentialMovingAverage to a variable's name
 
 

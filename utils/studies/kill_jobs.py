@@ -37,7 +37,7 @@ _EVERY_EVALUATION = 4  # steps between two evaluations
 _TRAINING = (
     '--checkpoint=none --crop_size=63,95 --batch_size=4 --log_steps=1 --save_minutes=0.01 --eval_split=train '
     f'--eval_steps={_EVERY_EVALUATION} --nofreeze_batch_norm --dropout_keep_prob=0.8 --gradient_accumulation=2 '
-    '--class_crops=0.5 --mix_statistics=0.5 --mix_amplitude=0.3 --blur=2 --noise=5 --cutout=0.1 '
+    '--class_crops=0.5 --mix_statistics=0.5 --mix_amplitude=0.3 --blur=2 --noise=5 '
     '--color_jitter=0.3 --warmup_steps=5 --ema_decay=0.9 --learning_rate=0.01').split()
 STAGES = {  # kind of training -> its stages: (folder, flags); {} is the folder of the training
     'plain': [('run', '--max_steps={steps}')],
