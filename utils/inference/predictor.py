@@ -25,7 +25,7 @@ from utils.runs import AVERAGE
 from utils.session import chosen_precision, device_names, session_config
 
 _OUTPUTS = ('labels', 'probabilities')
-_FINITE = 'finite:0'  # whether all logits are
+_FINITE = 'finite'  # whether all logits are
 
 
 class Predictor(Labeler):
@@ -66,7 +66,7 @@ class Predictor(Labeler):
       constant_network(run, tf.placeholder(
           self.seen.reading.dtype, [None, None, None, len(self.seen.reading.names)], name='images'),
           dropout=samples > 0, temperature=temperature)
-      tf.math.is_finite(tf.reduce_sum(graph.get_tensor_by_name('logits:0')), name=_FINITE.split(':')[0])
+      tf.math.is_finite(tf.reduce_sum(graph.get_tensor_by_name('logits:0')), name=_FINITE)
     if samples:
       graph = self._with_seeds(graph, run)
     with graph.as_default(), tf.device(place):
@@ -126,7 +126,8 @@ class Predictor(Labeler):
       yield {**shared, **seeds}
 
   def _run(self, output, images):
-    fetches = [f'{output}:0', *([_FINITE] if output == 'labels' else [])]  # of labels alone one cannot tell
+    names = [output, _FINITE] if output == 'labels' else [output]  # of labels alone one cannot tell
+    fetches = [f'{name}:0' for name in names]
     with self._sessions.free() as session:
       if output not in session.optimized:  # the first call optimizes the graph, in many copies of the weights
         session.optimized.add(output)
