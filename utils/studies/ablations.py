@@ -67,6 +67,7 @@ _CHOICES = {
     'amplitude': ['--mix_amplitude=1'],
     'color-amplitude': ['--color_jitter=0.5 --mix_amplitude=1'],
     'statistics-amplitude': ['--mix_statistics=1 --mix_amplitude=1'],
+    'all-colors': ['--color_jitter=0.5 --mix_statistics=1 --mix_amplitude=1'],
     'color-statistics': ['--color_jitter=0.5 --mix_statistics=1'],
     'wide-scales': ['--scale_range=0.5,2.5'],
     'no-flip': ['--flip=false'],
