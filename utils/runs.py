@@ -290,9 +290,9 @@ def check_config(folder, saved, config, may_differ=(), defaults=None):
   unknown = [name for name in there if name not in here and _plain(there[name]) != _FORMER_FLAGS.get(name)]
   if unknown:
     text = ', '.join(f'--{name} ({_shown(there[name])} there)' for name in unknown)
-    commit = f', commit {brief(saved["commit"])}' if saved.get('commit') else ''
+    at = f', commit {brief(saved["commit"])}' if saved.get('commit') else ''
     raise UserError(f'{folder} holds a run with settings that this version does not have: {text}; go on with the '
-                    f'version that began it{commit}, or start another run by {quoted(f"--init_from={folder}")}')
+                    f'version that began it{at}, or start another run by {quoted(f"--init_from={folder}")}')
 
 
 def save_config(folder, config):

@@ -255,8 +255,7 @@ class ExportedNetwork(Labeler):
     """
     if artifact.about['test_flip']:
       views = dataclasses.replace(views, flip=False)  # the file has both
-    super().__init__(len(run.classes), Input.from_config(run.config), views, 1)
-    self.precision = precision
+    super().__init__(len(run.classes), Input.from_config(run.config), views, 1, precision)
     self._engine = open_engine(artifact.path, **({'precision': precision} if precision != PRECISIONS[0] else {}))
     self.artifact = dataclasses.replace(artifact, opened_by=self._engine.name)
     with tf.Graph().as_default() as graph:

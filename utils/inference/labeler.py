@@ -13,7 +13,7 @@ PLAIN = Views()
 class NotFinite(UserError):
   """The network's outputs for an image hold NaN or infinity, of which labels would all be of the first class."""
 
-  def __init__(self, precision='float32'):
+  def __init__(self, precision):
     """Says so of a network that computes in `precision`."""
     hint = '; --precision=float32 has a wider range' if precision == 'float16' else ''
     super().__init__(f'the network gives no numbers for it (NaN or infinity, in {precision}){hint}')
@@ -33,11 +33,11 @@ class Labeler:
     precision: arithmetic of the convolutions.
   """
   artifact = None
-  precision = 'float32'
 
-  def __init__(self, num_classes, seen, views, num_devices):
+  def __init__(self, num_classes, seen, views, num_devices, precision):
     """Keeps the attributes."""
     self.num_classes, self.seen, self.views, self.num_devices = num_classes, seen, views, num_devices
+    self.precision = precision
 
   @property
   def is_one_pass(self):

@@ -9,11 +9,9 @@ from PIL import Image
 
 from datasets import windows
 from datasets.images import BadFile, encode_png
-from utils.compat import tf
 from utils.drawing import colors
 from utils.inference import label_files
-from utils.inference.labeler import NotFinite
-from utils.inference.stream import NO_MEMORY
+from utils.inference.stream import FAILURES, failed
 from utils.inference.tiles import label_bands
 from utils.progress import Progress
 
@@ -96,10 +94,8 @@ def label_large(item, output, predictor, reading):
         if 'label' in paths:
           label_files.write(item.path, paths, bands, size, output)
         collections.deque(bands, maxlen=0)
-    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
-      raise BadFile(item.path, NO_MEMORY) from error
-    except NotFinite as error:
-      raise BadFile(item.path, str(error)) from error
+    except FAILURES as error:
+      raise BadFile(item.path, failed(item, error).reason) from error
   if 'overlay' in paths:
     output.ledger.write_png(paths['overlay'], encode_png(overview.overlay(output.run, settings.alpha)), output.run)
 

@@ -54,12 +54,12 @@ class Predictor(Labeler):
       UserError: if the checkpoint does not hold exactly the run's network, the precision or a GPU is not available, or
         the network has no dropout to sample.
     """
-    self.precision = chosen_precision(precision, gpu)
+    precision = chosen_precision(precision, gpu)
     # In bfloat16 the second round converts the weights once instead of in every call.
     config = session_config(precision, threads, gpu=gpu, gpu_memory_fraction=gpu_memory_fraction,
-                            once=self.precision == 'float32')
+                            once=precision == 'float32')
     devices = device_names(gpu) if devices is None else devices
-    super().__init__(len(run.classes), Input.from_config(run.config), views, len(devices))
+    super().__init__(len(run.classes), Input.from_config(run.config), views, len(devices), precision)
     self._samples, self._seed = samples, seed
     place = devices[0] if self.num_devices > 1 else None
     with tf.Graph().as_default() as graph, tf.device(place):

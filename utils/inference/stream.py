@@ -20,7 +20,7 @@ from utils.inference.tiles import Tiles, probability_bands
 from utils.workers import default_workers, ordered_map, threaded_map
 
 NO_MEMORY = 'not enough memory; try a lower --max_pixels'
-_FAILURES = (tf.errors.ResourceExhaustedError, MemoryError, NotFinite)  # of one image, as `_failed` tells them
+FAILURES = (tf.errors.ResourceExhaustedError, MemoryError, NotFinite)  # of one image, as `failed` tells them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,15 +194,15 @@ def _labelled_together(batch, predictor):
   """The list of the results of a batch; labels image by image if the batch cannot be labeled."""
   try:
     labels = predictor.labels(np.stack([image for _, image in batch]))
-  except _FAILURES as error:
+  except FAILURES as error:
     if len(batch) == 1:
-      return [_failed(batch[0][0], error)]
+      return [failed(batch[0][0], error)]
     return [result for single in batch for result in _labelled_together([single], predictor)]
   return [Labelled(key, image, label) for (key, image), label in zip(batch, labels)]
 
 
-def _failed(key, error):
-  """The Failed of an image on which the network failed with one of _FAILURES."""
+def failed(key, error):
+  """The Failed of an image on which the network failed with one of FAILURES."""
   return Failed(key, str(error), 'without result') if isinstance(error, NotFinite) else Failed(key, NO_MEMORY)
 
 
@@ -236,8 +236,8 @@ def _by_bands(key, image, predictor, tiles, wanted, keep=False):
           whole[rows] = probabilities
         if write is not None:
           write(probabilities)
-  except _FAILURES as error:
-    return _failed(key, error), None
+  except FAILURES as error:
+    return failed(key, error), None
   return Labelled(key, image, label, plain=label, confidence=confidence, uncertainty=uncertainty), whole
 
 
